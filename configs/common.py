@@ -1,0 +1,58 @@
+"""The fields every experiment has, at defaults that an experiment overrides."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """Return a config with every section; unknown keys are refused from here on."""
+    return ConfigDict(
+        dict(
+            name="",
+            seed=0,
+            data=dict(name="", split="train", dir="", flip=False),
+            model=dict(name="dit"),
+            training=dict(
+                loss="edm",
+                steps=0,
+                batch_size=128,
+                label_dropout=0.1,
+                noise_mean=-1.2,
+                noise_std=1.2,
+            ),
+            optimizer=dict(
+                learning_rate=1e-3,
+                schedule="constant",  # constant, cosine, inverse_sqrt
+                warmup_steps=100,
+                decay_steps=0,
+                b1=0.9,
+                b2=0.99,
+                weight_decay=0.0,
+                clip_norm=1.0,
+            ),
+            # half_life: images, at most ramp_up of those seen; power: a relative std.
+            ema=dict(profile="half_life", images=50_000, ramp_up=0.05, std=0.05),
+            checkpoint=dict(every_steps=500, keep=2),
+            # What --mode=sample makes: rule, solver and schedule by constructor name.
+            guidance=dict(name="cfg", scale=2.0),
+            sampler=dict(
+                solver=dict(name="heun"),
+                schedule=dict(name="karras", steps=32, sigma_min=0.002, sigma_max=80.0, rho=7.0),
+            ),
+            sampling=dict(
+                weights=dict(main="", guide=""),
+                count=64,
+                batch_size=64,
+                classes="all",  # or a tuple of labels, taken in turn
+                branches="fused",  # or sequential: less memory
+                format="png",  # or npz
+            ),
+            log=dict(every_steps=20, preview_every_steps=1000, tensorboard=True),
+        )
+    )
+
+
+def dit(config: ConfigDict, **model) -> ConfigDict:
+    """Set the ``model`` section to a DiT with ``model``'s fields."""
+    fields = dict(name="dit", learn_variance=False, scan_layers=False, dtype="float32")
+    config.model = ConfigDict(fields | model)
+    return config

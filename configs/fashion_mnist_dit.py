@@ -1,0 +1,31 @@
+"""Fashion-MNIST, the main DiT of the demo: 1.9 M parameters, 49 tokens of 4x4 pixels."""
+
+from guidestar.configs import common
+
+
+def get_config():
+    """Return the config."""
+    config = common.base()
+    config.name = "fashion_mnist_dit"
+    config.data.name = "fashion_mnist"
+    config.data.flip = True
+    common.dit(
+        config,
+        image_size=28,
+        channels=1,
+        num_classes=10,
+        patch_size=4,
+        width=128,
+        depth=6,
+        heads=4,
+        sigma_data=0.7,
+    )
+    config.training.steps = 2700
+    config.optimizer.schedule = "cosine"
+    config.optimizer.decay_steps = 2700
+    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.warmup_steps = 200
+    config.ema.images = 20_000
+    config.checkpoint.every_steps = 200
+    config.log.preview_every_steps = 600
+    return config

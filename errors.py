@@ -1,0 +1,9 @@
+"""The one exception whose message is meant for the person at the keyboard."""
+
+
+class UserError(ValueError):
+    """
+    Bad input or surroundings; the message says what is wrong and what to do.
+
+    `main.py` prints it as one line and exits with status 1.
+    """

@@ -1,0 +1,130 @@
+"""Rules on ready-made predictions, and what a rule costs: no sampler, no network."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from .protocol import Branch, Guided, Rule
+
+
+def combine(
+    rule: Rule,
+    predictions: Mapping[str, Float[Array, "batch *shape"]],
+    *,
+    x: Float[Array, "batch *shape"] | None = None,
+    sigma: float | Float[Array, ""] | None = None,
+    state: Any = None,
+    key: Key[Array, ""] | Key[Array, " batch"] | None = None,
+) -> tuple[Guided, Any]:
+    """
+    Apply a rule to predictions that another sampler has made.
+
+    Args:
+        rule: any rule that needs no forward pass beyond those given.
+        predictions: x0 estimates by branch name: ``given``, ``null``, ``guide``, ...
+        x: the noisy sample they were made at; only some rules look at it.
+        sigma: its noise level; needed by rules that hold in an interval, where it must be a
+            plain number.
+        state: what the last call returned; None before the first step.
+        key: one random key, or one per sample, for rules that draw.
+
+    Returns:
+        The guided prediction and the state for the next step.
+
+    Raises:
+        ValueError: a branch the rule needs is missing, shapes differ, or sigma is missing.
+    """
+    arrays = {name: jnp.asarray(value) for name, value in predictions.items()}
+    shapes = {name: value.shape for name, value in arrays.items()}
+    if x is not None:
+        shapes["x"] = jnp.shape(x)
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"guidance.combine: predictions must have one shape, got {shapes}")
+    if not arrays:
+        raise ValueError("guidance.combine: no predictions given")
+    first = next(iter(arrays.values()))
+
+    def evaluate(branches: Sequence[Branch]) -> tuple[Array, ...]:
+        missing = [branch.name for branch in branches if branch.name not in arrays]
+        if missing:
+            raise ValueError(
+                f"guidance.combine: {type(rule).__name__} needs the prediction {missing[0]!r}, "
+                f"got {sorted(arrays)}"
+            )
+        return tuple(arrays[branch.name] for branch in branches)
+
+    state = rule.init(first) if state is None else state
+    holds = _rule_at(rule, sigma)
+    level = jnp.asarray(np.nan if sigma is None else sigma, first.dtype)
+    return holds.apply(evaluate, x, level, state, _per_sample(key, first.shape[0]))
+
+
+def _rule_at(rule: Rule, sigma) -> Rule:
+    # A probe that compares false with every bound: where it yields the rule itself, no interval
+    # is involved and sigma need not be known.
+    if sigma is None or isinstance(sigma, jax.core.Tracer):
+        if rule.at(float("nan")) is not rule:
+            raise ValueError(
+                "guidance.combine: this rule depends on the noise level; pass sigma as a plain "
+                "number (which branch holds is decided while tracing)"
+            )
+        return rule
+    return rule.at(float(sigma))
+
+
+def _per_sample(key, batch: int):
+    if key is None or jnp.ndim(key) == 1:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def evaluations(rule: Rule, x: Float[Array, "batch *shape"]) -> dict[str, int]:
+    """
+    Count the network evaluations of one guided prediction, by network name.
+
+    Counting is tracing: the rule is applied to shapes alone, and nothing is computed.
+
+    Args:
+        rule: a rule as it holds at one noise level (``rule.at(sigma)``).
+        x: an array of the samples' shape and type; its values are not looked at.
+    """
+    counts: Counter[str] = Counter()
+
+    def trace(rule, x):
+        def evaluate(branches: Sequence[Branch]) -> tuple[Array, ...]:
+            counts.update(branch.network for branch in branches)
+            return tuple(x for _ in branches)
+
+        keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
+        return rule.apply(evaluate, x, jnp.ones((), x.dtype), rule.init(x), keys)
+
+    jax.eval_shape(trace, rule, x)
+    return dict(counts)
+
+
+def cost(rule: Rule, sigmas: Sequence[float]) -> list[dict[str, int]]:
+    """
+    Count the network evaluations of one guided prediction at each noise level.
+
+    Args:
+        rule: any rule.
+        sigmas: noise levels; not the final 0, where nothing is evaluated.
+
+    Returns:
+        For each sigma, evaluations by network name, ``{"main": 2}`` for CFG.
+    """
+    x = jax.ShapeDtypeStruct((2, 4, 4, 2), jnp.float32)
+    counted: dict[Any, dict[str, int]] = {}
+    result = []
+    for sigma in sigmas:
+        holds = rule.at(float(sigma))
+        kind = jax.tree.structure(holds)
+        if kind not in counted:
+            counted[kind] = evaluations(holds, x)
+        result.append(dict(counted[kind]))
+    return result

@@ -1,0 +1,61 @@
+"""Guidance in a limited interval of noise levels (Kynkäänniemi et al., arXiv 2404.07724)."""
+
+import math
+
+from .protocol import Rule, Unguided, rule, static
+
+
+@rule
+class Between:
+    """A rule inside ``(low, high]``, the plain conditional prediction outside."""
+
+    inside: Rule
+    low: float = static()
+    high: float = static()
+
+    def init(self, x):
+        return self.inside.init(x)
+
+    def apply(self, evaluate, x, sigma, state, key):
+        raise TypeError(
+            "guidance.between decides per step which rule holds: call rule.at(sigma).apply(...), "
+            "as guidance.combine and samplers.sample do"
+        )
+
+    def at(self, sigma):
+        if self.low < sigma <= self.high:
+            return self.inside.at(sigma)
+        # The inner rule's state passes through untouched while it rests.
+        return Unguided()
+
+
+def between(rule: Rule, low: float, high: float) -> Between:
+    """
+    Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
+
+    The ends are structure: they decide which evaluations exist, and outside them the reference
+    is never evaluated. A sampler decides once per step, from the step's starting sigma.
+
+    Args:
+        rule: what holds inside.
+        low, high: noise levels in sigma; ``low`` itself is outside, ``high`` inside.
+            ``low = 0`` and ``high = math.inf`` leave an end open.
+
+    Raises:
+        ValueError: ends that are not numbers, negative, or leave nothing between them.
+
+    Source: arXiv 2404.07724, eq. 4 (there in terms of sigma as well).
+    """
+    try:
+        low, high = float(low), float(high)
+    except Exception as error:
+        raise ValueError(
+            "guidance.between: low and high must be plain numbers, not traced arrays: they decide "
+            "which evaluations exist"
+        ) from error
+    if math.isnan(low) or math.isnan(high) or low < 0 or low >= high:
+        raise ValueError(
+            f"guidance.between: need 0 <= low < high, got low={low}, high={high}; use "
+            f"guidance.unguided() for no guidance at all"
+        )
+    return Between(rule, low, high)

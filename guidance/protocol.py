@@ -1,0 +1,158 @@
+"""
+The protocol of guidance rules: branches, predictions, states and the identity rule.
+
+Scales follow ``D = D_ref + scale * (D_main - D_ref)``: 1 is off, 0 is the reference. Predictions
+are x0 estimates in EDM coordinates, ``x = x0 + sigma * noise``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+# Names that conditions and networks go by in a branch.
+GIVEN, NULL = "given", "null"
+MAIN, GUIDE = "main", "guide"
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """
+    One forward pass that a rule asks for.
+
+    Attributes:
+        network: name of the network, ``main`` or ``guide`` or another that the sampler was given.
+        condition: ``given``, ``null``, or an array that takes the condition's place.
+        mode: forward mode of the network (perturbed attention, skipped blocks, ...), hashable;
+            None is the plain pass.
+        name: what the prediction is called in `combine`; derived when not given.
+    """
+
+    network: str = MAIN
+    condition: Any = GIVEN
+    mode: Hashable | None = None
+    name: str = ""
+
+    def __post_init__(self):
+        if not self.name:
+            named = self.condition if isinstance(self.condition, str) else "condition"
+            parts = [] if self.network == MAIN else [self.network]
+            if named != GIVEN or not parts:
+                parts.append(named)
+            if self.mode is not None:
+                parts.append(str(self.mode))
+            object.__setattr__(self, "name", "_".join(parts))
+
+
+class Guided(NamedTuple):
+    """
+    A guided prediction.
+
+    Attributes:
+        denoised: what the solver treats as D, ``[batch, ...]``.
+        renoise_from: the prediction whose noise direction the solver keeps, or None to use
+            ``denoised`` (CFG++ sets it).
+        info: diagnostics by name, each ``[batch]``.
+    """
+
+    denoised: Float[Array, "batch *shape"]
+    renoise_from: Float[Array, "batch *shape"] | None = None
+    info: dict[str, Float[Array, " batch"]] = {}  # noqa: RUF012  (never written to)
+
+    def __array__(self, dtype=None, copy=None):
+        """Stand for ``denoised`` wherever numpy expects an array."""
+        return np.array(self.denoised, dtype=dtype, copy=copy)
+
+
+Evaluate = Callable[[Sequence[Branch]], tuple[Array, ...]]
+
+
+class Rule(Protocol):
+    """
+    A guidance rule: a frozen dataclass registered as a pytree.
+
+    Its numbers are leaves, so a new scale never recompiles; its structure (which branches, which
+    noise levels) is static.
+    """
+
+    def init(self, x: Float[Array, "batch *shape"]) -> Any:
+        """Return the state before the first step; ``()`` when stateless."""
+
+    def apply(
+        self,
+        evaluate: Evaluate,
+        x: Float[Array, "batch *shape"],
+        sigma: Float[Array, ""],
+        state: Any,
+        key: Key[Array, " batch"] | None,
+    ) -> tuple[Guided, Any]:
+        """Ask for predictions at ``x`` and combine them; return the guided one and the state."""
+
+    def at(self, sigma: float) -> "Rule":
+        """
+        Return the rule that holds at a noise level; it shares the state of this rule.
+
+        Decided on the host from each step's starting sigma. Steps whose rules have the same
+        structure and the same leaves run in one compiled loop.
+        """
+
+
+T = TypeVar("T")
+
+
+def rule(cls: type[T]) -> type[T]:
+    """Make a class a rule: a frozen dataclass and a pytree whose static fields are marked so."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+def static(**options):
+    """Declare a dataclass field as structure: part of the compiled program, never traced."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+def require_finite(owner: str, **numbers: Any) -> None:
+    """
+    Refuse NaN and infinity in the numbers of a rule; traced values pass.
+
+    Raises:
+        ValueError: naming the rule, the argument and the fix.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, jax.core.Tracer):
+            continue
+        if not isinstance(value, (int, float)):
+            if not hasattr(value, "dtype"):
+                continue  # a placeholder that jax puts in a pytree it rebuilds
+            if not bool(jax.numpy.isfinite(value).all()):
+                raise ValueError(f"guidance.{owner}: {name} must be finite, got {value}")
+        elif not math.isfinite(value):
+            raise ValueError(
+                f"guidance.{owner}: {name} must be a finite number, got {value}; 1 turns guidance off"
+            )
+
+
+@rule
+class Unguided:
+    """The plain conditional prediction; hands any state through untouched."""
+
+    def init(self, x):
+        del x
+        return ()
+
+    def apply(self, evaluate, x, sigma, state, key):
+        del x, sigma, key
+        (denoised,) = evaluate((Branch(),))
+        return Guided(denoised), state
+
+    def at(self, sigma):
+        del sigma
+        return self
+
+
+def unguided() -> Unguided:
+    """Return the rule that guides nothing: the prediction for the given condition."""
+    return Unguided()

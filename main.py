@@ -1,0 +1,80 @@
+"""
+Train, sample, export, evaluate or report: one command, one config.
+
+python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.seed=1]
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from guidestar.errors import UserError
+from ml_collections import config_flags
+
+# mode -> module and function (config, workdir); imported only when asked for.
+MODES = {
+    "train": "guidestar.training.loop:train",
+    "export": "guidestar.training.export:export",
+    "sample": "guidestar.sampling.run:sample",
+    "evaluate": "guidestar.evaluation.evidence:evaluate",
+    "report": "guidestar.report.demo:report",
+}
+CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run writes")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
+
+
+def fail(message: str) -> None:
+    """Print one line and leave with status 1."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(1)
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parse flags; an unknown config key or a missing file is one line, not a traceback."""
+    try:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        fail(f"{error.args[0] if error.args else error} (see python main.py --help)")
+    if rest[1:]:
+        fail(f"unexpected argument {rest[1]!r}: options are written --config.name=value")
+    for name in ("config", "workdir"):
+        if getattr(flags.FLAGS, name) is None:
+            fail(f"--{name} is missing: python main.py --config=configs/demo.py --workdir=out/demo")
+    return rest
+
+
+def writable(folder: str) -> Path:
+    """Create the work folder and check that files can be written there."""
+    path = Path(folder).absolute()
+    probe = path / f".writable.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={folder} cannot be written ({error.strerror}): choose another folder"
+        ) from error
+    return path
+
+
+def main(arguments: list[str]) -> None:
+    """Run the chosen mode."""
+    del arguments
+    # Checkpointing logs every file it touches at INFO.
+    logging.set_verbosity(logging.WARNING)
+    module, _, verb = MODES[MODE.value].partition(":")
+    try:
+        workdir = writable(WORKDIR.value)
+        getattr(importlib.import_module(module), verb)(CONFIG.value, workdir)
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from what is on disk")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,231 @@
+"""DiT: diffusion transformer with adaLN-Zero conditioning (Peebles & Xie, arXiv 2212.09748)."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+# name -> (depth, width, heads), arXiv 2212.09748, Table 1.
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+TIME_FREQUENCIES = 256
+
+xavier = nnx.initializers.xavier_uniform()
+small_normal = nnx.initializers.normal(0.02)
+zeros = nnx.initializers.zeros_init()
+
+
+def sincos_positions(width: int, rows: int, columns: int) -> np.ndarray:
+    """Fixed 2-D sine-cosine position embedding, ``[rows * columns, width]``, column half first."""
+    frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
+
+    def embed(positions: np.ndarray) -> np.ndarray:
+        angles = positions.reshape(-1, 1) * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    return np.concatenate([embed(column), embed(row)], axis=1).astype(np.float32)
+
+
+def time_features(time: Float[Array, " batch"]) -> Float[Array, "batch 256"]:
+    """Sinusoidal features of the network's time input, cosines first, periods 2*pi to 2e4*pi."""
+    half = TIME_FREQUENCIES // 2
+    angles = time.astype(jnp.float32)[:, None] * jnp.exp(
+        -math.log(10000.0) / half * jnp.arange(half, dtype=jnp.float32)
+    )
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+    """Apply a per-channel affine map to every token: ``x * (1 + scale) + shift``."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def linear(fan_in: int, fan_out: int, *, dtype, rngs, kernel_init=xavier) -> nnx.Linear:
+    return nnx.Linear(
+        fan_in, fan_out, kernel_init=kernel_init, bias_init=zeros, dtype=dtype, rngs=rngs
+    )
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused qkv projection (rows ordered q, k, v)."""
+
+    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch token width"]) -> Float[Array, "batch token width"]:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        return self.proj(jax.nn.dot_product_attention(q, k, v).reshape(batch, tokens, width))
+
+
+class Block(nnx.Module):
+    """One adaLN-Zero transformer block; the identity at initialisation."""
+
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float, dtype, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.norm = nnx.LayerNorm(
+            width, epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32, rngs=rngs
+        )
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        hidden = int(width * mlp_ratio)
+        self.mlp_in = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.mlp_out = linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.modulation = linear(width, 6 * width, dtype=dtype, rngs=rngs, kernel_init=zeros)
+
+    def __call__(self, x, embedding):
+        parts = jnp.split(self.modulation(jax.nn.silu(embedding)), 6, axis=-1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        # The normalisation runs in float32 whatever the compute type: its statistics do not
+        # survive bfloat16.
+        h = modulate(self.norm(x), shift_a, scale_a).astype(self.dtype)
+        x = x + gate_a[:, None] * self.attention(h)
+        h = modulate(self.norm(x), shift_m, scale_m).astype(self.dtype)
+        return x + gate_m[:, None] * self.mlp_out(jax.nn.gelu(self.mlp_in(h), approximate=True))
+
+
+class DiT(nnx.Module):
+    """
+    Diffusion transformer, ``(x, time, label) -> output`` in the network's own coordinates.
+
+    Args:
+        image_size: height and width of the input, divisible by ``patch_size``.
+        channels: input channels.
+        patch_size: side of one token's square of pixels.
+        width, depth, heads: transformer dimensions; ``width`` divisible by 4 and by ``heads``.
+        num_classes: real classes; the label table has one more row, the null class, last.
+            0 builds an unconditional network.
+        learn_variance: double the output channels (the published DiT predicts a variance too).
+        scan_layers: keep the blocks' parameters stacked and loop over them with ``lax.scan``:
+            compile time independent of depth.
+        dtype: compute type of the matrix products; parameters stay float32.
+
+    Raises:
+        ValueError: sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        num_classes: int,
+        mlp_ratio: float = 4.0,
+        learn_variance: bool = False,
+        scan_layers: bool = False,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if image_size % patch_size:
+            raise ValueError(f"image_size {image_size} is not divisible by patch_size {patch_size}")
+        if width % heads or width % 4:
+            raise ValueError(f"width {width} must be divisible by 4 and by heads ({heads})")
+        self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
+        self.num_classes, self.depth, self.dtype = num_classes, depth, dtype
+        self.scan_layers = scan_layers
+        self.out_channels = channels * (2 if learn_variance else 1)
+        grid = image_size // patch_size
+        self.patch_in = linear(patch_size**2 * channels, width, dtype=dtype, rngs=rngs)
+        # A constant of the architecture, so static structure and not a parameter.
+        self.positions = _Constant(sincos_positions(width, grid, grid))
+        self.time_in = linear(
+            TIME_FREQUENCIES, width, dtype=dtype, rngs=rngs, kernel_init=small_normal
+        )
+        self.time_out = linear(width, width, dtype=dtype, rngs=rngs, kernel_init=small_normal)
+        if num_classes:
+            self.label_table = nnx.Embed(
+                num_classes + 1, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
+            )
+        make = partial(Block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype)
+        if scan_layers:
+            self.blocks = nnx.vmap(lambda keys: make(rngs=keys))(rngs.split(depth))
+        else:
+            self.blocks = nnx.List([make(rngs=rngs) for _ in range(depth)])
+        self.final_norm = nnx.LayerNorm(
+            width, epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32, rngs=rngs
+        )
+        self.final_modulation = linear(width, 2 * width, dtype=dtype, rngs=rngs, kernel_init=zeros)
+        self.final = linear(
+            width, patch_size**2 * self.out_channels, dtype=dtype, rngs=rngs, kernel_init=zeros
+        )
+
+    @classmethod
+    def from_name(cls, name: str, **overrides) -> "DiT":
+        """Build a published size by name, ``"XL/2"`` for width 1152, depth 28, patch 2."""
+        size, _, patch = name.partition("/")
+        if size not in SIZES or not patch.isdigit():
+            known = ", ".join(f"{s}/p" for s in SIZES)
+            raise ValueError(f"unknown DiT size {name!r}; use one of {known} with a patch size p")
+        depth, width, heads = SIZES[size]
+        published = dict(
+            image_size=32, channels=4, num_classes=1000, learn_variance=True, patch_size=int(patch)
+        )
+        return cls(**(published | dict(depth=depth, width=width, heads=heads) | overrides))
+
+    def patchify(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch token patch"]:
+        """Cut images into row-major patches, each flattened as (row, column, channel)."""
+        batch, height, width, channels = x.shape
+        p = self.patch_size
+        x = x.reshape(batch, height // p, p, width // p, p, channels)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * channels)
+
+    def unpatchify(self, tokens: Float[Array, "batch token patch"]) -> Float[Array, "batch h w c"]:
+        """Put patches back in place; the inverse of `patchify`."""
+        p, grid = self.patch_size, self.image_size // self.patch_size
+        x = tokens.reshape(tokens.shape[0], grid, grid, p, p, -1)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], grid * p, grid * p, -1)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch h w c"],
+        time: Float[Array, " batch"],
+        label: Int[Array, " batch"] | None,
+    ) -> Float[Array, "batch h w out"]:
+        """Run the network; ``label`` is an integer, ``num_classes`` (or None) the null class."""
+        if x.shape[1:] != (self.image_size, self.image_size, self.channels):
+            raise ValueError(
+                f"this DiT takes {self.image_size}x{self.image_size}x{self.channels} inputs, "
+                f"got {x.shape[1:]}"
+            )
+        h = self.patch_in(self.patchify(x).astype(self.dtype)) + self.positions.value
+        embedding = self.time_out(jax.nn.silu(self.time_in(time_features(time))))
+        if self.num_classes:
+            label = jnp.full(x.shape[:1], self.num_classes) if label is None else label
+            embedding = embedding + self.label_table(label)
+        h = h.astype(self.dtype)
+        if self.scan_layers:
+            structure, stacked = nnx.split(self.blocks)
+
+            def layer(h, parameters):
+                return nnx.merge(structure, parameters)(h, embedding), None
+
+            h, _ = jax.lax.scan(layer, h, stacked)
+        else:
+            for block in self.blocks:
+                h = block(h, embedding)
+        shift, scale = jnp.split(self.final_modulation(jax.nn.silu(embedding)), 2, axis=-1)
+        h = modulate(self.final_norm(h), shift, scale).astype(self.dtype)
+        return self.unpatchify(self.final(h)).astype(jnp.float32)
+
+
+class _Constant:
+    """A hashable array constant, so that nnx treats it as static structure."""
+
+    def __init__(self, value: np.ndarray):
+        self.value = value
+
+    def __eq__(self, other):
+        return isinstance(other, _Constant) and np.array_equal(self.value, other.value)
+
+    def __hash__(self):
+        return hash((self.value.shape, self.value.tobytes()))

@@ -1,0 +1,40 @@
+"""Solvers and schedules from dictionaries, as configs write them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .euler import euler
+from .heun import heun
+from .schedules import karras
+from .solver import Solver
+
+SOLVERS = {"euler": euler, "heun": heun}
+SCHEDULES = {"karras": karras}
+
+
+def from_config(section: Mapping[str, Any]) -> tuple[Solver, np.ndarray]:
+    """
+    Build a solver and a schedule from ``{"solver": {...}, "schedule": {...}}``.
+
+    Each part is ``{"name": constructor, argument: value, ...}``.
+
+    Raises:
+        ValueError: unknown name or argument, or numbers that the constructor refuses.
+    """
+    solver = _build("solver", SOLVERS, section["solver"])
+    return solver, _build("schedule", SCHEDULES, section["schedule"])
+
+
+def _build(kind: str, constructors: Mapping[str, Any], section: Mapping[str, Any]) -> Any:
+    arguments = dict(section)
+    name = arguments.pop("name", None)
+    if name not in constructors:
+        raise ValueError(
+            f"sampler.{kind}.name {name!r} is not one of {', '.join(sorted(constructors))}"
+        )
+    try:
+        return constructors[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"sampler.{kind} {name}: {error}") from error

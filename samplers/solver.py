@@ -1,0 +1,59 @@
+"""The protocol of solvers: an ``init``/``step`` pair around a guided denoiser."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ..guidance.protocol import Guided
+
+
+class Interval(NamedTuple):
+    """One step's noise levels, and the solver's own constants for it."""
+
+    start: Float[Array, ""]
+    end: Float[Array, ""]
+    table: Any
+
+
+class Solver(Protocol):
+    """
+    A way to follow dx/dsigma from one noise level to the next.
+
+    Attributes:
+        order: stated order of convergence of the global error, for smooth denoisers.
+    """
+
+    order: int
+
+    def tables(self, sigmas: np.ndarray) -> Any:
+        """Return per-step constants, computed in float64: a pytree of ``[steps, ...]`` arrays."""
+
+    def init(self, x: Float[Array, "batch *shape"]) -> Any:
+        """Return the state before the first step; ``()`` when stateless."""
+
+    def step(
+        self,
+        denoise: Callable[[Array, Array], Guided],
+        x: Float[Array, "batch *shape"],
+        interval: Interval,
+        state: Any,
+        key: Key[Array, " batch"],
+    ) -> tuple[Float[Array, "batch *shape"], Guided, Any]:
+        """
+        Advance ``x`` over one interval.
+
+        ``denoise(x, sigma)`` may be called any number of times, but not inside another traced
+        loop: it carries the rule's state from one call to the next. Returns the new x, the
+        step's first guided prediction (for trajectories) and the state.
+        """
+
+    def at(self, step: int, sigmas: np.ndarray) -> "Solver":
+        """Return the solver that takes step number ``step``; it shares the state of this one."""
+
+
+def direction(x: Array, guided: Guided, sigma: Array) -> Array:
+    """Return dx/dsigma, the noise direction ``(x - D) / sigma`` that the step keeps."""
+    source = guided.denoised if guided.renoise_from is None else guided.renoise_from
+    return (x - source) / sigma

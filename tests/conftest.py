@@ -1,0 +1,36 @@
+"""Fixtures shared by the whole suite."""
+
+import contextlib
+
+import jax
+import pytest
+
+BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compilations():
+    """Return a context manager that collects one entry a compiled program."""
+
+    @contextlib.contextmanager
+    def counting():
+        events = []
+
+        def listen(name, seconds, **details):
+            if name == BACKEND_COMPILE:
+                events.append(seconds)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            yield events
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+
+    return counting
+
+
+@pytest.fixture
+def x64():
+    """Compute in float64 for the length of a test."""
+    with jax.enable_x64(True):
+        yield

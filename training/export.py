@@ -1,0 +1,69 @@
+"""The export verb: a run's averaged weights as one small file that `models.load` reads."""
+
+import datetime
+import subprocess
+from pathlib import Path
+
+import jax
+
+from ..errors import UserError
+from ..models.build import blueprint
+from ..models.denoiser import initialise
+from ..models.weights import save
+from .checkpoints import Checkpoints
+from .loop import identity
+from .recipes import recipe_from_config
+from .state import initial_state
+
+
+def commit() -> str:
+    """Return the checkout's commit, marked when files differ from it; empty outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
+        )
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    revision = git("rev-parse", "HEAD")
+    return revision + ("+changes" if revision and git("status", "--porcelain") else "")
+
+
+def export(config, workdir: Path) -> Path:
+    """
+    Write ``<workdir>/<config.name>.safetensors`` and its sidecar from the newest checkpoint.
+
+    Raises:
+        UserError: no checkpoint below ``workdir``.
+    """
+    plan = blueprint(config.model)
+    recipe = recipe_from_config(config, plan)
+    checkpoints = Checkpoints(workdir / "checkpoints", identity(config))
+    if not checkpoints.latest_step:
+        checkpoints.close()
+        raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
+
+    def fresh():
+        network, params = initialise(
+            plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
+        )
+        del network
+        return initial_state(recipe, params)
+
+    state, position = checkpoints.restore(jax.eval_shape(fresh))
+    checkpoints.close()
+    path = workdir / f"{config.name}.safetensors"
+    provenance = {
+        "name": config.name,
+        "weights": "averaged",
+        "config": identity(config),
+        "commit": commit(),
+        "steps": int(state.step),
+        "images": position["examples_seen"],
+        "data": config.data.name,
+        "date": datetime.date.today().isoformat(),
+    }
+    save(path, state.ema, config.model.to_dict(), provenance)
+    print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {int(state.step)}")
+    return path
