@@ -2,8 +2,7 @@
 
 
 class UserError(ValueError):
-    """
-    Bad input or surroundings; the message says what is wrong and what to do.
+    """Bad input or surroundings; the message says what is wrong and what to do.
 
     `main.py` prints it as one line and exits with status 1.
     """

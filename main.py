@@ -1,5 +1,4 @@
-"""
-Train, sample, export, evaluate or report: one command, one config.
+"""Train, sample, export, evaluate or report: one command, one config.
 
 python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.seed=1]
 """
@@ -19,6 +18,8 @@ MODES = {
     "export": "guidestar.training.export:export",
     "sample": "guidestar.sampling.run:sample",
     "evaluate": "guidestar.evaluation.evidence:evaluate",
+    "statistics": "guidestar.evaluation.classifier_features:write_statistics",
+    "experiment": "guidestar.evaluation.fractal2d_experiment:experiment",
     "report": "guidestar.report.demo:report",
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")

@@ -1,5 +1,4 @@
-"""
-Guidance rules: small pure ``init``/``apply`` pairs that combine predictions.
+"""Guidance rules: small pure ``init``/``apply`` pairs that combine predictions.
 
 Knows jax and nothing else of this project. ``D = D_ref + scale * (D_main - D_ref)``: 1 is off.
 """

@@ -14,15 +14,14 @@ from .protocol import Branch, Guided, Rule
 
 def combine(
     rule: Rule,
-    predictions: Mapping[str, Float[Array, "batch *shape"]],
+    predictions: Mapping[str, Float[Array, " batch *shape"]],
     *,
-    x: Float[Array, "batch *shape"] | None = None,
+    x: Float[Array, " batch *shape"] | None = None,
     sigma: float | Float[Array, ""] | None = None,
     state: Any = None,
     key: Key[Array, ""] | Key[Array, " batch"] | None = None,
 ) -> tuple[Guided, Any]:
-    """
-    Apply a rule to predictions that another sampler has made.
+    """Apply a rule to predictions that another sampler has made.
 
     Args:
         rule: any rule that needs no forward pass beyond those given.
@@ -83,9 +82,8 @@ def _per_sample(key, batch: int):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
-def evaluations(rule: Rule, x: Float[Array, "batch *shape"]) -> dict[str, int]:
-    """
-    Count the network evaluations of one guided prediction, by network name.
+def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
+    """Count the network evaluations of one guided prediction, by network name.
 
     Counting is tracing: the rule is applied to shapes alone, and nothing is computed.
 
@@ -108,8 +106,7 @@ def evaluations(rule: Rule, x: Float[Array, "batch *shape"]) -> dict[str, int]:
 
 
 def cost(rule: Rule, sigmas: Sequence[float]) -> list[dict[str, int]]:
-    """
-    Count the network evaluations of one guided prediction at each noise level.
+    """Count the network evaluations of one guided prediction at each noise level.
 
     Args:
         rule: any rule.

@@ -16,8 +16,7 @@ CONSTRUCTORS = {
 
 
 def from_config(section: Mapping[str, Any]) -> Rule:
-    """
-    Build a rule from ``{"name": constructor, argument: value, ...}``; values may nest.
+    """Build a rule from ``{"name": constructor, argument: value, ...}``; values may nest.
 
     ``{"name": "between", "rule": {"name": "cfg", "scale": 2.0}, "low": 0.3, "high": 3.0}`` is
     ``between(cfg(2.0), 0.3, 3.0)``.

@@ -30,8 +30,7 @@ class Between:
 
 
 def between(rule: Rule, low: float, high: float) -> Between:
-    """
-    Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
+    """Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
 
     The ends are structure: they decide which evaluations exist, and outside them the reference
     is never evaluated. A sampler decides once per step, from the step's starting sigma.

@@ -1,5 +1,4 @@
-"""
-The protocol of guidance rules: branches, predictions, states and the identity rule.
+"""The protocol of guidance rules: branches, predictions, states and the identity rule.
 
 Scales follow ``D = D_ref + scale * (D_main - D_ref)``: 1 is off, 0 is the reference. Predictions
 are x0 estimates in EDM coordinates, ``x = x0 + sigma * noise``.
@@ -21,8 +20,7 @@ MAIN, GUIDE = "main", "guide"
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """
-    One forward pass that a rule asks for.
+    """One forward pass that a rule asks for.
 
     Attributes:
         network: name of the network, ``main`` or ``guide`` or another that the sampler was given.
@@ -49,8 +47,7 @@ class Branch:
 
 
 class Guided(NamedTuple):
-    """
-    A guided prediction.
+    """A guided prediction.
 
     Attributes:
         denoised: what the solver treats as D, ``[batch, ...]``.
@@ -59,8 +56,8 @@ class Guided(NamedTuple):
         info: diagnostics by name, each ``[batch]``.
     """
 
-    denoised: Float[Array, "batch *shape"]
-    renoise_from: Float[Array, "batch *shape"] | None = None
+    denoised: Float[Array, " batch *shape"]
+    renoise_from: Float[Array, " batch *shape"] | None = None
     info: dict[str, Float[Array, " batch"]] = {}  # noqa: RUF012  (never written to)
 
     def __array__(self, dtype=None, copy=None):
@@ -72,20 +69,19 @@ Evaluate = Callable[[Sequence[Branch]], tuple[Array, ...]]
 
 
 class Rule(Protocol):
-    """
-    A guidance rule: a frozen dataclass registered as a pytree.
+    """A guidance rule: a frozen dataclass registered as a pytree.
 
     Its numbers are leaves, so a new scale never recompiles; its structure (which branches, which
     noise levels) is static.
     """
 
-    def init(self, x: Float[Array, "batch *shape"]) -> Any:
+    def init(self, x: Float[Array, " batch *shape"]) -> Any:
         """Return the state before the first step; ``()`` when stateless."""
 
     def apply(
         self,
         evaluate: Evaluate,
-        x: Float[Array, "batch *shape"],
+        x: Float[Array, " batch *shape"],
         sigma: Float[Array, ""],
         state: Any,
         key: Key[Array, " batch"] | None,
@@ -93,8 +89,7 @@ class Rule(Protocol):
         """Ask for predictions at ``x`` and combine them; return the guided one and the state."""
 
     def at(self, sigma: float) -> "Rule":
-        """
-        Return the rule that holds at a noise level; it shares the state of this rule.
+        """Return the rule that holds at a noise level; it shares the state of this rule.
 
         Decided on the host from each step's starting sigma. Steps whose rules have the same
         structure and the same leaves run in one compiled loop.
@@ -115,8 +110,7 @@ def static(**options):
 
 
 def require_finite(owner: str, **numbers: Any) -> None:
-    """
-    Refuse NaN and infinity in the numbers of a rule; traced values pass.
+    """Refuse NaN and infinity in the numbers of a rule; traced values pass.
 
     Raises:
         ValueError: naming the rule, the argument and the fix.
@@ -131,7 +125,7 @@ def require_finite(owner: str, **numbers: Any) -> None:
                 raise ValueError(f"guidance.{owner}: {name} must be finite, got {value}")
         elif not math.isfinite(value):
             raise ValueError(
-                f"guidance.{owner}: {name} must be a finite number, got {value}; 1 turns guidance off"
+                f"guidance.{owner}: {name} must be a finite number, got {value}; 1 is off"
             )
 
 

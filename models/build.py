@@ -21,8 +21,7 @@ def _unchanged(params: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Blueprint:
-    """
-    What building a model needs to know.
+    """What building a model needs to know.
 
     Attributes:
         build: callable from `nnx.Rngs` to the module.
@@ -83,8 +82,7 @@ MODELS: dict[str, Callable[..., Blueprint]] = {
 
 
 def blueprint(model: Mapping[str, Any]) -> Blueprint:
-    """
-    Read a config's ``model`` section.
+    """Read a config's ``model`` section.
 
     Args:
         model: ``name`` (dit, score_mlp, classifier) and the model's own fields.

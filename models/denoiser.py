@@ -1,5 +1,4 @@
-"""
-A network with its preconditioner and parameters: a callable x0 predictor.
+"""A network with its preconditioner and parameters: a callable x0 predictor.
 
 The module is split once; from then on everything is the pure function
 ``network(params, x, c_noise, label)``, which plain ``jax.jit`` dispatches quickly.
@@ -34,8 +33,7 @@ class Network:
 
 
 def split(module: nnx.Module, *, num_classes: int, shape: tuple[int, ...]) -> tuple[Network, Any]:
-    """
-    Split a module into its structure and a nested dictionary of its parameters.
+    """Split a module into its structure and a nested dictionary of its parameters.
 
     Args:
         module: an nnx module whose call is ``(x, time, label)``.
@@ -49,8 +47,7 @@ def split(module: nnx.Module, *, num_classes: int, shape: tuple[int, ...]) -> tu
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """
-    Map ``(x, sigma, condition)`` to the x0 estimate, in EDM coordinates x = x0 + sigma noise.
+    """Map ``(x, sigma, condition)`` to the x0 estimate, in EDM coordinates x = x0 + sigma noise.
 
     Parameters are pytree leaves and everything else is static, so a denoiser passes through
     `jax.jit` as an argument and new weights never recompile.
@@ -75,10 +72,10 @@ class Denoiser:
 
     def __call__(
         self,
-        x: Float[Array, "batch *shape"],
+        x: Float[Array, " batch *shape"],
         sigma: Float[Array, ""] | Float[Array, " batch"],
         condition: Int[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch *shape"]:
+    ) -> Float[Array, " batch *shape"]:
         """Estimate x0 from ``x`` at noise level ``sigma``; condition None is the null class."""
         sigma = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
         if condition is None and self.network.num_classes:
@@ -90,8 +87,7 @@ class Denoiser:
 
 
 def initialise(build, key: Key[Array, ""], *, num_classes: int, shape, out_shardings=None):
-    """
-    Build a network without materialising it on one device, then its parameters in place.
+    """Build a network without materialising it on one device, then its parameters in place.
 
     Args:
         build: callable from `nnx.Rngs` to a module.

@@ -91,8 +91,7 @@ class Block(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """
-    Diffusion transformer, ``(x, time, label) -> output`` in the network's own coordinates.
+    """Diffusion transformer, ``(x, time, label) -> output`` in the network's own coordinates.
 
     Args:
         image_size: height and width of the input, divisible by ``patch_size``.

@@ -1,5 +1,4 @@
-"""
-Exact multiply-adds of one evaluation, counted from the traced program.
+"""Exact multiply-adds of one evaluation, counted from the traced program.
 
 Published "Gflops" of diffusion transformers and EDM2 are these multiply-adds, not twice them.
 """
@@ -13,8 +12,7 @@ from .denoiser import Denoiser
 
 
 def macs(denoise: Denoiser, shape: tuple[int, ...] | None = None) -> int:
-    """
-    Count the multiply-adds of matrix products and convolutions for one sample.
+    """Count the multiply-adds of matrix products and convolutions for one sample.
 
     Args:
         denoise: a denoiser.

@@ -1,5 +1,4 @@
-"""
-Preconditioners: how a raw network becomes a denoiser (Karras et al., arXiv 2206.00364, Table 1).
+"""Preconditioners: how a raw network becomes a denoiser (Karras et al., arXiv 2206.00364, Table 1).
 
 A preconditioner turns the network's output F into the x0 estimate
 ``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``. It knows nothing of the network.
@@ -23,8 +22,7 @@ class Coefficients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EDM:
-    """
-    EDM preconditioning, arXiv 2206.00364, eq. 7 and Table 1.
+    """EDM preconditioning, arXiv 2206.00364, eq. 7 and Table 1.
 
     Attributes:
         sigma_data: standard deviation of the data, in the data's units.

@@ -1,4 +1,4 @@
-"""This project's weight files: safetensors for the arrays, a JSON sidecar for where they come from."""
+"""Weight files of this project: safetensors for the arrays, a JSON sidecar for their origin."""
 
 import dataclasses
 import json
@@ -23,8 +23,7 @@ SEPARATOR = "/"
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """
-    What a weight file holds.
+    """What a weight file holds.
 
     Attributes:
         network, params: the network and its parameters, float32.
@@ -44,8 +43,7 @@ class Loaded:
 
 
 def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """
-    Write parameters as float16 safetensors, and ``path`` with suffix .json beside it.
+    """Write parameters as float16 safetensors, and ``path`` with suffix .json beside it.
 
     Args:
         path: the .safetensors file; replaced as a whole or not at all.
@@ -74,8 +72,7 @@ def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[
 
 
 def load(source: str | Path) -> Loaded:
-    """
-    Read a weight file.
+    """Read a weight file.
 
     Args:
         source: path of a .safetensors file with its .json sidecar beside it, or the name of

@@ -16,8 +16,7 @@ def to_uint8(images: Float[np.ndarray, "*batch h w c"]) -> UInt8[np.ndarray, "*b
 def grid(
     images: UInt8[np.ndarray, "batch h w c"], *, columns: int | None = None, gap: int = 2
 ) -> UInt8[np.ndarray, "height width c"]:
-    """
-    Lay images out row by row on a white ground.
+    """Lay images out row by row on a white ground.
 
     Args:
         images: equal-sized images.

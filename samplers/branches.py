@@ -1,5 +1,4 @@
-"""
-The engine behind a rule's ``evaluate``: branches of one network in one batched call, or in turn.
+"""The engine behind a rule's ``evaluate``: branches of one network in one batched call, or in turn.
 
 ``fused`` stacks the branches of one network into one call, each sample's branches side by side
 so that a batch sharded over devices stays where it is; ``sequential`` runs them one after
@@ -20,10 +19,9 @@ Networks = Mapping[str, Callable]
 
 
 def evaluator(
-    networks: Networks, x: Float[Array, "batch *shape"], sigma: Array, condition: Any, mode: str
+    networks: Networks, x: Float[Array, " batch *shape"], sigma: Array, condition: Any, mode: str
 ) -> Evaluate:
-    """
-    Return ``evaluate(branches)`` at one noisy batch.
+    """Return ``evaluate(branches)`` at one noisy batch.
 
     Args:
         networks: denoisers ``(x, sigma, condition)`` by name.

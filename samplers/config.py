@@ -15,8 +15,7 @@ SCHEDULES = {"karras": karras}
 
 
 def from_config(section: Mapping[str, Any]) -> tuple[Solver, np.ndarray]:
-    """
-    Build a solver and a schedule from ``{"solver": {...}, "schedule": {...}}``.
+    """Build a solver and a schedule from ``{"solver": {...}, "schedule": {...}}``.
 
     Each part is ``{"name": constructor, argument: value, ...}``.
 

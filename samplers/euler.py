@@ -33,8 +33,7 @@ class Euler:
 
 
 def euler() -> Euler:
-    """
-    Return Euler's method, ``x' = D + (sigma'/sigma) (x - D)``.
+    """Return Euler's method, ``x' = D + (sigma'/sigma) (x - D)``.
 
     Source: Karras et al., arXiv 2206.00364, algorithm 1 without its correction; equals DDIM,
     Song et al., arXiv 2010.02502, eq. 12 with no added noise.

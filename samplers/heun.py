@@ -35,8 +35,7 @@ class Heun:
 
 
 def heun() -> Heun:
-    """
-    Return Heun's method; ``2 * steps - 1`` evaluations on a schedule that ends in 0.
+    """Return Heun's method; ``2 * steps - 1`` evaluations on a schedule that ends in 0.
 
     Source: Karras et al., arXiv 2206.00364, algorithm 1.
     """

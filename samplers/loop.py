@@ -1,5 +1,4 @@
-"""
-The one sampling loop: any rule, any solver, one compiled program a trajectory.
+"""The one sampling loop: any rule, any solver, one compiled program a trajectory.
 
 Steps whose rule and solver agree run in one ``lax.scan``, so what a rule switches off at some
 noise levels is not in the program there at all.
@@ -38,8 +37,7 @@ class Segment:
 
 
 def segments(rule: Rule, solver: Solver, sigmas: np.ndarray) -> list[Segment]:
-    """
-    Group the steps of a schedule by the rule and the solver that hold there.
+    """Group the steps of a schedule by the rule and the solver that hold there.
 
     Neighbours are grouped when their rules have one structure and the very same leaves.
     """
@@ -64,15 +62,14 @@ def sample(
     rule: Rule,
     solver: Solver,
     sigmas: np.ndarray,
-    noise: Float[Array, "batch *shape"],
+    noise: Float[Array, " batch *shape"],
     condition: Any,
     key: Key[Array, ""] | Key[Array, " batch"],
     *,
     save: str | tuple[str, ...] | None = None,
     branches: str = "fused",
 ):
-    """
-    Sample: follow dx/dsigma = (x - D)/sigma from ``noise * sigmas[0]`` down the schedule.
+    """Sample: follow dx/dsigma = (x - D)/sigma from ``noise * sigmas[0]`` down the schedule.
 
     Args:
         denoise: callable ``(x, sigma, condition) -> x0 estimate`` in EDM coordinates

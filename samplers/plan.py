@@ -15,8 +15,7 @@ from .solver import Interval, Solver
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """
-    Network evaluations of a trajectory, step by step.
+    """Network evaluations of a trajectory, step by step.
 
     Attributes:
         sigmas: the schedule, ``[steps + 1]``.
@@ -50,8 +49,7 @@ class Plan:
 
 
 def plan(solver: Solver, sigmas: np.ndarray, rule: Rule) -> Plan:
-    """
-    Count what `sample` will evaluate, by tracing each kind of step with a counting denoiser.
+    """Count what `sample` will evaluate, by tracing each kind of step with a counting denoiser.
 
     Args:
         solver, sigmas, rule: as `sample` takes them.

@@ -13,8 +13,7 @@ def karras(
     *,
     final_zero: bool = True,
 ) -> np.ndarray:
-    """
-    Return ``(sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``.
+    """Return ``(sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho``.
 
     Args:
         steps: number of steps n, one for each noise level that is evaluated.
@@ -44,8 +43,7 @@ def karras(
 
 
 def checked(sigmas) -> np.ndarray:
-    """
-    Return ``sigmas`` as a float64 host array, refusing what no sampler can run.
+    """Return ``sigmas`` as a float64 host array, refusing what no sampler can run.
 
     Raises:
         ValueError: traced, too short, not finite, not decreasing, negative, or zero too early.

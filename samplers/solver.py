@@ -18,8 +18,7 @@ class Interval(NamedTuple):
 
 
 class Solver(Protocol):
-    """
-    A way to follow dx/dsigma from one noise level to the next.
+    """A way to follow dx/dsigma from one noise level to the next.
 
     Attributes:
         order: stated order of convergence of the global error, for smooth denoisers.
@@ -30,19 +29,18 @@ class Solver(Protocol):
     def tables(self, sigmas: np.ndarray) -> Any:
         """Return per-step constants, computed in float64: a pytree of ``[steps, ...]`` arrays."""
 
-    def init(self, x: Float[Array, "batch *shape"]) -> Any:
+    def init(self, x: Float[Array, " batch *shape"]) -> Any:
         """Return the state before the first step; ``()`` when stateless."""
 
     def step(
         self,
         denoise: Callable[[Array, Array], Guided],
-        x: Float[Array, "batch *shape"],
+        x: Float[Array, " batch *shape"],
         interval: Interval,
         state: Any,
         key: Key[Array, " batch"],
-    ) -> tuple[Float[Array, "batch *shape"], Guided, Any]:
-        """
-        Advance ``x`` over one interval.
+    ) -> tuple[Float[Array, " batch *shape"], Guided, Any]:
+        """Advance ``x`` over one interval.
 
         ``denoise(x, sigma)`` may be called any number of times, but not inside another traced
         loop: it carries the rule's state from one call to the next. Returns the new x, the

@@ -15,8 +15,7 @@ FORMATS = ("png", "npz")
 
 
 class ImageStore:
-    """
-    Numbered images below a folder, and the identity of the run that made them.
+    """Numbered images below a folder, and the identity of the run that made them.
 
     ``png`` keeps one file an image, ``images/00000123.png``; ``npz`` one file a batch with arrays
     ``images``, ``indices`` and ``labels``.
@@ -44,6 +43,12 @@ class ImageStore:
             )
         _write(record, json.dumps(identity, indent=1).encode())
 
+    @classmethod
+    def open(cls, folder: Path, count: int) -> "ImageStore":
+        """Return the store that an earlier run left in ``folder``, to read from."""
+        identity = json.loads((folder / "sampling.json").read_text())
+        return cls(folder, identity["sampling"]["format"], count, identity=identity)
+
     def missing(self) -> Int[np.ndarray, " n"]:
         """Return the indices that are not on disk yet, in order."""
         if self.format == "png":
@@ -58,8 +63,7 @@ class ImageStore:
         images: UInt8[np.ndarray, "batch h w c"],
         labels: Int[np.ndarray, " batch"] | None,
     ) -> None:
-        """
-        Store a batch.
+        """Store a batch.
 
         Raises:
             UserError: the disk refuses; what was written before stays valid.

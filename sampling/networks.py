@@ -8,8 +8,7 @@ from ..models.weights import load
 
 
 def load_networks(weights: Mapping[str, str]) -> dict[str, Denoiser]:
-    """
-    Load denoisers by name, ``{"main": source, "guide": source}``.
+    """Load denoisers by name, ``{"main": source, "guide": source}``.
 
     Args:
         weights: for each network a .safetensors path or a shipped name; empty sources are

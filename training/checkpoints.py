@@ -15,8 +15,7 @@ SPACE_FACTOR = 1.5
 
 
 class Checkpoints:
-    """
-    Numbered checkpoints below ``directory``, written asynchronously and atomically by orbax.
+    """Numbered checkpoints below ``directory``, written asynchronously and atomically by orbax.
 
     Args:
         directory: where they live; created when missing.
@@ -63,8 +62,7 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, step: int, state: Any, position: dict, *, wait: bool = False) -> None:
-        """
-        Write one checkpoint.
+        """Write one checkpoint.
 
         Args:
             step: its number.
@@ -95,8 +93,7 @@ class Checkpoints:
             ) from error
 
     def restore(self, abstract: Any) -> tuple[Any, dict]:
-        """
-        Read the newest checkpoint.
+        """Read the newest checkpoint.
 
         Args:
             abstract: pytree of `jax.ShapeDtypeStruct` as the state should come back.

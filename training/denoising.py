@@ -8,8 +8,7 @@ from ..models.preconditioning import EDM
 
 
 def edm(preconditioner: EDM, *, noise_mean: float = -1.2, noise_std: float = 1.2):
-    """
-    Return the loss ``E lambda(sigma) |D(y + sigma n; sigma, c) - y|^2``, mean over elements.
+    """Return the loss ``E lambda(sigma) |D(y + sigma n; sigma, c) - y|^2``, mean over elements.
 
     The mean (the reference sums) keeps the loss near 1 for an untrained network whatever the
     image size, so learning rate and gradient clip carry over between sizes.

@@ -31,8 +31,7 @@ def commit() -> str:
 
 
 def export(config, workdir: Path) -> Path:
-    """
-    Write ``<workdir>/<config.name>.safetensors`` and its sidecar from the newest checkpoint.
+    """Write ``<workdir>/<config.name>.safetensors`` and its sidecar from the newest checkpoint.
 
     Raises:
         UserError: no checkpoint below ``workdir``.

@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 
 class Journal:
-    """
-    Write metrics of a run and show its progress.
+    """Write metrics of a run and show its progress.
 
     Args:
         workdir: ``metrics.jsonl`` and ``tensorboard/`` are kept below it.

@@ -39,8 +39,7 @@ def identity(config) -> dict:
 
 
 def train(config, workdir: Path) -> TrainState:
-    """
-    Train ``config.model`` on ``config.data``, continuing from the newest checkpoint if any.
+    """Train ``config.model`` on ``config.data``, continuing from the newest checkpoint if any.
 
     Args:
         config: an experiment's config (see ``configs/``).

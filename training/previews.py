@@ -14,8 +14,7 @@ COLUMNS, ROWS, STEPS = 10, 4, 16
 
 
 class Previews:
-    """
-    Sample from the averaged weights and write ``previews/<step>.png``.
+    """Sample from the averaged weights and write ``previews/<step>.png``.
 
     Args:
         config: the run's config; its seed and guidance scale are used.

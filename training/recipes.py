@@ -26,7 +26,7 @@ def _score_matching(config, plan: Blueprint):
     del plan
     training = config.training
     return score_matching.score_matching(
-        fractal2d.mixture(tuple(config.training.classes)),
+        fractal2d.mixture(fractal2d.SPLITS[config.data.split]),
         noise_mean=training.noise_mean,
         noise_std=training.noise_std,
     )
@@ -36,8 +36,7 @@ LOSSES = {"edm": _edm, "cross_entropy": _cross_entropy, "score_matching": _score
 
 
 def learning_rate(optimizer):
-    """
-    Return the schedule ``step -> rate``, all after a linear warm-up over ``warmup_steps``.
+    """Return the schedule ``step -> rate``, all after a linear warm-up over ``warmup_steps``.
 
     ``constant``; ``cosine``: half a cosine, reaching 0 at ``decay_steps``; ``inverse_sqrt``:
     ``rate / sqrt(max(step / decay_steps, 1))`` (arXiv 2312.02696, eq. 67).
@@ -68,8 +67,7 @@ def learning_rate(optimizer):
 
 
 def recipe_from_config(config, plan: Blueprint) -> Recipe:
-    """
-    Compose the recipe that ``config`` names.
+    """Compose the recipe that ``config`` names.
 
     Raises:
         UserError: an unknown loss, schedule or average.

@@ -26,8 +26,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """
-    How a network is trained: what is minimised, by what, and how weights are averaged.
+    """How a network is trained: what is minimised, by what, and how weights are averaged.
 
     Attributes:
         loss: ``loss(network, params, batch, keys) -> (scalar, metrics)``.
@@ -51,8 +50,7 @@ def initial_state(recipe: Recipe, params: Any) -> TrainState:
 
 
 def make_step(recipe: Recipe, network: Network, seed: int):
-    """
-    Return the jitted ``(state, batch) -> (state, metrics)``; the old state is donated.
+    """Return the jitted ``(state, batch) -> (state, metrics)``; the old state is donated.
 
     The noise of one example depends on (seed, step, position in the global batch) alone, so a
     resumed run repeats an uninterrupted one bit for bit.

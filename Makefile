@@ -1,0 +1,53 @@
+# Two commands for a bare machine with Python 3.11 or newer: `make demo` and `make test`.
+# Each creates .venv and installs what it needs the first time.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DATA ?= $(HOME)/tensorflow_datasets
+
+.PHONY: demo test test-slow lint evidence fractal2d statistics train-demo clean
+
+demo: $(STAMP)
+	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
+
+test: $(STAMP)
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(RUN) -m pytest -m slow
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# 2 000 images a row against the stored statistics of the real set; the demo's page shows it.
+evidence: $(STAMP)
+	$(RUN) main.py --config=configs/demo.py --workdir=out/evidence --mode=evaluate
+	cp out/evidence/evidence.json weights/fashion_mnist_evidence.json
+
+# The published two-class fractal: trains three networks, samples, measures, draws.
+fractal2d: $(STAMP)
+	$(RUN) main.py --config=configs/fractal2d.py --workdir=out/fractal2d --mode=experiment
+
+# Train again the weights that are shipped; DATA is a TFDS folder that holds fashion_mnist.
+train-demo: $(STAMP)
+	for name in fashion_mnist_classifier fashion_mnist_guide fashion_mnist_dit; do \
+	  $(RUN) main.py --config=configs/$$name.py --config.data.dir=$(DATA) --workdir=out/$$name \
+	    && $(RUN) main.py --config=configs/$$name.py --workdir=out/$$name --mode=export \
+	    || exit 1; done
+
+statistics: $(STAMP)
+	$(RUN) main.py --config=configs/demo.py --config.data.dir=$(DATA) --workdir=out/statistics \
+	  --mode=statistics
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed: install it, or name it with make PYTHON=..."; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -e ".[dev]"
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

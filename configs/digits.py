@@ -1,0 +1,30 @@
+"""scikit-learn's 8x8 digits: a tiny DiT, nothing to download."""
+
+from guidestar.configs import common
+
+
+def get_config():
+    """Return the config."""
+    config = common.base()
+    config.name = "digits"
+    config.data.name = "digits"
+    common.dit(
+        config,
+        image_size=8,
+        channels=1,
+        num_classes=10,
+        patch_size=2,
+        width=96,
+        depth=4,
+        heads=3,
+        sigma_data=0.75,
+    )
+    config.training.steps = 2000
+    config.training.batch_size = 64
+    config.optimizer.schedule = "cosine"
+    config.optimizer.decay_steps = 2000
+    config.optimizer.learning_rate = 2e-3
+    config.ema.images = 5_000
+    config.log.preview_every_steps = 500
+    config.sampling.weights.main = "digits"
+    return config

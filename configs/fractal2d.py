@@ -1,0 +1,60 @@
+"""The two-class fractal of the autoguidance paper (arXiv 2406.02507, figure 1), in full.
+
+make fractal2d        trains the three networks, samples, measures, draws
+
+A main network for class A (4096 steps, 64 wide) and two guides (512 steps, 32 wide): one for
+class A, which autoguidance uses, and one for both classes, which is CFG's unconditional network.
+"""
+
+from guidestar.configs import common
+from ml_collections import ConfigDict
+
+# name -> (hidden width, steps, which classes: the split of the data set)
+NETWORKS = {"main": (64, 4096, "A"), "guide": (32, 512, "A"), "uncond": (32, 512, "train")}
+
+
+def get_config():
+    """Return the config; its training sections are the main network's."""
+    config = common.base()
+    config.name = "fractal2d_main"
+    config.data.name = "fractal2d"
+    hidden, steps, split = NETWORKS["main"]
+    config.data.split = split
+    config.model = ConfigDict(dict(name="score_mlp", hidden=hidden))
+    config.training.update(
+        loss="score_matching", steps=steps, batch_size=4096, noise_mean=-2.3, noise_std=1.5
+    )
+    config.training.label_dropout = 0.0
+    config.optimizer.update(
+        learning_rate=1e-2, schedule="inverse_sqrt", warmup_steps=0, decay_steps=512, clip_norm=0.0
+    )
+    config.ema = ConfigDict(dict(profile="power", std=0.01, images=0, ramp_up=0.0))
+    config.checkpoint.every_steps = 512
+    config.log.every_steps = 64
+    config.log.preview_every_steps = 0
+    networks = {
+        name: dict(hidden=hidden, steps=steps, split=split)
+        for name, (hidden, steps, split) in NETWORKS.items()
+    }
+    config.experiment = ConfigDict(
+        dict(
+            networks=networks,
+            weights={name: f"fractal2d_{name}" for name in NETWORKS},
+            points=2**13,
+            seed=0,
+            sampler=dict(
+                solver=dict(name="heun"),
+                schedule=dict(name="karras", steps=32, sigma_min=0.002, sigma_max=5.0, rho=7.0),
+            ),
+            rows={
+                "unguided": dict(title="Unguided", guidance=dict(name="unguided")),
+                "cfg": dict(
+                    title="CFG, w = 4", guidance=dict(name="cfg", scale=4.0, network="uncond")
+                ),
+                "autoguidance": dict(
+                    title="Autoguidance, w = 3", guidance=dict(name="autoguidance", scale=3.0)
+                ),
+            },
+        )
+    )
+    return config

@@ -1,0 +1,59 @@
+"""What every feature-space metric asks of its input, and how it walks through it in blocks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+# Numbers in one block of a pairwise matrix; 2**23 in float64 are 64 MiB.
+BLOCK_NUMBERS = 2**23
+
+
+def checked(features, name: str, minimum: int = 1) -> Float[np.ndarray, "sample feature"]:
+    """Return ``features`` as a float64 matrix.
+
+    Args:
+        features: [sample, feature], any real type.
+        name: what the features are, for the message.
+        minimum: fewest samples the metric can do with.
+
+    Raises:
+        ValueError: not a matrix, too few samples, or a value that is not finite.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2:
+        raise ValueError(f"{name} has shape {features.shape}; give one row of features per sample")
+    if len(features) < minimum:
+        raise ValueError(
+            f"{name} has {len(features)} samples and this metric needs at least {minimum}: "
+            f"add samples"
+        )
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"{name} has values that are not finite in {bad.size} of {len(features)} samples, the "
+            f"first at index {bad[0]}: look at that image"
+        )
+    return features
+
+
+def checked_pair(real, fake, minimum: int = 1):
+    """Return both sets as float64 matrices with equally many features.
+
+    Raises:
+        ValueError: as `checked`, or different numbers of features.
+    """
+    real, fake = checked(real, "real", minimum), checked(fake, "fake", minimum)
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"real has {real.shape[1]} features and fake has {fake.shape[1]}: compute both with "
+            f"the same network"
+        )
+    return real, fake
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices over ``rows`` so that no [block, columns] matrix exceeds the memory limit."""
+    step = max(1, BLOCK_NUMBERS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)

@@ -1,0 +1,258 @@
+"""Data sets to batches: every example once an epoch, the same order on any number of hosts.
+
+The examples of a run form one endless stream, the epochs one after another, each in an order
+that depends on (seed, epoch) alone. A batch is the next stretch of that stream, so the position
+in it is all there is to store. Flips and dropped labels are decided by (seed, position).
+"""
+
+import functools
+import os
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from jaxtyping import Float, Int
+
+from .data import digits, tfds_arrays
+from .data.source import Source
+from .errors import UserError
+
+BUNDLED = ("digits", "fractal2d")
+FRACTAL_POINTS = 2**16
+# Streams of a seed, so that decisions about one example never share bits.
+FLIP, DROP = 0, 1
+# Longer than any run; a list of batches must have a length.
+ENDLESS = 2**40
+
+
+def load_source(
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    *,
+    memory_limit: int = 2**30,
+    cache_dir: str | os.PathLike | None = None,
+) -> Source:
+    """Return a data set by name.
+
+    Args:
+        name: "digits" or "fractal2d", which need nothing on disk, or the name of any TFDS
+            image-classification set prepared in ``data_dir``: "cifar10", "set/config".
+        split: "train", "test", or a TFDS expression such as "train[:90%]".
+        data_dir: where TFDS sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
+        memory_limit: bytes of pixels; a larger set is read from disk as training goes.
+        cache_dir: where decoded sets are kept; $GUIDESTAR_CACHE or ~/.cache/guidestar if None.
+
+    Raises:
+        UserError: unknown or not prepared (with the command that prepares it), or no such split.
+    """
+    if name == "digits":
+        return digits.load(split)
+    if name == "fractal2d":
+        return _fractal2d(split)
+    return tfds_arrays.load(
+        name, split, data_dir, memory_limit=memory_limit, cache_dir=cache_dir, others=BUNDLED
+    )
+
+
+def _fractal2d(split: str) -> Source:
+    if split != "train":
+        raise UserError(f"fractal2d has no split {split!r}: its points are drawn; use train")
+    import jax
+
+    from .data import fractal2d
+
+    points, labels = fractal2d.sample(jax.random.key(0), FRACTAL_POINTS)
+    return Source(
+        name="fractal2d",
+        shape=(2,),
+        num_classes=2,
+        images=np.asarray(points, np.float32),
+        labels=np.asarray(labels, np.int32),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " count"]:
+    """Return the order in which an epoch visits its examples.
+
+    Sorting the raw words of a counter-based generator, which no release of numpy may change,
+    keeps a stored position valid; numpy's own shuffle carries no such promise.
+    """
+    order = np.argsort(
+        np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(count), kind="stable"
+    )
+    order.flags.writeable = False
+    return order
+
+
+def uniform(
+    seed: int, stream: int, positions: Int[np.ndarray, " batch"]
+) -> Float[np.ndarray, " batch"]:
+    """Return one number in [0, 1) for each position, by SplitMix64 (Steele et al., OOPSLA 2014).
+
+    The n-th output of that generator is a function of n, so any position is reached at once.
+    """
+    golden, word = 0x9E3779B97F4A7C15, 2**64 - 1
+    start = _mix(np.array([(seed + golden * (stream + 1)) & word], np.uint64))
+    bits = _mix(start + (np.asarray(positions).astype(np.uint64) + np.uint64(1)) * golden)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def drop_labels(
+    labels: Int[np.ndarray, " batch"],
+    indices: Int[np.ndarray, " batch"],
+    *,
+    seed: int,
+    rate: float,
+    null_label: int,
+) -> Int[np.ndarray, " batch"]:
+    """Replace a share of the labels by the null label, chosen by (seed, position) alone.
+
+    Args:
+        labels: int32 classes.
+        indices: position of each example in the stream, a batch's "index".
+        seed: the pipeline's.
+        rate: the share to replace, in [0, 1].
+        null_label: usually the number of classes.
+
+    Raises:
+        UserError: a rate outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise UserError(f"label dropout rate {rate} is not in [0, 1]")
+    dropped = uniform(seed, DROP, indices) < rate
+    return np.where(dropped, np.int32(null_label), labels).astype(np.int32)
+
+
+class _Batches:
+    """Every batch from one position of the stream on, as a list that is computed when read."""
+
+    def __init__(self, source: Source, seed: int, flip: bool, first: int, stride: int, share: int):
+        self.source, self.seed, self.flip = source, seed, flip
+        self.first, self.stride, self.share = first, stride, share
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
+        positions = self.first + number * self.stride + np.arange(self.share)
+        count = self.source.num_examples
+        epochs, offsets = np.divmod(positions, count)
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            rows[here] = epoch_order(self.seed, int(epoch), count)[offsets[here]]
+        images, labels = self.source.read(rows)
+        if self.flip:
+            flipped = uniform(self.seed, FLIP, positions) < 0.5
+            images = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return {"image": images, "label": labels, "index": positions}
+
+
+class Pipeline(Iterator):
+    """Batches of one host, made ahead of time by threads, from a position that can be stored.
+
+    Each item is a dict of this host's share of the next ``batch_size`` examples:
+        image: float32 [share, height, width, channels] in [-1, 1], or points as they are
+        label: int32 [share]
+        index: int64 [share], the position of each example in the stream
+
+    Args:
+        source: see `load_source`.
+        batch_size: examples over all hosts; host ``p`` gets the ``p``-th equal block of them.
+        seed: of the order and the flips.
+        flip: mirror half of the images, left to right.
+        process_index: this host.
+        process_count: number of hosts.
+
+    Raises:
+        UserError: a batch size that hosts cannot share equally, a host or seed out of range, an
+            empty source, or flips of what is not an image.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        *,
+        seed: int,
+        flip: bool = False,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if not 0 <= process_index < process_count:
+            raise UserError(
+                f"process_index {process_index} is not below process_count {process_count}"
+            )
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"batch size {batch_size} is not a positive multiple of {process_count} hosts: "
+                f"change it"
+            )
+        if not 0 <= seed < 2**64:
+            raise UserError(f"seed {seed} is not in 0 to 2**64 - 1")
+        if flip and len(source.shape) != 3:
+            raise UserError(f"examples of {source.name} are not images: set flip to False")
+        if not source.num_examples:
+            raise UserError(f"the chosen split of {source.name} is empty")
+        self._source, self._seed, self._flip = source, seed, flip
+        self._batch_size, self._share = batch_size, batch_size // process_count
+        self._offset = process_index * self._share
+        self._batches = None
+        self.restore({"examples_seen": 0})
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Return the next batch.
+
+        Raises:
+            UserError: the pipeline is closed.
+        """
+        if self._batches is None:
+            raise UserError("the input pipeline is closed: call restore(state) to go on")
+        batch = next(self._batches)
+        self._examples_seen += self._batch_size
+        return batch
+
+    def state(self) -> dict[str, int]:
+        """Return the position after the last batch handed out; batches made ahead don't count."""
+        return {"examples_seen": self._examples_seen}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go to a stored position; the batch size and the number of hosts may have changed.
+
+        Raises:
+            UserError: not a state of this class.
+        """
+        seen = state.get("examples_seen", -1)
+        if seen < 0:
+            raise UserError(f"{state} is no pipeline state: it needs examples_seen, 0 or more")
+        self.close()
+        self._examples_seen = int(seen)
+        batches = _Batches(
+            self._source,
+            self._seed,
+            self._flip,
+            self._examples_seen + self._offset,
+            self._batch_size,
+            self._share,
+        )
+        in_memory = self._source.images is not None
+        options = grain.ReadOptions(
+            num_threads=1 if in_memory else 16, prefetch_buffer_size=4 if in_memory else 32
+        )
+        self._batches = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+
+    def close(self) -> None:
+        """Stop making batches ahead; `restore` starts again."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None

@@ -1,0 +1,119 @@
+"""The log-density MLP of the 2-D toy (Karras et al., arXiv 2406.02507, appendix on the toy).
+
+The network models an unnormalised log-density, so its score is a gradient field. Its layers
+preserve magnitudes and keep unit-norm weights (arXiv 2312.02696, sec. 2.4 and appendix B).
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+SIGMA_DATA = 0.5
+LAYERS = 4
+EPSILON = 1e-4
+# RMS of silu over unit Gaussian inputs, rounded as published (arXiv 2312.02696, eq. 81).
+SILU_GAIN = 0.596
+WEIGHT = "weight"
+
+
+def normalise_rows(weight: Float[Array, "out in"]) -> Float[Array, "out in"]:
+    """Scale every row to root mean square 1, that is, to norm ``sqrt(in)``."""
+    rms = jnp.linalg.norm(weight, axis=1, keepdims=True) / weight.shape[1] ** 0.5
+    return weight / (EPSILON + rms)
+
+
+def mp_silu(x: Array) -> Array:
+    """Magnitude-preserving SiLU, arXiv 2312.02696, eq. 81."""
+    return jax.nn.silu(x) / SILU_GAIN
+
+
+class MPLinear(nnx.Module):
+    """Linear layer without bias whose rows act with norm 1, whatever norm is stored.
+
+    arXiv 2312.02696, eq. 66: the gradient is orthogonal to each stored row.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, rngs: nnx.Rngs):
+        weight = jax.random.normal(rngs.params(), (fan_out, fan_in))
+        setattr(self, WEIGHT, nnx.Param(weight))
+
+    def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
+        """Multiply by the normalised rows."""
+        weight = getattr(self, WEIGHT)[...]
+        return x @ (normalise_rows(weight) / weight.shape[1] ** 0.5).T
+
+
+class ScoreMLP(nnx.Module):
+    """Denoiser of 2-D data, ``D(x; sigma) = x + sigma^2 grad_x log p(x; sigma)``.
+
+    Args:
+        hidden: width of the layers; 64 for the published main network, 32 for its guides.
+        rngs: stream ``params`` draws the weights.
+    """
+
+    def __init__(self, hidden: int, *, rngs: nnx.Rngs):
+        widths = [4] + [hidden] * (LAYERS + 1)
+        self.layers = nnx.List(
+            MPLinear(fan_in, fan_out, rngs=rngs) for fan_in, fan_out in itertools.pairwise(widths)
+        )
+        self.gain = nnx.Param(jnp.zeros(()))
+
+    def log_density(
+        self, x: Float[Array, "batch 2"], sigma: Float[Array, " batch"]
+    ) -> Float[Array, " batch"]:
+        """Return ``mean(y^2) gain / sigma - |x_in|^2 / 2``, unnormalised.
+
+        Args:
+            x: noisy points, sigma_data 0.5.
+            sigma: their noise levels, positive.
+        """
+        inside = x / jnp.sqrt(SIGMA_DATA**2 + sigma**2)[:, None]
+        noise = jnp.log(sigma)[:, None] / 4
+        y = jnp.concatenate([inside, noise, jnp.ones_like(noise)], axis=1)
+        first, *rest = self.layers
+        y = first(y)
+        for layer in rest:
+            y = layer(mp_silu(y))
+        return jnp.mean(y**2, axis=1) * self.gain[...] / sigma - 0.5 * jnp.sum(inside**2, axis=1)
+
+    def score(
+        self, x: Float[Array, "batch 2"], sigma: Float[Array, "..."] | float
+    ) -> Float[Array, "batch 2"]:
+        """Return the gradient of `log_density` in x; sigma is a scalar or [batch]."""
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        return jax.grad(lambda x: jnp.sum(self.log_density(x, sigma)))(x)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch 2"],
+        sigma: Float[Array, "..."] | float,
+        label: Int[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch 2"]:
+        """Estimate x0 from ``x`` at noise level ``sigma`` (itself, not a function of it).
+
+        ``label`` is not used: each network of the toy knows one set of classes.
+        """
+        del label
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        return x + sigma[:, None] ** 2 * self.score(x, sigma)
+
+
+def normalise_weights(params: Any) -> Any:
+    """Return the parameters with every `MPLinear` row at norm ``sqrt(fan_in)``.
+
+    Forced weight normalisation, arXiv 2312.02696, sec. 2.4: applied after every update, it keeps
+    the effective learning rate from falling as stored weights grow. The function the network
+    computes does not change, beyond the 1e-4 that guards a row of zeros.
+
+    Args:
+        params: nested dictionary of a `ScoreMLP`'s arrays.
+    """
+
+    def project(path, leaf):
+        return normalise_rows(leaf) if path[-1].key == WEIGHT else leaf
+
+    return jax.tree_util.tree_map_with_path(project, params)

@@ -1,0 +1,122 @@
+"""A sampling job: networks, rule, solver and schedule, spread over this process's devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from .. import guidance, samplers
+from ..errors import UserError
+from ..models.denoiser import Denoiser
+from ..models.macs import macs
+from .networks import load_networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to sample: networks, rule, solver and schedule, ready to run.
+
+    Attributes:
+        networks: denoisers by name.
+        rule, solver, sigmas: as `samplers.sample` takes them.
+        seed: root of every image's random streams.
+        classes: labels that the images cycle through; None for an unconditional network.
+        branches: ``fused`` or ``sequential``.
+    """
+
+    networks: dict[str, Denoiser]
+    rule: guidance.Rule
+    solver: samplers.Solver
+    sigmas: np.ndarray
+    seed: int
+    classes: tuple[int, ...] | None
+    branches: str = "fused"
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """Return the class of each image by its global index."""
+        if self.classes is None:
+            return None
+        return np.asarray(self.classes, np.int32)[np.asarray(indices) % len(self.classes)]
+
+    def plan(self) -> samplers.Plan:
+        """Return what one image will evaluate."""
+        return samplers.plan(self.solver, self.sigmas, self.rule)
+
+    def macs(self) -> int:
+        """Return the multiply-adds of one image."""
+        return self.plan().macs({name: macs(network) for name, network in self.networks.items()})
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Sample the images with these global indices, float32 in the data's range.
+
+        The batch is spread over this process's devices; an image depends on its index alone.
+        """
+        devices = jax.local_devices()
+        padding = -len(indices) % len(devices)
+        padded = np.append(indices, np.repeat(indices[-1:], padding))
+        mesh = jax.make_mesh((len(devices),), ("data",), devices=devices)
+        spread = NamedSharding(mesh, PartitionSpec("data"))
+        root = jax.random.key(self.seed)
+        place = jnp.asarray(padded)
+        noise = samplers.unit_noise(
+            samplers.sample_keys(root, samplers.NOISE, place), self.networks["main"].shape
+        )
+        labels = self.labels(padded)
+        result = samplers.sample(
+            jax.device_put(self.networks, NamedSharding(mesh, PartitionSpec())),
+            self.rule,
+            self.solver,
+            self.sigmas,
+            jax.device_put(noise, spread),
+            None if labels is None else jax.device_put(labels, spread),
+            jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
+            branches=self.branches,
+        )
+        return np.asarray(jax.device_get(result))[: len(indices)]
+
+
+def job_from_config(config) -> Job:
+    """Read a config's ``guidance``, ``sampler`` and ``sampling`` sections.
+
+    Raises:
+        UserError: anything in them that cannot run, before any image is made.
+    """
+    try:
+        rule = guidance.from_config(config.guidance.to_dict())
+        solver, sigmas = samplers.from_config(config.sampler.to_dict())
+        plan = samplers.plan(solver, sigmas, rule)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    networks = load_networks(config.sampling.weights.to_dict())
+    if missing := sorted(plan.totals.keys() - networks.keys()):
+        raise UserError(
+            f"config.guidance.name {config.guidance.name!r} needs a network named "
+            f"{missing[0]!r}: set config.sampling.weights.{missing[0]}"
+        )
+    main = networks["main"]
+    return Job(
+        networks,
+        rule,
+        solver,
+        sigmas,
+        config.seed,
+        _classes(config.sampling.classes, main.network.num_classes),
+        config.sampling.branches,
+    )
+
+
+def _classes(wanted, count: int) -> tuple[int, ...] | None:
+    if not count:
+        return None
+    if wanted == "all":
+        return tuple(range(count))
+    classes = tuple(int(label) for label in wanted)
+    wrong = [label for label in classes if not 0 <= label <= count]
+    if wrong or not classes:
+        raise UserError(
+            f"config.sampling.classes: {wrong or classes} outside 0..{count - 1} "
+            f"({count} is the null class); 'all' takes every class in turn"
+        )
+    return classes

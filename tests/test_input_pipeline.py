@@ -1,0 +1,289 @@
+"""The stream of examples: complete, reproducible, the same on any number of hosts."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from guidestar.data.source import Source
+from guidestar.input_pipeline import Pipeline, drop_labels, epoch_order, load_source, uniform
+
+COUNT = 10
+
+
+@pytest.fixture
+def source():
+    """Return ten images whose pixels name the example (rows) and the column."""
+    images = np.arange(COUNT)[:, None, None, None] * 20 + np.arange(3)[None, None, :, None]
+    return Source(
+        name="ten",
+        shape=(2, 3, 1),
+        num_classes=COUNT,
+        images=np.broadcast_to(images, (COUNT, 2, 3, 1)).astype(np.uint8),
+        labels=np.arange(COUNT, dtype=np.int32),
+    )
+
+
+class Slow:
+    """Records that count how often they are read, and fail on demand."""
+
+    def __init__(self):
+        self.reads, self.failure = 0, None
+
+    def __len__(self):
+        return COUNT
+
+    def __getitems__(self, keys):
+        if self.failure:
+            raise self.failure
+        self.reads += 1
+        return [{"image": np.full((2, 3, 1), key, np.uint8), "label": key} for key in keys]
+
+
+def take(pipeline, count):
+    """Return ``count`` batches joined, and stop the pipeline."""
+    batches = [next(pipeline) for _ in range(count)]
+    pipeline.close()
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+        assert a[name].dtype == b[name].dtype
+
+
+def until(condition, seconds=10):
+    """Wait for ``condition()``; tell whether it came true."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_each_epoch_visits_every_example_once_also_where_batches_straddle_epochs(source):
+    labels = take(Pipeline(source, 4, seed=0), 10)["label"].reshape(4, COUNT)
+    for epoch in labels:
+        assert sorted(epoch) == list(range(COUNT))
+    assert len({tuple(epoch) for epoch in labels}) == 4
+
+
+def test_a_batch_may_be_larger_than_the_set(source):
+    labels = take(Pipeline(source, 3 * COUNT, seed=0), 1)["label"].reshape(3, COUNT)
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in labels)
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch():
+    orders = {tuple(epoch_order(seed, epoch, 50)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_the_order_and_the_decisions_never_change_between_releases():
+    # A stored position means something else if these numbers ever move.
+    assert epoch_order(0, 0, 10).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
+    assert epoch_order(2**64 - 1, 1, 5).tolist() == [3, 2, 4, 0, 1]
+    np.testing.assert_array_equal(
+        uniform(7, 1, np.array([0, 1, 2**40])),
+        [0.5091093394740435, 0.7512630066025818, 0.653239054142483],
+    )
+
+
+def test_decisions_are_uniform_and_independent_between_streams_and_seeds():
+    positions = np.arange(20_000)
+    draws = np.stack([uniform(seed, stream, positions) for seed in (0, 1) for stream in (0, 1)])
+    assert draws.min() >= 0 and draws.max() < 1
+    counts = np.stack([np.histogram(draw, bins=10, range=(0, 1))[0] for draw in draws])
+    # Five standard deviations of a binomial count, and of a correlation.
+    np.testing.assert_allclose(counts, 2000, atol=5 * np.sqrt(2000 * 0.9))
+    correlations = np.corrcoef(draws)[np.triu_indices(4, k=1)]
+    np.testing.assert_allclose(correlations, 0, atol=5 / np.sqrt(len(positions)))
+    neighbours = np.corrcoef(draws[0, 1:], draws[0, :-1])[0, 1]
+    assert abs(neighbours) < 5 / np.sqrt(len(positions))
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 6])
+def test_hosts_together_hold_the_same_global_batch(source, hosts):
+    whole = take(Pipeline(source, 6, seed=5, flip=True), 1)
+    parts = [
+        take(Pipeline(source, 6, seed=5, flip=True, process_index=p, process_count=hosts), 1)
+        for p in range(hosts)
+    ]
+    assert all(len(part["label"]) == 6 // hosts for part in parts)
+    assert_same(whole, {k: np.concatenate([part[k] for part in parts]) for k in whole})
+
+
+def test_the_stream_does_not_depend_on_the_batch_size(source):
+    assert_same(
+        take(Pipeline(source, 3, seed=2, flip=True), 8),
+        take(Pipeline(source, 12, seed=2, flip=True), 2),
+    )
+
+
+def test_the_state_counts_what_was_consumed_not_what_was_made_ahead(source):
+    pipeline = Pipeline(source, 4, seed=0)
+    assert pipeline.state() == {"examples_seen": 0}
+    next(pipeline), next(pipeline)
+    assert pipeline.state() == {"examples_seen": 8}
+    pipeline.close()
+
+
+@pytest.mark.parametrize(("batch_size", "hosts"), [(4, 1), (4, 2), (8, 4), (2, 1)])
+def test_a_restored_run_continues_where_the_interrupted_one_stopped(source, batch_size, hosts):
+    interrupted = Pipeline(source, 4, seed=1, flip=True)
+    for _ in range(4):  # past the end of the first epoch
+        next(interrupted)
+    state = interrupted.state()
+    expected = take(interrupted, 2)
+    parts = []
+    for host in range(hosts):
+        pipeline = Pipeline(
+            source, batch_size, seed=1, flip=True, process_index=host, process_count=hosts
+        )
+        next(pipeline)
+        pipeline.restore(state)
+        parts.append(take(pipeline, 8 // batch_size))
+        assert pipeline.state() == {"examples_seen": state["examples_seen"] + 8}
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in expected}
+    order = np.argsort(joined["index"])
+    assert_same(expected, {name: value[order] for name, value in joined.items()})
+
+
+def test_a_state_of_something_else_is_refused(source):
+    pipeline = Pipeline(source, 4, seed=0)
+    for state in ({}, {"step": 3}, {"examples_seen": -1}):
+        with pytest.raises(ValueError, match="examples_seen"):
+            pipeline.restore(state)
+    assert take(pipeline, 1)["index"].tolist() == [0, 1, 2, 3]
+
+
+def test_pixels_are_scaled_to_minus_one_to_one():
+    pixels = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
+    source = Source("three", (1, 1, 1), 3, images=pixels, labels=np.arange(3, dtype=np.int32))
+    batch = take(Pipeline(source, 3, seed=0), 1)
+    scaled = batch["image"][np.argsort(batch["label"])].ravel()
+    assert batch["image"].dtype == np.float32
+    np.testing.assert_allclose(scaled, [-1, -0.6, 1], atol=1e-7)
+
+
+def test_half_of_the_images_are_mirrored_left_to_right_and_nothing_else_changes(source):
+    plain = take(Pipeline(source, 100, seed=3), 10)
+    flipped = take(Pipeline(source, 100, seed=3, flip=True), 10)
+    np.testing.assert_array_equal(plain["label"], flipped["label"])
+    mirrored = np.all(flipped["image"] == plain["image"][:, :, ::-1], axis=(1, 2, 3))
+    same = np.all(flipped["image"] == plain["image"], axis=(1, 2, 3))
+    assert np.all(mirrored ^ same)
+    assert 430 < mirrored.sum() < 570  # 4.4 standard deviations
+    # The decision belongs to the position: one example is mirrored in some epochs only.
+    first = mirrored[plain["label"] == 0]
+    assert 0 < first.sum() < len(first)
+
+
+def test_dropped_labels_depend_on_the_position_alone():
+    positions = np.arange(10_000)
+    labels = (positions % 10).astype(np.int32)
+    dropped = drop_labels(labels, positions, seed=4, rate=0.1, null_label=10)
+    assert dropped.dtype == np.int32
+    assert 850 < np.sum(dropped == 10) < 1150
+    np.testing.assert_array_equal(dropped[dropped != 10], labels[dropped != 10])
+    part = drop_labels(labels[77:99], positions[77:99], seed=4, rate=0.1, null_label=10)
+    np.testing.assert_array_equal(part, dropped[77:99])
+    other = drop_labels(labels, positions, seed=5, rate=0.1, null_label=10)
+    assert np.any((other == 10) != (dropped == 10))
+
+
+def test_label_dropout_keeps_all_at_rate_0_and_none_at_rate_1():
+    labels = np.arange(5, dtype=np.int32)
+    kept = drop_labels(labels, np.arange(5), seed=0, rate=0.0, null_label=9)
+    gone = drop_labels(labels, np.arange(5), seed=0, rate=1.0, null_label=9)
+    assert kept.tolist() == [0, 1, 2, 3, 4] and gone.tolist() == [9] * 5
+    for rate in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="not in \\[0, 1\\]"):
+            drop_labels(labels, np.arange(5), seed=0, rate=rate, null_label=9)
+
+
+def test_batches_are_made_before_they_are_asked_for():
+    records = Slow()
+    pipeline = Pipeline(Source("slow", (2, 3, 1), COUNT, records=records), 2, seed=0)
+    next(pipeline)
+    assert until(lambda: records.reads > 4)
+    assert pipeline.state() == {"examples_seen": 2}
+    pipeline.close()
+
+
+def test_a_closed_pipeline_leaves_no_thread_and_says_how_to_go_on(source):
+    def threads():
+        return {t for t in threading.enumerate() if t.name.startswith("grain")}
+
+    before = threads()
+    pipeline = Pipeline(source, 4, seed=0)
+    next(pipeline)
+    assert threads() - before
+    state = pipeline.state()
+    pipeline.close()
+    pipeline.close()
+    assert until(lambda: not threads() - before)
+    with pytest.raises(ValueError, match="closed"):
+        next(pipeline)
+    pipeline.restore(state)
+    assert take(pipeline, 1)["index"].tolist() == [4, 5, 6, 7]
+
+
+def test_a_batch_that_cannot_be_read_is_not_counted():
+    records = Slow()
+    records.failure = OSError("gone")
+    pipeline = Pipeline(Source("slow", (2, 3, 1), COUNT, records=records), 2, seed=0)
+    with pytest.raises(OSError, match="gone"):
+        next(pipeline)
+    assert pipeline.state() == {"examples_seen": 0}
+    pipeline.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(batch_size=0), "batch size 0"),
+        (dict(batch_size=5, process_count=2), "multiple of 2 hosts"),
+        (dict(process_index=2, process_count=2), "process_index 2"),
+        (dict(process_count=0), "process_count"),
+        (dict(seed=-1), "seed -1"),
+    ],
+)
+def test_bad_arguments_are_named(source, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Pipeline(source, **dict(batch_size=4, seed=0) | arguments)
+
+
+def test_an_empty_set_is_refused():
+    empty = Source("none", (1,), 1, np.zeros((0, 1), np.uint8), np.zeros(0, np.int32))
+    with pytest.raises(ValueError, match="none is empty"):
+        Pipeline(empty, 4, seed=0)
+
+
+def test_digits_are_uint8_and_split_once_and_for_all():
+    train, test = load_source("digits"), load_source("digits", "test")
+    assert train.shape == (8, 8, 1) and train.num_classes == 10
+    assert (train.num_examples, test.num_examples) == (1442, 355)
+    assert train.images.dtype == np.uint8 and train.images.max() == 255 and train.images.min() == 0
+    for part in (train, test):
+        share = np.bincount(part.labels, minlength=10) / part.num_examples
+        np.testing.assert_allclose(share, 0.1, atol=0.01)
+    seen = {image.tobytes() for image in train.images}
+    assert not any(image.tobytes() in seen for image in test.images)
+    with pytest.raises(ValueError, match="train, test"):
+        load_source("digits", "validation")
+
+
+def test_fractal_points_pass_through_unscaled_and_cannot_be_mirrored():
+    source = load_source("fractal2d")
+    assert source.shape == (2,) and source.num_classes == 2 and source.num_examples == 2**16
+    assert np.abs(source.images).max() > 1
+    batch = take(Pipeline(source, 512, seed=0), 1)
+    np.testing.assert_array_equal(
+        batch["image"], source.images[epoch_order(0, 0, source.num_examples)[:512]]
+    )
+    assert set(batch["label"]) == {0, 1}
+    with pytest.raises(ValueError, match="flip"):
+        Pipeline(source, 4, seed=0, flip=True)
+    with pytest.raises(ValueError, match="use train"):
+        load_source("fractal2d", "test")
