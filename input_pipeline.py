@@ -18,7 +18,7 @@ from .data.source import Source
 from .errors import UserError
 
 BUNDLED = ("digits", "fractal2d")
-FRACTAL_POINTS = 2**16
+FRACTAL_POINTS = 2**20
 # Streams of a seed, so that decisions about one example never share bits.
 FLIP, DROP = 0, 1
 # Longer than any run; a list of batches must have a length.
@@ -56,13 +56,13 @@ def load_source(
 
 
 def _fractal2d(split: str) -> Source:
-    if split != "train":
-        raise UserError(f"fractal2d has no split {split!r}: its points are drawn; use train")
     import jax
 
     from .data import fractal2d
 
-    points, labels = fractal2d.sample(jax.random.key(0), FRACTAL_POINTS)
+    if split not in fractal2d.SPLITS:
+        raise UserError(f"fractal2d has no split {split!r}: use train for both classes, or A, or B")
+    points, labels = fractal2d.sample(jax.random.key(0), FRACTAL_POINTS, fractal2d.SPLITS[split])
     return Source(
         name="fractal2d",
         shape=(2,),

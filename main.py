@@ -73,6 +73,11 @@ def main(arguments: list[str]) -> None:
         getattr(importlib.import_module(module), verb)(CONFIG.value, workdir)
     except UserError as error:
         fail(str(error))
+    except OSError as error:
+        fail(
+            f"{error.strerror or error} ({error.filename or WORKDIR.value}): mend that and run the "
+            f"same command again; it goes on from what is on disk"
+        )
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from what is on disk")
 

@@ -42,7 +42,7 @@ def base() -> ConfigDict:
                 weights=dict(main="", guide=""),
                 count=64,
                 batch_size=64,
-                classes="all",  # or a tuple of labels, taken in turn
+                classes="all",  # or labels, "0,3,7", taken in turn
                 branches="fused",  # or sequential: less memory
                 format="png",  # or npz
             ),

@@ -18,6 +18,8 @@ from ..models.mixture import GaussianMixture
 
 CLASSES = ("A", "B")
 NULL_LABEL = len(CLASSES)
+# What `input_pipeline.load_source("fractal2d", split)` draws from.
+SPLITS = {"train": CLASSES, "A": ("A",), "B": ("B",)}
 SIGMA_DATA = 0.5
 # The paper's figures outline a class where -sqrt(max log p - log p) crosses this level.
 OUTLINE_LEVEL = -2.12

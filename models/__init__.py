@@ -1,1 +1,10 @@
+"""Networks, their preconditioning and their weight files."""
 
+from .classifier import Classifier
+from .denoiser import Denoiser
+from .dit import DiT
+from .macs import macs
+from .mixture import GaussianMixture
+from .score_mlp import ScoreMLP
+
+__all__ = ["Classifier", "Denoiser", "DiT", "GaussianMixture", "ScoreMLP", "macs"]

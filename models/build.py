@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from flax import nnx
 
 from ..errors import UserError
 from .classifier import Classifier
@@ -95,6 +96,9 @@ def blueprint(model: Mapping[str, Any]) -> Blueprint:
     if name not in MODELS:
         raise UserError(f"model.name {name!r} is not one of {', '.join(MODELS)}")
     try:
-        return MODELS[name](**fields)
-    except TypeError as error:
-        raise UserError(f"config.model for {name}: {error}") from error
+        plan = MODELS[name](**fields)
+        # Shapes alone: a field that does not fit is found before anything is computed.
+        nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.model, {name}: {error}") from error
+    return plan

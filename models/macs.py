@@ -11,18 +11,17 @@ import jax.numpy as jnp
 from .denoiser import Denoiser
 
 
-def macs(denoise: Denoiser, shape: tuple[int, ...] | None = None) -> int:
-    """Count the multiply-adds of matrix products and convolutions for one sample.
+def macs(denoise: Denoiser) -> int:
+    """Count the multiply-adds of matrix products and convolutions in one evaluation of a sample.
 
     Args:
-        denoise: a denoiser.
-        shape: one sample's shape; the denoiser's own when not given.
+        denoise: a denoiser; its parameters may be shapes alone.
     """
-    shape = denoise.shape if shape is None else shape
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if denoise.network.num_classes else None
-    sigma = jax.ShapeDtypeStruct((), jnp.float32)
-    return _count(jax.make_jaxpr(denoise.__call__)(x, sigma, label).jaxpr)
+    network = denoise.network
+    x = jax.ShapeDtypeStruct((1, *network.shape), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if network.num_classes else None
+    time = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return _count(jax.make_jaxpr(network)(denoise.params, x, time, label).jaxpr)
 
 
 def _count(jaxpr) -> int:

@@ -6,6 +6,7 @@ deviation sigma only adds sigma^2 to the eigenvalues.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -106,9 +107,7 @@ class GaussianMixture:
             x: points.
             sigma: standard deviation of the noise, a scalar or [batch].
         """
-        return self._in_blocks(
-            lambda *block: jax.nn.logsumexp(_log_joint(*block)[0], axis=1), x, sigma
-        )
+        return _in_blocks(_log_density, self, *self._checked(x, sigma))
 
     def score(
         self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float
@@ -117,14 +116,7 @@ class GaussianMixture:
 
         Args and dtype as in `log_density`.
         """
-
-        def block(x, sigma, parameters):
-            log_joint, whitened = _log_joint(x, sigma, parameters)
-            pull = jax.nn.softmax(log_joint, axis=1)[:, None] * whitened
-            vectors = parameters.eigenvectors
-            return -jnp.einsum("bek,dek->bd", pull, vectors, precision=jax.lax.Precision.HIGHEST)
-
-        return self._in_blocks(block, x, sigma)
+        return _in_blocks(_score, self, *self._checked(x, sigma))
 
     def denoise(
         self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float
@@ -137,14 +129,13 @@ class GaussianMixture:
         self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float = 0.0
     ) -> Int[Array, " batch"]:
         """Return the component with the largest responsibility for each point."""
-        return self._in_blocks(lambda *block: jnp.argmax(_log_joint(*block)[0], axis=1), x, sigma)
+        return _in_blocks(_component, self, *self._checked(x, sigma))
 
     def sample(
         self, key: Key[Array, ""], count: int, sigma: Float[Array, "..."] | float = 0.0
     ) -> Float[Array, "count dim"]:
         """Draw ``count`` points of data plus noise; the i-th depends on (key, i) alone."""
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
-        return self.draw(keys, sigma)[0]
+        return _sample(self, key, sigma, count)
 
     def draw(
         self, keys: Key[Array, " batch"], sigma: Float[Array, "..."] | float = 0.0
@@ -158,20 +149,7 @@ class GaussianMixture:
         Returns:
             The points, and the component each was drawn from.
         """
-        # One uniform through the cumulative weights: Gumbel draws would need K a sample.
-        cumulative = jnp.cumsum(jnp.exp(self.log_weights))
-
-        def one(key, sigma):
-            choice_key, noise_key = jax.random.split(key)
-            uniform = jax.random.uniform(choice_key, dtype=cumulative.dtype) * cumulative[-1]
-            k = jnp.searchsorted(cumulative, uniform, side="right")
-            k = jnp.minimum(k, len(cumulative) - 1)
-            noise = jax.random.normal(noise_key, (self.dim,), cumulative.dtype)
-            return self.means[k] + self.eigenvectors[k] @ (
-                jnp.sqrt(self.eigenvalues[k] + sigma**2) * noise
-            ), k
-
-        return jax.vmap(one)(keys, jnp.broadcast_to(jnp.asarray(sigma, float), keys.shape))
+        return _draw(self, keys, jnp.broadcast_to(jnp.asarray(sigma, float), keys.shape))
 
     def _checked(self, x, sigma):
         x = jnp.asarray(x)
@@ -182,30 +160,6 @@ class GaussianMixture:
         if sigma.shape not in ((), x.shape[:1]):
             raise ValueError(f"sigma has shape {sigma.shape}: give a scalar or {x.shape[:1]}")
         return x, sigma
-
-    def _in_blocks(self, function, x, sigma):
-        """Apply ``function(x, sigma [rows], parameters)`` to blocks of rows."""
-        x, sigma = self._checked(x, sigma)
-        count = len(x)
-        sigma = jnp.broadcast_to(sigma, (count,))
-        parameters = _Parameters(
-            log_weights=self.log_weights.astype(x.dtype),
-            means=self.means.T.astype(x.dtype),
-            eigenvalues=self.eigenvalues.T.astype(x.dtype),
-            eigenvectors=jnp.moveaxis(self.eigenvectors, 0, 2).astype(x.dtype),
-        )
-        blocks = -(-count * self.means.size // BLOCK_ELEMENTS)
-        if blocks <= 1:
-            return function(x, sigma, parameters)
-        rows = -(-count // blocks)
-        padding = rows * blocks - count
-        x = jnp.pad(x, ((0, padding), (0, 0)))
-        sigma = jnp.pad(sigma, (0, padding), constant_values=1.0)
-        # Every block takes rows from all over the batch: a batch sharded over devices stays so.
-        x = jnp.swapaxes(x.reshape(rows, blocks, self.dim), 0, 1)
-        sigma = sigma.reshape(rows, blocks).T
-        out = jax.lax.map(lambda block: function(*block, parameters), (x, sigma))
-        return jnp.swapaxes(out, 0, 1).reshape(rows * blocks, *out.shape[2:])[:count]
 
 
 class _Parameters(NamedTuple):
@@ -233,3 +187,67 @@ def _log_joint(
     terms = along * whitened + jnp.log(variance)
     total = sum(terms[:, e] for e in range(dim)) + dim * math.log(2 * math.pi)
     return log_weights - 0.5 * total, whitened
+
+
+def _log_density(x, sigma, parameters):
+    return jax.nn.logsumexp(_log_joint(x, sigma, parameters)[0], axis=1)
+
+
+def _score(x, sigma, parameters):
+    log_joint, whitened = _log_joint(x, sigma, parameters)
+    pull = jax.nn.softmax(log_joint, axis=1)[:, None] * whitened
+    vectors = parameters.eigenvectors
+    return -jnp.einsum("bek,dek->bd", pull, vectors, precision=jax.lax.Precision.HIGHEST)
+
+
+def _component(x, sigma, parameters):
+    return jnp.argmax(_log_joint(x, sigma, parameters)[0], axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _in_blocks(function, mixture: GaussianMixture, x: Array, sigma: Array) -> Array:
+    """Apply ``function(x, sigma [rows], parameters)`` to blocks of rows."""
+    count = len(x)
+    sigma = jnp.broadcast_to(sigma, (count,))
+    parameters = _Parameters(
+        log_weights=mixture.log_weights.astype(x.dtype),
+        means=mixture.means.T.astype(x.dtype),
+        eigenvalues=mixture.eigenvalues.T.astype(x.dtype),
+        eigenvectors=jnp.moveaxis(mixture.eigenvectors, 0, 2).astype(x.dtype),
+    )
+    blocks = -(-count * mixture.means.size // BLOCK_ELEMENTS)
+    if blocks <= 1:
+        return function(x, sigma, parameters)
+    rows = -(-count // blocks)
+    padding = rows * blocks - count
+    x = jnp.pad(x, ((0, padding), (0, 0)))
+    sigma = jnp.pad(sigma, (0, padding), constant_values=1.0)
+    # Every block takes rows from all over the batch: a batch sharded over devices stays so.
+    x = jnp.swapaxes(x.reshape(rows, blocks, mixture.dim), 0, 1)
+    sigma = sigma.reshape(rows, blocks).T
+    out = jax.lax.map(lambda block: function(*block, parameters), (x, sigma))
+    return jnp.swapaxes(out, 0, 1).reshape(rows * blocks, *out.shape[2:])[:count]
+
+
+@jax.jit
+def _draw(mixture: GaussianMixture, keys: Key[Array, " batch"], sigma: Float[Array, " batch"]):
+    # One uniform through the cumulative weights: Gumbel draws would need K a sample.
+    cumulative = jnp.cumsum(jnp.exp(mixture.log_weights))
+
+    def one(key, sigma):
+        choice_key, noise_key = jax.random.split(key)
+        uniform = jax.random.uniform(choice_key, dtype=cumulative.dtype) * cumulative[-1]
+        k = jnp.searchsorted(cumulative, uniform, side="right")
+        k = jnp.minimum(k, len(cumulative) - 1)
+        noise = jax.random.normal(noise_key, (mixture.dim,), cumulative.dtype)
+        spread = jnp.sqrt(mixture.eigenvalues[k] + sigma**2) * noise
+        turned = jnp.matmul(mixture.eigenvectors[k], spread, precision=jax.lax.Precision.HIGHEST)
+        return mixture.means[k] + turned, k
+
+    return jax.vmap(one)(keys, sigma)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _sample(mixture: GaussianMixture, key: Key[Array, ""], sigma: Array | float, count: int):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return mixture.draw(keys, sigma)[0]

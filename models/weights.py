@@ -55,7 +55,8 @@ def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[
         UserError: the parameters do not fit float16, or the file cannot be written.
     """
     flat = _flatten(jax.device_get(params))
-    arrays = {name: np.ascontiguousarray(value, np.float16) for name, value in flat.items()}
+    with np.errstate(over="ignore"):  # what overflows is refused below, by name
+        arrays = {name: np.ascontiguousarray(value, np.float16) for name, value in flat.items()}
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise UserError(f"{name} has values outside float16 (or NaN): nothing was written")

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .. import guidance, samplers
 from ..errors import UserError
@@ -56,7 +56,8 @@ class Job:
         devices = jax.local_devices()
         padding = -len(indices) % len(devices)
         padded = np.append(indices, np.repeat(indices[-1:], padding))
-        mesh = jax.make_mesh((len(devices),), ("data",), devices=devices)
+        auto = (AxisType.Auto,)  # the compiler places what happens inside networks
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
         spread = NamedSharding(mesh, PartitionSpec("data"))
         root = jax.random.key(self.seed)
         place = jnp.asarray(padded)
@@ -107,16 +108,18 @@ def job_from_config(config) -> Job:
     )
 
 
-def _classes(wanted, count: int) -> tuple[int, ...] | None:
+def _classes(wanted: str, count: int) -> tuple[int, ...] | None:
     if not count:
         return None
     if wanted == "all":
         return tuple(range(count))
-    classes = tuple(int(label) for label in wanted)
-    wrong = [label for label in classes if not 0 <= label <= count]
-    if wrong or not classes:
+    try:
+        classes = tuple(int(label) for label in wanted.split(","))
+    except ValueError:
+        classes = ()
+    if not classes or any(not 0 <= label <= count for label in classes):
         raise UserError(
-            f"config.sampling.classes: {wrong or classes} outside 0..{count - 1} "
-            f"({count} is the null class); 'all' takes every class in turn"
+            f"config.sampling.classes {wanted!r}: give 'all', or labels in 0..{count - 1} "
+            f"separated by commas ({count} is the null class)"
         )
     return classes

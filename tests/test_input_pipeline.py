@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from guidestar import input_pipeline
 from guidestar.data.source import Source
 from guidestar.input_pipeline import Pipeline, drop_labels, epoch_order, load_source, uniform
 
@@ -274,14 +275,13 @@ def test_digits_are_uint8_and_split_once_and_for_all():
         load_source("digits", "validation")
 
 
-def test_fractal_points_pass_through_unscaled_and_cannot_be_mirrored():
+def test_fractal_points_pass_through_unscaled_and_cannot_be_mirrored(monkeypatch):
+    monkeypatch.setattr(input_pipeline, "FRACTAL_POINTS", 4096)
     source = load_source("fractal2d")
-    assert source.shape == (2,) and source.num_classes == 2 and source.num_examples == 2**16
-    assert np.abs(source.images).max() > 1
+    assert source.shape == (2,) and source.num_classes == 2 and source.num_examples == 4096
+    assert source.images.dtype == np.float32 and np.abs(source.images).max() > 1
     batch = take(Pipeline(source, 512, seed=0), 1)
-    np.testing.assert_array_equal(
-        batch["image"], source.images[epoch_order(0, 0, source.num_examples)[:512]]
-    )
+    np.testing.assert_array_equal(batch["image"], source.images[epoch_order(0, 0, 4096)[:512]])
     assert set(batch["label"]) == {0, 1}
     with pytest.raises(ValueError, match="flip"):
         Pipeline(source, 4, seed=0, flip=True)

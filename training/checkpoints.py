@@ -103,7 +103,7 @@ class Checkpoints:
         """
         latest = self._checkpointer.latest
         state = self._checkpointer.load(latest, abstract)
-        return state, latest.custom_metadata["position"]
+        return state, self._checkpointer.metadata(latest).custom_metadata["position"]
 
     def close(self) -> None:
         """Wait for writes in flight."""

@@ -11,7 +11,7 @@ from ..models.build import blueprint
 from ..models.denoiser import initialise
 from ..models.weights import save
 from .checkpoints import Checkpoints
-from .loop import identity
+from .loop import identity, shapes_of
 from .recipes import recipe_from_config
 from .state import initial_state
 
@@ -43,14 +43,10 @@ def export(config, workdir: Path) -> Path:
         checkpoints.close()
         raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
 
-    def fresh():
-        network, params = initialise(
-            plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
-        )
-        del network
-        return initial_state(recipe, params)
-
-    state, position = checkpoints.restore(jax.eval_shape(fresh))
+    _, params = initialise(
+        plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
+    )
+    state, position = checkpoints.restore(shapes_of(initial_state(recipe, params)))
     checkpoints.close()
     path = workdir / f"{config.name}.safetensors"
     provenance = {

@@ -1,13 +1,15 @@
 """The training verb: data, state, steps, checkpoints, records. No mathematics of its own."""
 
+import contextlib
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .. import input_pipeline
 from ..errors import UserError
@@ -21,6 +23,8 @@ from .state import TrainState, initial_state, make_step
 
 # Streams of the run's seed, so that parameters, step noise and label dropout never share bits.
 PARAMETERS, STEPS = 0, 1
+# Steps timed after compilation, for the estimate of how long the run will take.
+TIMED_STEPS = 5
 # What must agree between a checkpoint and the config that continues it.
 IDENTITY = ("seed", "data", "model", "training", "optimizer", "ema")
 
@@ -28,6 +32,13 @@ IDENTITY = ("seed", "data", "model", "training", "optimizer", "ema")
 def parameter_count(params) -> int:
     """Count the numbers in a pytree of arrays."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def shapes_of(state: TrainState) -> TrainState:
+    """Return shapes, types and shardings of a state's arrays, as a checkpoint is restored into."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+    )
 
 
 def identity(config) -> dict:
@@ -68,71 +79,103 @@ def train(config, workdir: Path) -> TrainState:
             f"config.model has {plan.num_classes} classes and the data set {config.data.name} has "
             f"{source.num_classes}: set model.num_classes"
         )
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", identity(config), keep=config.checkpoint.keep
-    )
-    pipeline = input_pipeline.Pipeline(
-        source, config.training.batch_size, seed=config.seed, flip=config.data.flip
-    )
-    key = jax.random.key(config.seed)
-    network, params = initialise(
-        plan.build,
-        jax.random.fold_in(key, PARAMETERS),
-        num_classes=plan.num_classes,
-        shape=plan.shape,
-    )
-    state = initial_state(recipe, params)
-    start = checkpoints.latest_step or 0
-    if start:
-        abstract = jax.eval_shape(lambda: state)
-        state, position = checkpoints.restore(abstract)
-        pipeline.restore(position)
-    total = config.training.steps
-    print(
-        f"{config.name}: {parameter_count(params):,} parameters, {source.num_examples:,} images of "
-        f"{config.data.name}, batch {config.training.batch_size}, steps {start} to {total} "
-        f"on {jax.device_count()} {jax.devices()[0].platform} device(s); results in {workdir}",
-        flush=True,
-    )
-    if start >= total:
-        print(f"nothing to do: {checkpoints.directory} already holds step {start}")
-        return state
-    step_seed = int(jax.random.bits(jax.random.fold_in(key, STEPS), dtype=jnp.uint32)) & 0x7FFFFFFF
-    advance = make_step(recipe, network, step_seed)
-    journal = Journal(
-        workdir,
-        start=start,
-        total=total,
-        batch_size=config.training.batch_size,
-        tensorboard=config.log.tensorboard,
-    )
-    previews = Previews(config, network, plan, workdir)
-    try:
-        state = _run(config, state, advance, pipeline, checkpoints, journal, previews)
-    finally:
-        journal.close()
-        pipeline.close()
-        checkpoints.close()
-    return state
+    devices = jax.device_count()
+    if config.training.batch_size % devices:
+        raise UserError(
+            f"config.training.batch_size {config.training.batch_size} cannot be shared equally by "
+            f"{devices} devices: make it a multiple"
+        )
+    auto = (AxisType.Auto,)
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=auto)
+    replicated, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    with contextlib.ExitStack() as open_things:
+        checkpoints = open_things.enter_context(
+            contextlib.closing(
+                Checkpoints(workdir / "checkpoints", identity(config), keep=config.checkpoint.keep)
+            )
+        )
+        pipeline = open_things.enter_context(
+            contextlib.closing(
+                input_pipeline.Pipeline(
+                    source,
+                    config.training.batch_size,
+                    seed=config.seed,
+                    flip=config.data.flip,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                )
+            )
+        )
+        key = jax.random.key(config.seed)
+        network, params = initialise(
+            plan.build,
+            jax.random.fold_in(key, PARAMETERS),
+            num_classes=plan.num_classes,
+            shape=plan.shape,
+            out_shardings=replicated,
+        )
+        state = jax.jit(partial(initial_state, recipe), out_shardings=replicated)(params)
+        start, total = checkpoints.latest_step or 0, config.training.steps
+        if start:
+            state, position = checkpoints.restore(shapes_of(state))
+            pipeline.restore(position)
+        print(
+            f"{config.name}: {parameter_count(params):,} parameters, {source.num_examples:,} "
+            f"images of {config.data.name}, batch {config.training.batch_size}, steps {start} to "
+            f"{total} on {devices} {jax.devices()[0].platform} device(s); results in {workdir}",
+            flush=True,
+        )
+        if start >= total:
+            print(f"nothing to do: {checkpoints.directory} already holds step {start}")
+            return state
+        step_key = jax.random.bits(jax.random.fold_in(key, STEPS), dtype=jnp.uint32)
+        advance = make_step(recipe, network, int(step_key) & 0x7FFFFFFF)
+        journal = open_things.enter_context(
+            contextlib.closing(
+                Journal(
+                    workdir,
+                    start=start,
+                    total=total,
+                    batch_size=config.training.batch_size,
+                    tensorboard=config.log.tensorboard,
+                )
+            )
+        )
+        previews = Previews(config, network, plan, workdir)
+        return _run(config, state, advance, pipeline, spread, checkpoints, journal, previews)
 
 
-def _run(config, state, advance, pipeline, checkpoints, journal, previews) -> TrainState:
+def _run(config, state, advance, pipeline, spread, checkpoints, journal, previews) -> TrainState:
     """Advance from ``state.step`` to the last step."""
     total, log, checkpoint = config.training.steps, config.log, config.checkpoint
-    started, waited = time.monotonic(), 0.0
-    for step in range(int(state.step) + 1, total + 1):
+    started, waited, first = time.monotonic(), 0.0, int(state.step) + 1
+    for step in range(first, total + 1):
         before = time.monotonic()
         batch = _with_dropped_labels(config, next(pipeline))
         waited += time.monotonic() - before
-        state, metrics = advance(state, batch)
+        placed = {
+            name: jax.make_array_from_process_local_data(spread, value)
+            for name, value in batch.items()
+        }
+        state, metrics = advance(state, placed)
         journal.advance()
         if step % log.every_steps == 0 or step == total:
             values = {name: float(value) for name, value in metrics.items()}
-            _stop_if_not_finite(values, step, checkpoints)
+            # The loss first: it is what a person looks for.
+            _stop_if_not_finite({"loss": values["loss"]} | values, step, checkpoints)
             elapsed = time.monotonic() - started
             journal.log(step, values | {"input_wait_share": waited / elapsed})
-            if step == log.every_steps:
-                logging.info("first %d steps done, compilation included", step)
+        if step == first:
+            jax.block_until_ready(state)
+            compiled = time.monotonic()
+        elif step == first + TIMED_STEPS:
+            jax.block_until_ready(state)
+            each = (time.monotonic() - compiled) / TIMED_STEPS
+            print(
+                f"compiled in {compiled - started:.0f} s; {each:.3f} s a step, so about "
+                f"{each * (total - step) / 60:.0f} min to step {total}",
+                flush=True,
+            )
         if log.preview_every_steps and (step % log.preview_every_steps == 0 or step == total):
             previews.write(step, state.ema, journal)
         if step % checkpoint.every_steps == 0 or step == total:

@@ -68,7 +68,7 @@ def make_step(recipe: Recipe, network: Network, seed: int):
         params = recipe.project(optax.apply_updates(state.params, updates))
         beta = recipe.ema_decay(state.step + 1)
         average = ema.update(state.ema, params, beta)
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients)} | metrics
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)} | metrics
         return TrainState(state.step + 1, params, average, optimizer), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,36 @@
+"""Every rule with every solver gives on eight devices what it gives on one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from guidestar import samplers
+from sharded_sampling import NETWORKS, SIGMAS, inputs
+from test_rules import EVERY
+from test_solvers import SOLVERS
+
+SCRIPT = Path(__file__).with_name("sharded_sampling.py")
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """Results of a process with eight simulated devices."""
+    path = tmp_path_factory.mktemp("devices") / "eight.npz"
+    flags = "--xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, SCRIPT, path],
+        check=True,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    return np.load(path)
+
+
+@pytest.mark.parametrize("how", ["sharded", "mapped"])
+@pytest.mark.parametrize("rule", EVERY)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_eight_devices_equal_one(eight, how, rule, solver):
+    one = samplers.sample(NETWORKS, EVERY[rule], SOLVERS[solver][0], SIGMAS, *inputs())
+    np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=1e-5)

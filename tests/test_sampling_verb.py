@@ -1,0 +1,266 @@
+"""The sampling verb: the same images in any batch, on any devices, after any interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from configs_for_tests import tiny
+from guidestar.errors import UserError
+from guidestar.models.build import blueprint
+from guidestar.models.denoiser import initialise
+from guidestar.models.weights import load, save
+from guidestar.sampling import images as images_module
+from guidestar.sampling.job import job_from_config
+from guidestar.sampling.run import sample
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def disturbed(params):
+    """Add noise everywhere, so that no layer is zero as a fresh network's are."""
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
+    return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), params)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weight files of two tiny untrained digits networks with every layer at work."""
+    folder = tmp_path_factory.mktemp("weights")
+    paths = {}
+    for name, width in (("main", 16), ("guide", 8)):
+        model = tiny().model.to_dict() | {"width": width}
+        plan = blueprint(model)
+        _, params = initialise(plan.build, jax.random.key(width), num_classes=10, shape=plan.shape)
+        params = disturbed(params)
+        paths[name] = folder / f"{name}.safetensors"
+        save(paths[name], params, model, {"steps": 0})
+    return paths
+
+
+@pytest.fixture
+def config(weights):
+    config = tiny()
+    config.sampling.weights.main = str(weights["main"])
+    config.sampling.weights.guide = str(weights["guide"])
+    config.sampling.update(count=20, batch_size=7)
+    config.sampler.schedule.steps = 4
+    return config
+
+
+def test_images_do_not_depend_on_the_batch_they_are_made_in(config):
+    job = job_from_config(config)
+    whole = job.images(np.arange(20))
+    for part in (np.arange(7, 14), np.array([19, 3])):
+        np.testing.assert_allclose(job.images(part), whole[part], atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_two_batch_sizes_make_the_same_files(config, tmp_path, format):
+    config.sampling.format = format
+    kept = []
+    for batch_size in (7, 64):
+        config.sampling.batch_size = batch_size
+        sample(config, tmp_path / str(batch_size))
+        store = images_module.ImageStore.open(tmp_path / str(batch_size), 20)
+        kept.append(store.read(np.arange(20)).astype(int))
+        assert Image.open(tmp_path / str(batch_size) / "grid.png").size[0] > 100
+    # Rounding to 256 levels may tip over where two programs differ in the last bit.
+    assert np.abs(kept[0] - kept[1]).max() <= 1
+    assert np.mean(kept[0] != kept[1]) < 1e-3
+
+
+def test_an_interrupted_run_goes_on_and_touches_nothing_it_has(config, tmp_path):
+    sample(config, tmp_path / "whole")
+    config.sampling.count = 9
+    sample(config, tmp_path / "halves")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "halves" / "images").iterdir()}
+    assert len(before) == 9
+    config.sampling.count = 20
+    sample(config, tmp_path / "halves")
+    assert (
+        before.items()
+        <= {p: p.stat().st_mtime_ns for p in (tmp_path / "halves" / "images").iterdir()}.items()
+    )
+    for path in sorted((tmp_path / "whole" / "images").iterdir()):
+        assert (tmp_path / "halves" / "images" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
+    command = [
+        *(sys.executable, "main.py", "--mode=sample"),
+        "--config=tests/configs_for_tests_cli.py",
+        f"--config.sampling.weights.main={weights['main']}",
+        *("--config.sampling.count=400", "--config.sampling.batch_size=4"),
+        "--config.sampler.schedule.steps=4",
+    ]
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / folder}"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    process, deadline = start("killed"), time.monotonic() + 120
+    images = tmp_path / "killed" / "images"
+    while time.monotonic() < deadline and process.poll() is None:
+        if images.exists() and sum(1 for _ in images.iterdir()) > 100:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert start("killed").wait() == 0 and start("whole").wait() == 0
+    names = [p.name for p in (tmp_path / "whole" / "images").iterdir()]
+    assert len(names) == 400
+    for name in names:
+        assert (images / name).read_bytes() == (tmp_path / "whole/images" / name).read_bytes()
+
+
+def test_one_and_eight_devices_make_the_same_images(config, weights, tmp_path):
+    """Run the job in a process with eight simulated devices and compare."""
+    script = f"""
+import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
+import jax, numpy as np
+from configs_for_tests import tiny
+from guidestar.sampling.job import job_from_config
+assert jax.device_count() == 8
+config = tiny()
+config.sampling.weights.main = {str(weights["main"])!r}
+config.sampling.weights.guide = {str(weights["guide"])!r}
+config.sampler.schedule.steps = 4
+np.save({str(tmp_path / "eight.npy")!r}, job_from_config(config).images(np.arange(20)))
+"""
+    flags = "--xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    one = job_from_config(config).images(np.arange(20))
+    np.testing.assert_allclose(np.load(tmp_path / "eight.npy"), one, atol=1e-5)
+
+
+def test_classes_cycle_and_may_be_chosen(config):
+    assert job_from_config(config).labels(np.array([0, 9, 10, 13])).tolist() == [0, 9, 0, 3]
+    config.sampling.classes = "3,7"
+    assert job_from_config(config).labels(np.arange(4)).tolist() == [3, 7, 3, 7]
+
+
+def test_the_plan_counts_networks_and_multiply_adds(config):
+    config.guidance = {"name": "autoguidance", "scale": 2.0}
+    job = job_from_config(config)
+    assert job.plan().totals == {"main": 7, "guide": 7}
+    only_main = job_from_config(tiny_with(config, {"name": "cfg", "scale": 2.0}))
+    assert only_main.plan().totals == {"main": 14}
+    assert only_main.macs() > job.macs() > only_main.macs() / 2
+
+
+def tiny_with(config, guidance):
+    config = config.copy_and_resolve_references()
+    config.guidance = guidance
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sampling.classes", "3,11", r"labels in 0\.\.9"),
+        ("sampling.classes", "", r"labels in 0\.\.9"),
+        ("sampling.classes", "shoe", r"labels in 0\.\.9"),
+        ("sampling.count", 0, "at least 1"),
+        ("sampling.format", "jpeg", "not one of png, npz"),
+        ("sampling.weights.main", "", "weights.main is empty"),
+        ("sampling.weights.main", "missing.safetensors", "no weights at"),
+        ("guidance", {"name": "cfg", "scale": float("nan")}, "finite"),
+        ("guidance", {"name": "nosuch"}, "not one of"),
+        ("sampler.schedule.steps", 0, "positive integer"),
+        ("sampler.solver.name", "rk45", "not one of"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(config, tmp_path, path, value, message):
+    *parents, field = path.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    section[field] = value
+    with pytest.raises(UserError, match=message):
+        sample(config, tmp_path)
+    assert not any(tmp_path.rglob("*.png"))
+
+
+def test_a_rule_whose_network_is_not_configured_is_refused(config, tmp_path):
+    config.guidance = {"name": "autoguidance", "scale": 2.0}
+    config.sampling.weights.guide = ""
+    with pytest.raises(UserError, match="set config.sampling.weights.guide"):
+        sample(config, tmp_path)
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(config, tmp_path):
+    sample(config, tmp_path)
+    before = {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+    config.guidance.scale = 3.0
+    with pytest.raises(UserError, match="another config"):
+        sample(config, tmp_path)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+
+
+def test_a_full_disk_leaves_whole_files_only(config, tmp_path, monkeypatch):
+    written = []
+
+    def full(self, data):
+        written.append(self)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        return original(self, data)
+
+    original = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"No space left on device.*goes on where it stopped"):
+        sample(config, tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).verify()
+
+
+# Weight files.
+
+
+def test_weights_survive_the_round_trip_within_float16(weights):
+    loaded = load(weights["main"])
+    assert json.loads(weights["main"].with_suffix(".json").read_text())["steps"] == 0
+    assert loaded.denoiser.shape == (8, 8, 1) and loaded.denoiser.null_condition == 10
+
+
+def test_weights_of_another_architecture_are_named_with_both_shapes(weights, tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(weights["main"].read_bytes())
+    sidecar = json.loads(weights["main"].with_suffix(".json").read_text())
+    sidecar["model"]["width"] = 32
+    path.with_suffix(".json").write_text(json.dumps(sidecar))
+    with pytest.raises(UserError, match=r"has shape \(.*\) in the file and \(.*\) in the network"):
+        load(path)
+
+
+def test_damaged_and_incomplete_weight_files_are_refused(weights, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(weights["main"].read_bytes()[:100])
+    with pytest.raises(UserError, match="copy both files"):
+        load(path)
+    path.with_suffix(".json").write_text(weights["main"].with_suffix(".json").read_text())
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load(path)
+
+
+def test_weights_beyond_float16_are_not_written(tmp_path):
+    with pytest.raises(UserError, match="outside float16"):
+        save(tmp_path / "big.safetensors", {"a": np.array([1e6])}, tiny().model, {})
+    assert not any(tmp_path.iterdir())
