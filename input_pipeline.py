@@ -38,7 +38,8 @@ def load_source(
     Args:
         name: "digits" or "fractal2d", which need nothing on disk, or the name of any TFDS
             image-classification set prepared in ``data_dir``: "cifar10", "set/config".
-        split: "train", "test", or a TFDS expression such as "train[:90%]".
+        split: "train", "test", or a TFDS expression such as "train[:90%]"; for fractal2d "train",
+            or "A" or "B" for one class of it.
         data_dir: where TFDS sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
         memory_limit: bytes of pixels; a larger set is read from disk as training goes.
         cache_dir: where decoded sets are kept; $GUIDESTAR_CACHE or ~/.cache/guidestar if None.

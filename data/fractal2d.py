@@ -117,8 +117,8 @@ def peak(classes: tuple[str, ...] = ("A",)) -> float:
         top = joint.max(axis=1)
         return top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
 
-    x = means[np.argsort(log_density(means))[-16:]]
-    for _ in range(200):
+    x = means[np.argsort(log_density(means))[-8:]]
+    for _ in range(50):
         joint = log_joint(x)
         share = np.exp(joint - joint.max(axis=1, keepdims=True))
         precision = np.einsum("bk,kij->bij", share, inverses)
@@ -127,10 +127,15 @@ def peak(classes: tuple[str, ...] = ("A",)) -> float:
     return float(log_density(x).max())
 
 
-def outside(x: Float[Array, "batch 2"], classes: tuple[str, ...] = ("A",)) -> Bool[Array, " batch"]:
+def outside(
+    log_density: Float[Array, " batch"], classes: tuple[str, ...] = ("A",)
+) -> Bool[Array, " batch"]:
     """Tell which points lie outside the outline drawn in the paper's figures.
 
     A point is outside when ``sqrt(max log p - log p(x)) > 2.12``.
+
+    Args:
+        log_density: of the points under ``classes``, at sigma 0.
+        classes: whose outline.
     """
-    depth = peak(classes) - mixture(classes).log_density(x)
-    return depth > OUTLINE_LEVEL**2
+    return peak(classes) - log_density > OUTLINE_LEVEL**2

@@ -32,7 +32,7 @@ def measure(extractor: FeatureExtractor, real: RealStatistics, images, labels) -
     return {
         **compare(real, features),
         "agreement": float(np.mean(predicted == labels)),
-        "contrast": contrast(images / 255.0),
+        "contrast": contrast(images),
     }
 
 

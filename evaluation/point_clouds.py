@@ -42,6 +42,6 @@ def evaluate(
     return {
         "mean_log_density": float(log_density.mean()),
         "median_log_density": float(np.median(log_density)),
-        "outside": float(np.mean(np.asarray(fractal2d.outside(points, classes)))),
+        "outside": float(np.mean(fractal2d.outside(log_density, classes))),
         "coverage": len(received) / len(mixture.means),
     }

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .protocol import Branch, Guided, Rule
@@ -26,9 +25,10 @@ def combine(
     Args:
         rule: any rule that needs no forward pass beyond those given.
         predictions: x0 estimates by branch name: ``given``, ``null``, ``guide``, ...
-        x: the noisy sample they were made at; only some rules look at it.
-        sigma: its noise level; needed by rules that hold in an interval, where it must be a
-            plain number.
+        x: the noisy sample they were made at; only rules of noise, score or velocity space
+            (`tcfg`, `cfg_zero_star`) look at it. 0 when not given.
+        sigma: its noise level, 1 when not given; needed by rules that hold in an interval, where
+            it must be a plain number.
         state: what the last call returned; None before the first step.
         key: one random key, or one per sample, for rules that draw.
 
@@ -59,7 +59,9 @@ def combine(
 
     state = rule.init(first) if state is None else state
     holds = _rule_at(rule, sigma)
-    level = jnp.asarray(np.nan if sigma is None else sigma, first.dtype)
+    # At x = 0, sigma = 1, the spaces that rules are defined in differ by a factor alone.
+    x = jnp.zeros_like(first) if x is None else x
+    level = jnp.asarray(1.0 if sigma is None else sigma, first.dtype)
     return holds.apply(evaluate, x, level, state, _per_sample(key, first.shape[0]))
 
 

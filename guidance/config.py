@@ -3,15 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .autoguidance import autoguidance
+from .cfg import cfg
+from .cfg_zero_star import cfg_zero_star
+from .frequency import frequency_decoupled
 from .interval import between
+from .magnitude import magnitude_aware
+from .projection import apg
 from .protocol import Rule, unguided
-from .push import autoguidance, cfg
+from .rescale import cfg_rescale
+from .tangential import tcfg
 
 CONSTRUCTORS = {
-    "unguided": unguided,
-    "cfg": cfg,
+    "apg": apg,
     "autoguidance": autoguidance,
     "between": between,
+    "cfg": cfg,
+    "cfg_rescale": cfg_rescale,
+    "cfg_zero_star": cfg_zero_star,
+    "frequency_decoupled": frequency_decoupled,
+    "magnitude_aware": magnitude_aware,
+    "tcfg": tcfg,
+    "unguided": unguided,
 }
 
 

@@ -5,7 +5,6 @@ are x0 estimates in EDM coordinates, ``x = x0 + sigma * noise``.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -101,7 +100,33 @@ T = TypeVar("T")
 
 def rule(cls: type[T]) -> type[T]:
     """Make a class a rule: a frozen dataclass and a pytree whose static fields are marked so."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    every = dataclasses.fields(cls)
+    leaves = tuple(field.name for field in every if not field.metadata.get("static"))
+    fixed = tuple(field.name for field in every if field.metadata.get("static"))
+
+    # The class itself is part of the structure. `jax.tree_util.register_dataclass` would leave it
+    # out: in jax 0.10 the structures of two classes with equal fields compare equal, and a
+    # program compiled for one rule may then run for another.
+    def structure(one):
+        return cls, *(getattr(one, name) for name in fixed)
+
+    def with_keys(one):
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(one, name)) for name in leaves]
+        return keyed, structure(one)
+
+    def plain(one):
+        return [getattr(one, name) for name in leaves], structure(one)
+
+    def rebuilt(auxiliary, children):
+        # Around __init__ and its checks: jax rebuilds with placeholders for leaves.
+        one = object.__new__(cls)
+        for name, value in zip((*leaves, *fixed), (*children, *auxiliary[1:]), strict=True):
+            object.__setattr__(one, name, value)
+        return one
+
+    jax.tree_util.register_pytree_with_keys(cls, with_keys, rebuilt, plain)
+    return cls
 
 
 def static(**options):
@@ -118,12 +143,7 @@ def require_finite(owner: str, **numbers: Any) -> None:
     for name, value in numbers.items():
         if isinstance(value, jax.core.Tracer):
             continue
-        if not isinstance(value, (int, float)):
-            if not hasattr(value, "dtype"):
-                continue  # a placeholder that jax puts in a pytree it rebuilds
-            if not bool(jax.numpy.isfinite(value).all()):
-                raise ValueError(f"guidance.{owner}: {name} must be finite, got {value}")
-        elif not math.isfinite(value):
+        if not np.all(np.isfinite(value)):
             raise ValueError(
                 f"guidance.{owner}: {name} must be a finite number, got {value}; 1 is off"
             )

@@ -1,7 +1,7 @@
 """Guidance as a push away from a reference: where it comes from, and what is done to it.
 
 ``D = D_main + T_n(... T_1(D_main - D_ref))``, where the transforms ``T`` end in the scale's
-``(scale - 1)``: with the identity in between this is ``D_ref + scale * (D_main - D_ref)``.
+``(scale - 1)``: with nothing in between this is ``D_ref + scale * (D_main - D_ref)``.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -9,11 +9,15 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from .protocol import GUIDE, MAIN, NULL, Branch, Guided, require_finite, rule, static
+from .protocol import Branch, Guided, require_finite, rule, static
 
 
 class Context(NamedTuple):
-    """What a transform may look at besides the push itself."""
+    """What a transform may look at besides the push itself.
+
+    ``x`` is 0 and ``sigma`` 1 where the caller of `guidance.combine` gave none: there x0, noise,
+    score and velocity differ by a factor alone.
+    """
 
     main: Float[Array, " batch *shape"]
     reference: Float[Array, " batch *shape"]
@@ -25,7 +29,7 @@ class Transform(Protocol):
     """A map of the push; a rule-like pytree with a state of its own."""
 
     def init(self, x: Float[Array, " batch *shape"]) -> Any:
-        """Return the state before the first step; ``()`` when stateless."""
+        """Return the state before the first evaluation; ``()`` when stateless."""
 
     def apply(
         self,
@@ -37,85 +41,107 @@ class Transform(Protocol):
         """Return the transformed push and the next state."""
 
 
-@rule
-class Scale:
-    """Multiply the push by ``scale - 1``."""
-
-    scale: float | Array
-
-    def __post_init__(self):
-        require_finite("scale", scale=self.scale)
+class Stateless:
+    """Base of transforms that carry nothing: they define ``push_of`` alone."""
 
     def init(self, x):
+        """Return the empty state."""
         del x
         return ()
 
     def apply(self, push, context, state, key):
-        del context, key
-        scale = jnp.asarray(self.scale, push.dtype)
-        return (scale - 1) * push, state
+        """Apply ``push_of`` and hand the state through."""
+        del key
+        return self.push_of(push, context), state
 
 
 @rule
-class Push:
-    """Push the main prediction away from a reference's, through a chain of transforms.
+class Scale(Stateless):
+    """Multiply the push by ``scale - 1``."""
 
-    Attributes:
-        reference: the branch to move away from.
-        transforms: applied to ``D_main - D_ref`` in order.
+    scale: float | Array
+
+    def push_of(self, push, context):
+        del context
+        return (jnp.asarray(self.scale, push.dtype) - 1) * push
+
+
+def scale(scale: float | Array) -> Scale:
+    """Return the transform that gives the push its length; 1 is off, 0 leads to the reference.
+
+    Raises:
+        ValueError: scale not finite.
     """
+    require_finite("scale", scale=scale)
+    return Scale(scale)
+
+
+@rule
+class Chain:
+    """Transforms one after another, each seeing the push the one before it left."""
 
     transforms: tuple[Transform, ...]
-    reference: Branch = static()
 
     def init(self, x):
         return tuple(transform.init(x) for transform in self.transforms)
 
+    def apply(self, push, context, state, key):
+        states = []
+        for transform, own in zip(self.transforms, state, strict=True):
+            push, own = transform.apply(push, context, own, key)
+            states.append(own)
+        return push, tuple(states)
+
+
+def chain(*transforms: Transform) -> Chain:
+    """Return the transforms in order, as one.
+
+    Raises:
+        TypeError: something that is no transform.
+    """
+    for transform in transforms:
+        if not hasattr(transform, "init") or not hasattr(transform, "apply"):
+            raise TypeError(f"guidance.chain: {transform!r} is no transform of the push")
+    return Chain(tuple(transforms))
+
+
+@rule
+class Push:
+    """Push the main prediction away from a reference's.
+
+    Attributes:
+        transform: applied to ``D_main - D_ref``.
+        reference: the branch to move away from.
+    """
+
+    transform: Transform
+    reference: Branch = static()
+
+    def init(self, x):
+        return self.transform.init(x)
+
     def apply(self, evaluate, x, sigma, state, key):
         main, reference = evaluate((Branch(), self.reference))
-        push = main - reference
         context = Context(main, reference, x, sigma)
-        states = []
-        for transform, one in zip(self.transforms, state, strict=True):
-            push, one = transform.apply(push, context, one, key)
-            states.append(one)
-        norm = jnp.sqrt(jnp.sum(push**2, axis=tuple(range(1, push.ndim))))
-        return Guided(main + push, info={"push_norm": norm}), tuple(states)
+        push, state = self.transform.apply(main - reference, context, state, key)
+        return Guided(main + push, info={"push_norm": norm(push).reshape(-1)}), state
 
     def at(self, sigma):
         del sigma
         return self
 
 
-def cfg(scale: float | Array, *, network: str = MAIN) -> Push:
-    """Return classifier-free guidance, ``D_null + scale * (D_given - D_null)``.
-
-    Args:
-        scale: 1 is the conditional prediction, 0 the unconditional one, more than 1 guides.
-            (The original paper's ``w`` is ``scale - 1``.)
-        network: which network gives the unconditional prediction; another than ``main`` where an
-            unconditional network of its own was trained (EDM2 guides every size with its XS).
-
-    Raises:
-        ValueError: scale not finite.
-
-    Source: Ho & Salimans, arXiv 2207.12598, eq. 6.
-    """
-    require_finite("cfg", scale=scale)
-    return Push((Scale(scale),), Branch(network=network, condition=NULL))
+def inner(a: Array, b: Array) -> Array:
+    """Return each sample's inner product, kept broadcastable: ``[batch, 1, ...]``."""
+    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
-def autoguidance(scale: float | Array) -> Push:
-    """Return autoguidance, ``D_guide + scale * (D_main - D_guide)``, both on the condition given.
+def norm(a: Array) -> Array:
+    """Return each sample's Euclidean norm, kept broadcastable: ``[batch, 1, ...]``."""
+    return jnp.sqrt(inner(a, a))
 
-    Args:
-        scale: 1 is the main network, 0 the guide: a smaller or less trained network, given to
-            the sampler under the name ``guide``.
 
-    Raises:
-        ValueError: scale not finite.
-
-    Source: Karras et al., arXiv 2406.02507, eq. 3.
-    """
-    require_finite("autoguidance", scale=scale)
-    return Push((Scale(scale),), Branch(network=GUIDE))
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Divide, giving 0 where the denominator is 0: nothing to project on or to scale by."""
+    safe = jnp.where(denominator == 0, 1, denominator)
+    return jnp.where(denominator == 0, 0, numerator / safe)

@@ -191,6 +191,15 @@ class TestKernel:
         again = evaluation.kernel_distance_over_subsets(real, fake, subsets=50, size=200)
         assert again == estimate
 
+    def test_error_halves_with_four_times_the_subsets(self, golden):
+        few, many = (
+            evaluation.kernel_distance_over_subsets(
+                golden["real"], golden["fake"], subsets=subsets, size=50
+            )
+            for subsets in (100, 400)
+        )
+        assert many.standard_error == pytest.approx(few.standard_error / 2, rel=0.25)
+
     def test_refuses_bad_input(self):
         x = normal(0, 10, 3)
         with pytest.raises(ValueError, match="needs at least 1000"):

@@ -275,7 +275,7 @@ def test_digits_are_uint8_and_split_once_and_for_all():
         load_source("digits", "validation")
 
 
-def test_fractal_points_pass_through_unscaled_and_cannot_be_mirrored(monkeypatch):
+def test_fractal_points_pass_through_unscaled_by_class_and_cannot_be_mirrored(monkeypatch):
     monkeypatch.setattr(input_pipeline, "FRACTAL_POINTS", 4096)
     source = load_source("fractal2d")
     assert source.shape == (2,) and source.num_classes == 2 and source.num_examples == 4096
@@ -283,6 +283,7 @@ def test_fractal_points_pass_through_unscaled_and_cannot_be_mirrored(monkeypatch
     batch = take(Pipeline(source, 512, seed=0), 1)
     np.testing.assert_array_equal(batch["image"], source.images[epoch_order(0, 0, 4096)[:512]])
     assert set(batch["label"]) == {0, 1}
+    assert set(load_source("fractal2d", "B").labels) == {1}
     with pytest.raises(ValueError, match="flip"):
         Pipeline(source, 4, seed=0, flip=True)
     with pytest.raises(ValueError, match="use train"):

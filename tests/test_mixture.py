@@ -108,14 +108,15 @@ def test_point_masses_give_the_softmax_weighted_mean_of_the_data():
     np.testing.assert_allclose(empirical.denoise(x, 0.7), expected, rtol=1e-9)
 
 
-def test_a_batch_larger_than_a_block_gives_what_its_rows_give_alone(monkeypatch):
-    many = GaussianMixture(*random_parameters(7, 2))
-    x, sigma = points(23, 2), sigma_for("per sample", 23)
-    methods = (many.log_density, many.score, many.component)
-    whole = [method(x, sigma) for method in methods]
-    monkeypatch.setattr(mixture, "BLOCK_ELEMENTS", 4 * 7 * 2)
-    for method, expected in zip(methods, whole, strict=True):
-        np.testing.assert_allclose(method(x, sigma), expected, rtol=1e-12)
+@pytest.mark.parametrize("kind", ["scalar", "per sample"])
+def test_a_batch_evaluated_in_blocks_gives_what_its_rows_give_alone(kind):
+    many = GaussianMixture(*random_parameters(64, 2))
+    count = 2 * mixture.BLOCK_ELEMENTS // many.means.size + 5
+    x, sigma = points(count, 2), jnp.asarray(sigma_for(kind, count))
+    chosen = jnp.array([0, 1, 2, count // 2, count - 1])
+    alone = sigma if kind == "scalar" else sigma[chosen]
+    for method in (many.log_density, many.score, many.component):
+        np.testing.assert_allclose(method(x, sigma)[chosen], method(x[chosen], alone), rtol=1e-9)
 
 
 def test_component_is_the_most_responsible_one():

@@ -12,8 +12,8 @@ SHAPES = {"points": (6, 2), "images": (6, 4, 4, 1)}
 INTERVAL = (0.2, 3.0)
 INSIDE, OUTSIDE = 1.0, 10.0
 
-# name -> (constructor from a scale, the branch it pushes away from)
-RULES = {
+# name -> (constructor from a scale, the branch it pushes away from): affine in the predictions.
+AFFINE = {
     "cfg": (guidance.cfg, "null"),
     "autoguidance": (guidance.autoguidance, "guide"),
     "between(cfg)": (lambda s: guidance.between(guidance.cfg(s), *INTERVAL), "null"),
@@ -22,7 +22,34 @@ RULES = {
         "guide",
     ),
 }
-EVERY = {name: make(2.5) for name, (make, _) in RULES.items()} | {"unguided": guidance.unguided()}
+RULES = AFFINE | {
+    "apg": (lambda s: guidance.apg(s, eta=0.2, norm=1.5, momentum=-0.5), "null"),
+    "cfg_rescale": (guidance.cfg_rescale, "null"),
+    "cfg_zero_star": (lambda s: guidance.cfg_zero_star(s, zero_init_steps=0), "null"),
+    "magnitude_aware": (lambda s: guidance.magnitude_aware(s, alpha=0.1), "null"),
+    "tcfg": (guidance.tcfg, "null"),
+    "between(apg)": (lambda s: guidance.between(guidance.apg(s), *INTERVAL), "null"),
+    "chain on autoguidance": (
+        lambda s: guidance.Push(
+            guidance.chain(guidance.clip_norm(1.0), guidance.project(0.3), guidance.scale(s)),
+            guidance.Branch(network="guide"),
+        ),
+        "guide",
+    ),
+    "channels": (
+        lambda s: guidance.Push(
+            guidance.chain(guidance.scale(s), guidance.channels(1)),
+            guidance.Branch(condition="null"),
+        ),
+        "null",
+    ),
+}
+EVERY = {name: make(2.5) for name, (make, _) in RULES.items()} | {
+    "unguided": guidance.unguided(),
+    "cfg_zero_star with zero_init": guidance.cfg_zero_star(2.5, zero_init_steps=2),
+}
+# Equal predictions do not pass through: the first evaluations are zeroed whatever they are.
+EQUAL = {name: rule for name, rule in EVERY.items() if name != "cfg_zero_star with zero_init"}
 NETWORKS = {"main": Labelled(gaussian), "guide": weak}
 
 
@@ -49,14 +76,14 @@ def test_scale_one_is_the_main_prediction_bit_for_bit(name):
     np.testing.assert_array_equal(guided.denoised, arrays["given"])
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", AFFINE)
 def test_scale_zero_is_the_reference(name):
     make, reference = RULES[name]
     arrays = predictions()
     np.testing.assert_allclose(combined(make(0.0), arrays).denoised, arrays[reference], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", AFFINE)
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 7.0])
 def test_the_scale_moves_along_the_line_through_reference_and_main(name, scale):
     make, reference = RULES[name]
@@ -67,11 +94,19 @@ def test_the_scale_moves_along_the_line_through_reference_and_main(name, scale):
     np.testing.assert_allclose(np.median(along), scale, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EQUAL)
 def test_equal_branches_give_that_branch(name):
     one = predictions()["given"]
-    guided = combined(EVERY[name], dict.fromkeys(("given", "null", "guide"), one))
-    np.testing.assert_array_equal(guided.denoised, one)
+    guided = combined(EQUAL[name], dict.fromkeys(("given", "null", "guide"), one))
+    np.testing.assert_allclose(guided.denoised, one, atol=1e-5)
+    assert all(np.isfinite(value).all() for value in guided.info.values())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_predictions_of_zero_stay_finite(name):
+    zero = np.zeros((2, 4, 4, 1), np.float32)
+    guided = combined(EVERY[name], dict.fromkeys(("given", "null", "guide"), zero))
+    np.testing.assert_array_equal(guided.denoised, zero)
     assert all(np.isfinite(value).all() for value in guided.info.values())
 
 
@@ -123,6 +158,16 @@ def test_a_new_scale_compiles_nothing(name, compilations):
     assert np.abs(other - first).max() > 0.01
 
 
+def test_no_two_kinds_of_rule_share_a_structure():
+    # Compiled programs are found by structure: rules that differ in class alone must not be
+    # taken for each other.
+    kinds = [guidance.momentum(1.0), guidance.project(1.0), guidance.clip_norm(1.0)]
+    kinds += [guidance.scale(1.0), guidance.std_rescale(1.0), guidance.cfg(1.0)]
+    kinds += [guidance.tcfg(1.0), guidance.cfg_zero_star(1.0, 0), guidance.unguided()]
+    structures = [jax.tree.structure(kind) for kind in kinds]
+    assert not any(a == b for i, a in enumerate(structures) for b in structures[:i])
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_row_of_scales_runs_as_one_vmapped_program(name):
     make, _ = RULES[name]
@@ -156,6 +201,7 @@ def test_the_scan_equals_a_python_loop(name):
             "guide": weak(x, start, condition),
         }
         guided, state = guidance.combine(rule, arrays, x=x, sigma=start, state=state)
+        assert guided.denoised.dtype == jnp.float32
         x = guided.denoised + end / start * (x - guided.denoised)
     networks = {"main": gaussian, "guide": weak}
     scanned = samplers.sample(networks, rule, samplers.euler(), sigmas, noise, condition, keys(6))

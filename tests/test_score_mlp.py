@@ -20,6 +20,11 @@ def trained_looking(hidden=8, gain=0.7):
     return module
 
 
+def compiled(method):
+    """One program instead of one an operation."""
+    return jax.jit(lambda *arguments: method(*arguments))
+
+
 def points(count=5, seed=1):
     return jnp.asarray(np.random.RandomState(seed).randn(count, 2), jnp.float32)
 
@@ -47,8 +52,8 @@ def test_silu_preserves_the_magnitude_of_gaussian_inputs():
 def test_an_untrained_network_denoises_as_a_gaussian_of_sigma_data():
     module = ScoreMLP(8, rngs=nnx.Rngs(params=0))
     x, sigma = points(), 0.3
-    np.testing.assert_allclose(module.score(x, sigma), -x / (0.25 + sigma**2), rtol=1e-6)
-    np.testing.assert_allclose(module(x, sigma), x * 0.25 / (0.25 + sigma**2), rtol=1e-5)
+    np.testing.assert_allclose(compiled(module.score)(x, sigma), -x / (0.25 + sigma**2), rtol=1e-6)
+    np.testing.assert_allclose(compiled(module)(x, sigma), x * 0.25 / (0.25 + sigma**2), rtol=1e-5)
 
 
 def test_log_density_is_the_formula_of_the_paper():
@@ -68,25 +73,29 @@ def test_log_density_is_the_formula_of_the_paper():
 def test_score_is_the_gradient_of_log_density():
     module, x, sigma = trained_looking(), points(1), jnp.array([0.5])
     steps = 1e-2 * jnp.eye(2)
-    difference = [
-        (module.log_density(x + h, sigma) - module.log_density(x - h, sigma))[0] / 2e-2
-        for h in steps
-    ]
-    np.testing.assert_allclose(module.score(x, sigma)[0], difference, rtol=5e-3, atol=1e-3)
+    log_density = compiled(module.log_density)
+    difference = [(log_density(x + h, sigma) - log_density(x - h, sigma))[0] / 2e-2 for h in steps]
+    np.testing.assert_allclose(
+        compiled(module.score)(x, sigma)[0], difference, rtol=5e-3, atol=1e-3
+    )
 
 
 def test_call_is_x_plus_sigma_squared_score_and_ignores_the_label():
     module, x = trained_looking(), points()
     sigma = jnp.linspace(0.1, 2.0, 5)
-    expected = x + sigma[:, None] ** 2 * module.score(x, sigma)
-    np.testing.assert_allclose(module(x, sigma, jnp.arange(5)), expected, rtol=1e-6)
+    expected = x + sigma[:, None] ** 2 * compiled(module.score)(x, sigma)
+    np.testing.assert_allclose(compiled(module)(x, sigma, jnp.arange(5)), expected, rtol=1e-6)
 
 
 def test_a_sample_alone_equals_the_same_sample_in_a_batch():
     module, x = trained_looking(), points()
     sigma = jnp.linspace(0.1, 2.0, 5)
-    np.testing.assert_allclose(module(x, sigma)[2:3], module(x[2:3], sigma[2:3]), rtol=1e-5)
-    np.testing.assert_allclose(module(x, 0.4), module(x, jnp.full(5, 0.4)), rtol=1e-6)
+    np.testing.assert_allclose(
+        compiled(module)(x, sigma)[2:3], compiled(module)(x[2:3], sigma[2:3]), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        compiled(module)(x, 0.4), compiled(module)(x, jnp.full(5, 0.4)), rtol=1e-6
+    )
 
 
 def test_normalising_weights_keeps_the_function_and_sets_the_row_norms():
@@ -99,7 +108,7 @@ def test_normalising_weights_keeps_the_function_and_sets_the_row_norms():
         np.testing.assert_allclose(norms, np.sqrt(weight.shape[1]), rtol=1e-3)
     assert projected["gain"] == params["gain"]
     x, sigma = points(), jnp.full(5, 0.4)
-    before, after = (network(p, x, sigma, None) for p in (params, projected))
+    before, after = (compiled(network)(p, x, sigma, None) for p in (params, projected))
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4)
 
 

@@ -1,0 +1,68 @@
+"""CFG-Zero*: an optimal scale of the unconditional velocity, and still first steps.
+
+Defined in velocity space (Fan et al., arXiv 2503.18886). With the linear path
+``(1 - t) x0 + t n`` and ``t = sigma / (1 + sigma)``, an x0 prediction D at the EDM state x is the
+velocity ``v = (x - (1 + sigma) D) / sigma``.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .cfg import from_null
+from .protocol import require_finite, rule, static
+from .push import Push, Scale, Stateless, inner
+
+EPSILON = 1e-8
+
+
+@rule
+class OptimalScale(Stateless):
+    """Scale the reference velocity by its projection coefficient before subtracting it."""
+
+    def push_of(self, push, context):
+        del push
+        x, sigma = context.x, context.sigma
+        main = (x - (1 + sigma) * context.main) / sigma
+        reference = (x - (1 + sigma) * context.reference) / sigma
+        best = inner(main, reference) / (inner(reference, reference) + EPSILON)
+        return -(main - best * reference) * sigma / (1 + sigma)
+
+
+@rule
+class ZeroInit:
+    """Make the velocity zero for the first evaluations."""
+
+    evaluations: int = static()
+
+    def init(self, x):
+        del x
+        return jnp.zeros((), jnp.int32)
+
+    def apply(self, push, context, state, key):
+        del key
+        still = context.x / (1 + context.sigma) - context.main
+        return jnp.where(state < self.evaluations, still, push), state + 1
+
+
+def cfg_zero_star(scale: float | Array, zero_init_steps: int = 1) -> Push:
+    """Return CFG-Zero*, ``v = s* v_null + scale * (v_given - s* v_null)``.
+
+    ``s* = <v_given, v_null> / |v_null|^2`` per sample.
+
+    Args:
+        scale: 1 is off (but for the first steps).
+        zero_init_steps: evaluations with zero velocity at the start, which leave a flow model's
+            state where it is; 0 for none. One step of a one-stage solver is one evaluation.
+
+    Raises:
+        ValueError: scale not finite, a negative number of steps.
+
+    Source: Fan et al., arXiv 2503.18886, algorithm 1.
+    """
+    require_finite("cfg_zero_star", scale=scale)
+    if zero_init_steps < 0:
+        raise ValueError(
+            f"guidance.cfg_zero_star: zero_init_steps must be 0 or more, got {zero_init_steps}"
+        )
+    transforms = (OptimalScale(), Scale(scale))
+    return from_null(*transforms, *((ZeroInit(zero_init_steps),) if zero_init_steps else ()))

@@ -1,0 +1,104 @@
+"""Frequency-decoupled guidance: a scale for each band of a Laplacian pyramid (arXiv 2506.19713)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .cfg import from_null
+from .projection import project
+from .protocol import require_finite, rule
+from .push import Context, Push, Stateless
+
+# Burt & Adelson's binomial filter.
+TAPS = np.array([1, 4, 6, 4, 1]) / 16
+
+
+def blur(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
+    """Filter with the binomial kernel, [1 4 6 4 1]/16 along both axes, mirrored at the border."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        # Mirroring needs more pixels than it adds; a smaller image repeats its edge.
+        mode = "reflect" if size > 2 else "edge"
+        pad = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
+        padded = jnp.pad(x, pad, mode=mode)
+        parts = [jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(5)]
+        x = sum(float(tap) * part for tap, part in zip(TAPS, parts, strict=True))
+    return x
+
+
+def resize(x: Float[Array, "batch h w c"], height: int, width: int) -> Array:
+    """Sample bilinearly at another size, without antialiasing."""
+    shape = (x.shape[0], height, width, x.shape[3])
+    return jax.image.resize(x, shape, "linear", antialias=False)
+
+
+def pyramid(x: Float[Array, "batch h w c"], levels: int) -> list[Array]:
+    """Return the bands of a Laplacian pyramid, high to low; sizes need not be powers of two."""
+    bands = []
+    for _ in range(levels - 1):
+        coarse = resize(blur(x), max(1, x.shape[1] // 2), max(1, x.shape[2] // 2))
+        bands.append(x - blur(resize(coarse, x.shape[1], x.shape[2])))
+        x = coarse
+    return [*bands, x]
+
+
+def assemble(bands: Sequence[Array]) -> Float[Array, "batch h w c"]:
+    """Return the image of a pyramid's bands; the inverse of `pyramid`."""
+    x = bands[-1]
+    for band in reversed(bands[:-1]):
+        x = band + blur(resize(x, band.shape[1], band.shape[2]))
+    return x
+
+
+@rule
+class FrequencyDecoupled(Stateless):
+    """Scale every band of the push on its own."""
+
+    scales: tuple[float | Array, ...]
+    parallel_weights: tuple[float | Array, ...]
+
+    def push_of(self, push, context):
+        if push.ndim != 4:
+            raise ValueError(
+                f"guidance.frequency_decoupled: predictions must be images [batch, height, "
+                f"width, channel], got {push.shape}"
+            )
+        levels = len(self.scales)
+        pushes, mains = pyramid(push, levels), pyramid(context.main, levels)
+        bands = []
+        for band, main, weight, eta in zip(
+            pushes, mains, self.scales, self.parallel_weights, strict=True
+        ):
+            own = Context(main, main, main, context.sigma)
+            bands.append((weight - 1) * project(eta).push_of(band, own))
+        return assemble(bands)
+
+
+def frequency_decoupled(
+    scales: Sequence[float | Array] = (10.0, 5.0),
+    parallel_weights: Sequence[float | Array] | None = None,
+) -> Push:
+    """Return CFG with its own scale in every frequency band, ``D_b + (scale_b - 1) push_b``.
+
+    Args:
+        scales: one a band, from the highest frequencies to the lowest; 1 is off. As many bands
+            as there are scales, at any image size.
+        parallel_weights: what is kept, in each band, of the push along the conditional
+            prediction (`project`'s eta); 1 everywhere when not given.
+
+    Raises:
+        ValueError: no scales, another number of weights, a number that is not finite.
+
+    Source: Sadat et al., arXiv 2506.19713, algorithm 1.
+    """
+    weights = (1.0,) * len(scales) if parallel_weights is None else tuple(parallel_weights)
+    if not scales or len(weights) != len(scales):
+        raise ValueError(
+            f"guidance.frequency_decoupled: need one parallel weight a scale, got {len(scales)} "
+            f"scales and {len(weights)} weights"
+        )
+    require_finite("frequency_decoupled", **{f"scales[{i}]": s for i, s in enumerate(scales)})
+    return from_null(FrequencyDecoupled(tuple(scales), weights))

@@ -1,0 +1,38 @@
+"""Magnitude-aware guidance, MAMBO-G (arXiv 2508.03442)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .cfg import from_null
+from .protocol import require_finite, rule
+from .push import Push, Scale, Stateless, norm, ratio
+
+
+@rule
+class MagnitudeAware(Stateless):
+    """Weaken pushes that are long beside the reference's prediction."""
+
+    alpha: float | Array
+
+    def push_of(self, push, context):
+        difference, size = norm(context.main - context.reference), norm(context.reference)
+        # Beside a prediction of zero every difference is infinitely long, and damped away.
+        length = jnp.where(size > 0, ratio(difference, size), jnp.inf)
+        alpha = jnp.asarray(self.alpha, push.dtype)
+        return push * jnp.where(alpha == 0, 1, jnp.exp(-alpha * length))
+
+
+def magnitude_aware(scale: float | Array = 10.0, alpha: float | Array = 8.0) -> Push:
+    """Return CFG with the scale ``1 + (scale - 1) exp(-alpha |D_given - D_null| / |D_null|)``.
+
+    Args:
+        scale: 1 is off; reached where the two predictions agree.
+        alpha: 0 is plain CFG; more damps harder where they differ.
+
+    Raises:
+        ValueError: an argument that is not finite.
+
+    Source: arXiv 2508.03442, eq. 7.
+    """
+    require_finite("magnitude_aware", scale=scale, alpha=alpha)
+    return from_null(MagnitudeAware(alpha), Scale(scale))

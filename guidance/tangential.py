@@ -1,0 +1,44 @@
+"""Tangential damping of the unconditional score (Kwon et al., arXiv 2503.18137)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .cfg import from_null
+from .protocol import require_finite, rule
+from .push import Push, Scale, Stateless, inner, ratio
+
+
+@rule
+class Tangential(Stateless):
+    """Keep of the reference's noise prediction what lies along the pair's first singular vector."""
+
+    def push_of(self, push, context):
+        del push
+        x, sigma = context.x, context.sigma
+        main, reference = (x - context.main) / sigma, (x - context.reference) / sigma
+        # The top right singular vector of the two rows [main; reference] is a combination of
+        # them, with the top eigenvector of their 2x2 Gram matrix as coefficients.
+        aa, bb, ab = inner(main, main), inner(reference, reference), inner(main, reference)
+        half = (aa - bb) / 2
+        top = (aa + bb) / 2 + jnp.sqrt(half**2 + ab**2)
+        # Two forms of that eigenvector; the one that does not cancel.
+        first = jnp.where(half >= 0, top - bb, ab)
+        second = jnp.where(half >= 0, ab, top - aa)
+        direction = first * main + second * reference
+        kept = ratio(inner(reference, direction), inner(direction, direction)) * direction
+        return -sigma * (main - kept)
+
+
+def tcfg(scale: float | Array) -> Push:
+    """Return tangential-damping CFG, ``e_null' + scale * (e_given - e_null')`` in noise space.
+
+    ``e_null'`` is the unconditional noise prediction projected on the first right singular
+    vector of the pair of predictions, per sample.
+
+    Raises:
+        ValueError: scale not finite.
+
+    Source: Kwon et al., arXiv 2503.18137, algorithm 1.
+    """
+    require_finite("tcfg", scale=scale)
+    return from_null(Tangential(), Scale(scale))
