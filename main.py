@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from guidestar.errors import UserError
 from ml_collections import config_flags
+
+from guidestar.errors import UserError
 
 # mode -> module and function (config, workdir); imported only when asked for.
 MODES = {

@@ -4,8 +4,9 @@ make demo        python main.py --config=configs/demo.py --workdir=out/demo --mo
 make evidence    python main.py --config=configs/demo.py --workdir=out/evidence --mode=evaluate
 """
 
-from guidestar.configs import common, fractal2d
 from ml_collections import ConfigDict
+
+from guidestar.configs import common, fractal2d
 
 ROWS = {
     "unguided": ("Unguided", dict(name="unguided")),

@@ -1,7 +1,8 @@
 """Fashion-MNIST: the small classifier whose features the demo's evidence is measured in."""
 
-from guidestar.configs import common
 from ml_collections import ConfigDict
+
+from guidestar.configs import common
 
 
 def get_config():

@@ -6,8 +6,9 @@ A main network for class A (4096 steps, 64 wide) and two guides (512 steps, 32 w
 class A, which autoguidance uses, and one for both classes, which is CFG's unconditional network.
 """
 
-from guidestar.configs import common
 from ml_collections import ConfigDict
+
+from guidestar.configs import common
 
 # name -> (hidden width, steps, which classes: the split of the data set)
 NETWORKS = {"main": (64, 4096, "A"), "guide": (32, 512, "A"), "uncond": (32, 512, "train")}

@@ -56,7 +56,7 @@ def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[
     """
     flat = _flatten(jax.device_get(params))
     with np.errstate(over="ignore"):  # what overflows is refused below, by name
-        arrays = {name: np.ascontiguousarray(value, np.float16) for name, value in flat.items()}
+        arrays = {name: np.asarray(value, np.float16, order="C") for name, value in flat.items()}
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise UserError(f"{name} has values outside float16 (or NaN): nothing was written")

@@ -1,7 +1,14 @@
 """A config small enough to train in seconds: bundled digits, a DiT of one block."""
 
-from guidestar.configs import digits
+from pathlib import Path
+
+import jax
 from ml_collections import ConfigDict
+
+from guidestar.configs import digits
+from guidestar.models.build import blueprint
+from guidestar.models.denoiser import initialise
+from guidestar.models.weights import save
 
 
 def tiny(**training) -> ConfigDict:
@@ -14,3 +21,15 @@ def tiny(**training) -> ConfigDict:
     config.checkpoint.every_steps = 4
     config.log.update(every_steps=2, preview_every_steps=0, tensorboard=False)
     return config
+
+
+def write_untrained(path: Path, model: dict) -> Path:
+    """Write weights of a fresh network with noise everywhere: no layer is zero as it starts."""
+    plan = blueprint(model)
+    _, params = initialise(
+        plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
+    )
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), params)
+    save(path, params, model, {"steps": 0})
+    return path

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from guidestar.models.mixture import GaussianMixture
 
 # One-dimensional Gaussian data N(MEAN[label], SPREAD^2) on every coordinate.

@@ -8,11 +8,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from guidestar import samplers
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from oracles import Labelled, gaussian, keys, weak
 from test_rules import EVERY
 from test_solvers import SOLVERS
+
+from guidestar import samplers
 
 COUNT = 16
 NETWORKS = {"main": Labelled(gaussian), "guide": weak}

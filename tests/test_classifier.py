@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+
 from guidestar.models.classifier import Classifier
 from guidestar.models.denoiser import initialise
 from guidestar.training.classification import augment, cross_entropy

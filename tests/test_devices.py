@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from guidestar import samplers
 from sharded_sampling import NETWORKS, SIGMAS, inputs
 from test_rules import EVERY
 from test_solvers import SOLVERS
+
+from guidestar import samplers
 
 SCRIPT = Path(__file__).with_name("sharded_sampling.py")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+
 from guidestar.models import DiT
 from guidestar.models.build import blueprint
 from guidestar.models.denoiser import Denoiser, initialise, split

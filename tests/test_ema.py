@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from guidestar.training import ema
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "posthoc_ema.npz")

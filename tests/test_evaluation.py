@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from guidestar import evaluation
 from guidestar.evaluation import feature_sets
 

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+
 from guidestar import input_pipeline
 from guidestar.data.source import Source
 from guidestar.input_pipeline import Pipeline, drop_labels, epoch_order, load_source, uniform

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
+
 from guidestar.models import mixture
 from guidestar.models.mixture import GaussianMixture
-from scipy import stats
 
 
 @pytest.fixture(autouse=True)

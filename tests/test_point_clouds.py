@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+
 from guidestar.data import fractal2d
 from guidestar.evaluation import point_clouds
 from guidestar.report import point_cloud_plot
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

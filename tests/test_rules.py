@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import Labelled, gaussian, keys, mixture_denoiser, two_classes, weak
+
 from guidestar import guidance, samplers
 from guidestar.guidance.protocol import Branch
-from oracles import Labelled, gaussian, keys, mixture_denoiser, two_classes, weak
 
 SHAPES = {"points": (6, 2), "images": (6, 4, 4, 1)}
 INTERVAL = (0.2, 3.0)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guidestar import guidance, samplers
 from oracles import Labelled, gaussian, keys, weak
+
+from guidestar import guidance, samplers
 
 SIGMAS = samplers.karras(6, 0.02, 20.0)
 NOISE = np.random.default_rng(0).normal(size=(4, 3, 3, 2)).astype(np.float32)

@@ -8,41 +8,29 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from configs_for_tests import tiny
+from configs_for_tests import tiny, write_untrained
+from PIL import Image
+
 from guidestar.errors import UserError
-from guidestar.models.build import blueprint
-from guidestar.models.denoiser import initialise
 from guidestar.models.weights import load, save
 from guidestar.sampling import images as images_module
 from guidestar.sampling.job import job_from_config
 from guidestar.sampling.run import sample
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def disturbed(params):
-    """Add noise everywhere, so that no layer is zero as a fresh network's are."""
-    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
-    return jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), params)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weight files of two tiny untrained digits networks with every layer at work."""
     folder = tmp_path_factory.mktemp("weights")
-    paths = {}
-    for name, width in (("main", 16), ("guide", 8)):
-        model = tiny().model.to_dict() | {"width": width}
-        plan = blueprint(model)
-        _, params = initialise(plan.build, jax.random.key(width), num_classes=10, shape=plan.shape)
-        params = disturbed(params)
-        paths[name] = folder / f"{name}.safetensors"
-        save(paths[name], params, model, {"steps": 0})
-    return paths
+    model = tiny().model.to_dict()
+    return {
+        name: write_untrained(folder / f"{name}.safetensors", model | {"width": width})
+        for name, width in (("main", 16), ("guide", 8))
+    }
 
 
 @pytest.fixture
@@ -130,7 +118,7 @@ def test_one_and_eight_devices_make_the_same_images(config, weights, tmp_path):
     script = f"""
 import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
 import jax, numpy as np
-from configs_for_tests import tiny
+from configs_for_tests import tiny, write_untrained
 from guidestar.sampling.job import job_from_config
 assert jax.device_count() == 8
 config = tiny()

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+
 from guidestar.models.denoiser import split
 from guidestar.models.mixture import GaussianMixture
 from guidestar.models.score_mlp import MPLinear, ScoreMLP, mp_silu, normalise_weights

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import SPREAD, keys
+
 from guidestar import guidance, samplers
 from guidestar.models.mixture import GaussianMixture
 from guidestar.samplers.schedules import checked
-from oracles import SPREAD, keys
 
 GOLDEN = Path(__file__).parent / "golden" / "samplers_gmm.npz"
 # name -> (solver, evaluations on n steps that end in 0)

@@ -10,10 +10,11 @@ import socket
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
-from guidestar.data import array_cache, tfds_arrays
-from guidestar.input_pipeline import Pipeline, load_source
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
+
+from guidestar.data import array_cache, tfds_arrays
+from guidestar.input_pipeline import Pipeline, load_source
 
 NAME = "little_garments"
 SHARDS = {"train": (300, 41), "test": (7,)}
@@ -32,7 +33,9 @@ def example(image, label):
     return record.SerializeToString()
 
 
-def prepare(data_dir, name=NAME, version="1.0.0", size=("5", "4", "3"), fill=0, **info):
+def prepare(
+    data_dir, name=NAME, version="1.0.0", size=("5", "4", "3"), dtype="uint8", fill=0, **info
+):
     """Write a set as ``tfds build --file_format=array_record`` does; return its pixels, labels."""
     directory = data_dir / name / version
     directory.mkdir(parents=True)
@@ -63,7 +66,7 @@ def prepare(data_dir, name=NAME, version="1.0.0", size=("5", "4", "3"), fill=0, 
     features = {
         "image": {
             "pythonClassName": IMAGE,
-            "image": {"dtype": "uint8", "shape": {"dimensions": list(size)}},
+            "image": {"dtype": dtype, "shape": {"dimensions": list(size)}},
         },
         "label": {"pythonClassName": LABEL, "classLabel": {"numClasses": "3"}},
     }
@@ -310,8 +313,9 @@ def test_another_file_format_is_refused_with_the_command(data_dir):
         load_source("old", "train", data_dir)
 
 
-def test_images_of_many_sizes_are_refused(data_dir):
-    prepare(data_dir, "varied", size=("-1", "-1", "3"))
+@pytest.mark.parametrize("image", [dict(size=("-1", "-1", "3")), dict(dtype="uint16")])
+def test_images_of_many_sizes_or_deeper_pixels_are_refused(data_dir, image):
+    prepare(data_dir, "varied", **image)
     with pytest.raises(ValueError, match="of one size"):
         load_source("varied", "train", data_dir)
 

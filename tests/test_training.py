@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from configs_for_tests import tiny
+
 from guidestar.errors import UserError
 from guidestar.models.build import blueprint
 from guidestar.models.weights import load

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from guidestar import guidance
 from guidestar.guidance.frequency import assemble, pyramid
 from guidestar.guidance.push import inner, norm
