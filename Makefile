@@ -1,6 +1,6 @@
 # Two commands for a bare machine with Python 3.11 or newer: `make demo` and `make test`.
 # Each creates .venv and installs what it needs the first time.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -7,8 +7,9 @@ from .autoguidance import autoguidance
 from .cfg import cfg
 from .cfg_zero_star import cfg_zero_star
 from .channels import channels
-from .combine import combine, cost
+from .combine import combine
 from .config import from_config
+from .cost import cost
 from .frequency import frequency_decoupled
 from .interval import between
 from .magnitude import magnitude_aware

@@ -1,6 +1,5 @@
-"""Rules on ready-made predictions, and what a rule costs: no sampler, no network."""
+"""Rules on ready-made predictions: no sampler, no network."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,48 +81,3 @@ def _per_sample(key, batch: int):
     if key is None or jnp.ndim(key) == 1:
         return key
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-
-
-def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
-    """Count the network evaluations of one guided prediction, by network name.
-
-    Counting is tracing: the rule is applied to shapes alone, and nothing is computed.
-
-    Args:
-        rule: a rule as it holds at one noise level (``rule.at(sigma)``).
-        x: an array of the samples' shape and type; its values are not looked at.
-    """
-    counts: Counter[str] = Counter()
-
-    def trace(rule, x):
-        def evaluate(branches: Sequence[Branch]) -> tuple[Array, ...]:
-            counts.update(branch.network for branch in branches)
-            return tuple(x for _ in branches)
-
-        keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
-        return rule.apply(evaluate, x, jnp.ones((), x.dtype), rule.init(x), keys)
-
-    jax.eval_shape(trace, rule, x)
-    return dict(counts)
-
-
-def cost(rule: Rule, sigmas: Sequence[float]) -> list[dict[str, int]]:
-    """Count the network evaluations of one guided prediction at each noise level.
-
-    Args:
-        rule: any rule.
-        sigmas: noise levels; not the final 0, where nothing is evaluated.
-
-    Returns:
-        For each sigma, evaluations by network name, ``{"main": 2}`` for CFG.
-    """
-    x = jax.ShapeDtypeStruct((2, 4, 4, 2), jnp.float32)
-    counted: dict[Any, dict[str, int]] = {}
-    result = []
-    for sigma in sigmas:
-        holds = rule.at(float(sigma))
-        kind = jax.tree.structure(holds)
-        if kind not in counted:
-            counted[kind] = evaluations(holds, x)
-        result.append(dict(counted[kind]))
-    return result

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..guidance.combine import evaluations
+from ..guidance.cost import evaluations
 from ..guidance.protocol import MAIN, Guided, Rule
 from .branches import MODES, Networks, evaluator
 from .schedules import checked

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..guidance.cost import counting
 from ..guidance.protocol import Guided, Rule
 from .loop import segments
 from .schedules import checked
@@ -63,11 +64,7 @@ def plan(solver: Solver, sigmas: np.ndarray, rule: Rule) -> Plan:
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     result: list[dict[str, int]] = []
     for segment in segments(rule, solver, sigmas):
-        counts: Counter[str] = Counter()
-
-        def evaluate(branches, counts=counts):
-            counts.update(branch.network for branch in branches)
-            return tuple(x for _ in branches)
+        evaluate, counts = counting(x)
 
         def trace(holds, rule_state, solver_state, table, segment=segment, evaluate=evaluate):
             def denoise(x, sigma) -> Guided:
