@@ -10,12 +10,12 @@ from guidestar.configs import common, fractal2d
 
 ROWS = {
     "unguided": ("Unguided", dict(name="unguided")),
-    "cfg": ("CFG", dict(name="cfg", scale=2.0)),
+    "cfg": ("CFG", dict(name="cfg", scale=4.5)),
     "interval": (
         "CFG in an interval",
-        dict(name="between", rule=dict(name="cfg", scale=3.0), low=0.3, high=3.0),
+        dict(name="between", rule=dict(name="cfg", scale=4.5), low=0.5, high=80.0),
     ),
-    "autoguidance": ("Autoguidance", dict(name="autoguidance", scale=2.0)),
+    "autoguidance": ("Autoguidance", dict(name="autoguidance", scale=1.5)),
 }
 
 
@@ -27,9 +27,10 @@ def get_config():
     config.sampling.weights.main = "fashion_mnist_dit"
     config.sampling.weights.guide = "fashion_mnist_guide"
     config.sampling.batch_size = 100
-    config.sampler.schedule.steps = 18
+    config.sampler.schedule.steps = 12
     config.rows = ConfigDict(
-        {name: dict(title=title, guidance=rule) for name, (title, rule) in ROWS.items()}
+        {name: dict(title=title, guidance=rule) for name, (title, rule) in ROWS.items()},
+        sort_keys=False,  # shown in this order
     )
     config.demo = ConfigDict(dict(seeds=8, batch_size=40, evidence="fashion_mnist_evidence"))
     config.evaluation = ConfigDict(

@@ -13,6 +13,12 @@ from guidestar.configs import common
 # name -> (hidden width, steps, which classes: the split of the data set)
 NETWORKS = {"main": (64, 4096, "A"), "guide": (32, 512, "A"), "uncond": (32, 512, "train")}
 
+ROWS = {
+    "unguided": ("Unguided", dict(name="unguided")),
+    "cfg": ("CFG, w = 4", dict(name="cfg", scale=4.0, network="uncond")),
+    "autoguidance": ("Autoguidance, w = 3", dict(name="autoguidance", scale=3.0)),
+}
+
 
 def get_config():
     """Return the config; its training sections are the main network's."""
@@ -47,15 +53,10 @@ def get_config():
                 solver=dict(name="heun"),
                 schedule=dict(name="karras", steps=32, sigma_min=0.002, sigma_max=5.0, rho=7.0),
             ),
-            rows={
-                "unguided": dict(title="Unguided", guidance=dict(name="unguided")),
-                "cfg": dict(
-                    title="CFG, w = 4", guidance=dict(name="cfg", scale=4.0, network="uncond")
-                ),
-                "autoguidance": dict(
-                    title="Autoguidance, w = 3", guidance=dict(name="autoguidance", scale=3.0)
-                ),
-            },
         )
+    )
+    config.experiment.rows = ConfigDict(
+        {name: dict(title=title, guidance=rule) for name, (title, rule) in ROWS.items()},
+        sort_keys=False,  # shown in this order
     )
     return config

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialise
 
 from .. import input_pipeline
 from ..errors import UserError
@@ -95,7 +96,7 @@ class RealStatistics:
             "scatter": np.asarray(self.moments.scatter, np.float64),
             "features": np.asarray(self.features, np.float16),
         }
-        save_file(arrays, path)
+        path.write_bytes(serialise(arrays))
         path.with_suffix(".json").write_text(json.dumps(self.description, indent=1) + "\n")
 
     @classmethod

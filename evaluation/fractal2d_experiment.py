@@ -5,6 +5,7 @@ Source: Karras et al., arXiv 2406.02507, section 3 and appendix C.
 
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -21,20 +22,23 @@ from ..training.loop import train
 from . import point_clouds
 
 
-def clouds(section) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+def clouds(
+    section, weights: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Sample one point cloud a row, all from the same starting points.
 
     Trajectories start at exact draws of class A smoothed to the highest noise level, as in the
     paper, not at pure noise.
 
     Args:
-        section: a config's ``experiment``: weights by network name, sampler, rows, points, seed.
+        section: a config's ``experiment``: sampler, rows, points, seed.
+        weights: of the networks, by the names that the rules use.
 
     Returns:
         Points by title, and what `point_clouds.evaluate` says of them, with points of the
         density itself as the first row of the latter.
     """
-    networks = load_networks(section.weights.to_dict())
+    networks = load_networks(weights)
     solver, sigmas = samplers.from_config(section.sampler.to_dict())
     root = jax.random.key(section.seed)
     indices = jnp.arange(section.points)
@@ -69,12 +73,12 @@ def experiment(config, workdir: Path) -> None:
 
     A verb; run again after an interruption it goes on.
     """
-    section = ConfigDict(config.experiment.to_dict())
+    section, weights = config.experiment, {}
     for name in section.networks:
         one = network_config(config, name)
         train(one, workdir / name)
-        section.weights[name] = str(export(one, workdir / name))
-    panels, measured = clouds(section)
+        weights[name] = str(export(one, workdir / name))
+    panels, measured = clouds(section, weights)
     point_cloud_plot.save(panels, workdir / "fractal2d.png")
     record = {
         "command": "make fractal2d",

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialise
 
 from ..errors import UserError
 from .build import Blueprint, blueprint
@@ -64,7 +65,7 @@ def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial)
+        partial.write_bytes(serialise(arrays))
         sidecar = json.dumps({"model": dict(model), **provenance}, indent=1) + "\n"
         path.with_suffix(".json").write_text(sidecar)
         os.replace(partial, path)

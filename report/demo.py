@@ -59,7 +59,7 @@ def report(config, workdir: Path) -> None:
                 "grid": f"{name}.png",
             }
     print("fractal2d: three point clouds", flush=True)
-    panels, points = clouds(config.fractal)
+    panels, points = clouds(config.fractal, config.fractal.weights.to_dict())
     point_cloud_plot.save(panels, workdir / "fractal2d.png")
     evidence_path = SHIPPED / f"{config.demo.evidence}.json"
     evidence = json.loads(evidence_path.read_text()) if evidence_path.exists() else None

@@ -80,12 +80,14 @@ def _stored(evidence: dict | None) -> str:
 
 def _fractal(points: dict) -> str:
     return _table(
-        "Points drawn just now, measured against the exact density of class A",
-        ["rule", "mean log-density", "outside the outline", "components reached"],
+        "Points drawn just now, measured against the exact density of class A; each counts as -20 "
+        "nats at least, since one that diverged would decide the mean",
+        ["rule", "mean log-density", "median", "outside the outline", "components reached"],
         [
             [
                 name,
-                f"{row['mean_log_density']:.2f}",
+                f"{row['floored_mean_log_density']:.2f}",
+                f"{row['median_log_density']:.2f}",
                 f"{row['outside']:.1%}",
                 f"{row['coverage']:.1%}",
             ]

@@ -47,6 +47,14 @@ def test_points_of_the_other_class_are_outside():
     assert point_clouds.evaluate(other, ("B",))["outside"] < 0.05
 
 
+def test_outside_is_judged_by_the_outline_of_the_classes_asked_for():
+    points, _ = fractal2d.sample(jax.random.key(1), 2000)
+    depth = fractal2d.peak(("A", "B")) - fractal2d.mixture().log_density(points)
+    found = point_clouds.evaluate(points, ("A", "B"))["outside"]
+    assert found == pytest.approx(float(jnp.mean(depth > 2.12**2)))
+    assert found < point_clouds.evaluate(points, ("A",))["outside"] / 10
+
+
 @pytest.mark.parametrize(
     ("points", "message"),
     [
