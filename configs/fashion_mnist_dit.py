@@ -1,4 +1,10 @@
-"""Fashion-MNIST, the main DiT of the demo: 1.9 M parameters, 49 tokens of 4x4 pixels."""
+"""Fashion-MNIST, the main DiT of the demo: 1.9 M parameters, 49 tokens of 4x4 pixels.
+
+    python main.py --config=configs/fashion_mnist_dit.py --config.data.dir=DIR --workdir=out/dit
+
+2 700 steps, 346 k images: 58 minutes on 2 CPU cores beside other work, at 130 images/s when left
+alone. Loss about 0.22. What the weights reach under each rule: README, `make evidence`.
+"""
 
 from guidestar.configs import common
 

@@ -1,4 +1,9 @@
-"""Fashion-MNIST, the weak guide of the demo: 0.2 M parameters, a third of the steps."""
+"""Fashion-MNIST, the weak guide of the demo: an eighth of the main DiT, a third of its steps.
+
+    python main.py --config=configs/fashion_mnist_guide.py --config.data.dir=DIR --workdir=out/guide
+
+800 steps, 102 k images: 6 minutes on 2 CPU cores beside other work. Loss about 0.34.
+"""
 
 from guidestar.configs import common, fashion_mnist_dit
 
