@@ -1,4 +1,10 @@
-"""scikit-learn's 8x8 digits: a tiny DiT, nothing to download."""
+"""scikit-learn's 8x8 digits: a tiny DiT, nothing to download, its weights shipped.
+
+    python main.py --config=configs/digits.py --workdir=out/digits
+    python main.py --config=configs/digits.py --workdir=out/samples --mode=sample
+
+2 000 steps, 128 k images. DIGITS_TIME Loss about 0.33.
+"""
 
 from guidestar.configs import common
 

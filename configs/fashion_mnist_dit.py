@@ -34,4 +34,6 @@ def get_config():
     config.ema.images = 20_000
     config.checkpoint.every_steps = 200
     config.log.preview_every_steps = 600
+    config.sampling.weights.main = "fashion_mnist_dit"
+    config.sampling.weights.guide = "fashion_mnist_guide"
     return config

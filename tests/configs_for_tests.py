@@ -19,6 +19,7 @@ def tiny(**training) -> ConfigDict:
     config.training.update(**training)
     config.optimizer.decay_steps = 12
     config.checkpoint.every_steps = 4
+    config.sampling.weights.main = ""
     config.log.update(every_steps=2, preview_every_steps=0, tensorboard=False)
     return config
 
