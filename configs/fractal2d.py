@@ -5,19 +5,27 @@ make fractal2d        trains the three networks, samples, measures, draws
 A main network for class A (4096 steps, 64 wide) and two guides (512 steps, 32 wide): one for
 class A, which autoguidance uses, and one for both classes, which is CFG's unconditional network.
 
-The seed matters. The network's log-density is a square times a gain that starts at 0, and the
-initial weights decide whether the gain ends negative, so that the density falls away from the
-data, or positive, so that it grows without bound far out and guided trajectories that start there
-run away. With seed 2 all three gains are negative; with seed 0 all three are positive, the losses
-end higher and a handful of points decides every mean.
+Seeds matter. A network's log-density is a square times a gain that starts at 0, and the initial
+weights decide whether the gain ends negative, so that the density falls away from the data, or
+positive, so that it grows without bound far out and guided trajectories that start there run
+away: a handful of points then decides the mean. The seeds below give three negative gains. Of
+five guides tried with this main network (seeds 1, 2, 3, 5, 6), the mean log-density of points,
+counted as -20 nats at least, was 0.77, 0.31, 0.83, 0.73, 0.70 against 0.49 unguided; the plain
+mean was 0.57, -18, 0.52, -28, -8.3 against 0.07.
+
+What it reaches: README. About 6 minutes on 2 CPU cores beside other work.
 """
 
 from ml_collections import ConfigDict
 
 from guidestar.configs import common
 
-# name -> (hidden width, steps, which classes: the split of the data set)
-NETWORKS = {"main": (64, 4096, "A"), "guide": (32, 512, "A"), "uncond": (32, 512, "train")}
+# name -> (hidden width, steps, which classes: the split of the data set, seed)
+NETWORKS = {
+    "main": (64, 4096, "A", 2),
+    "guide": (32, 512, "A", 3),
+    "uncond": (32, 512, "train", 2),
+}
 
 ROWS = {
     "unguided": ("Unguided", dict(name="unguided")),
@@ -30,9 +38,8 @@ def get_config():
     """Return the config; its training sections are the main network's."""
     config = common.base()
     config.name = "fractal2d_main"
-    config.seed = 2
     config.data.name = "fractal2d"
-    hidden, steps, split = NETWORKS["main"]
+    hidden, steps, split, config.seed = NETWORKS["main"]
     config.data.split = split
     config.model = ConfigDict(dict(name="score_mlp", hidden=hidden))
     config.training.update(
@@ -47,8 +54,8 @@ def get_config():
     config.log.every_steps = 64
     config.log.preview_every_steps = 0
     networks = {
-        name: dict(hidden=hidden, steps=steps, split=split)
-        for name, (hidden, steps, split) in NETWORKS.items()
+        name: dict(hidden=hidden, steps=steps, split=split, seed=seed)
+        for name, (hidden, steps, split, seed) in NETWORKS.items()
     }
     config.experiment = ConfigDict(
         dict(

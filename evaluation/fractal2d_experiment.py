@@ -65,6 +65,7 @@ def network_config(config, name: str) -> ConfigDict:
     one.model.hidden = network.hidden
     one.training.steps = network.steps
     one.data.split = network.split
+    one.seed = network.seed
     return one
 
 

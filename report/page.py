@@ -8,7 +8,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
   color: #1b1f24; background: #fff; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
-.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1.5rem; }
+.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; }
 img { width: 100%; border: 1px solid #d0d7de; image-rendering: pixelated; }
 img.smooth { image-rendering: auto; border: 0; }
@@ -35,7 +35,9 @@ def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
 
 
 def _counts(evaluations: dict[str, int]) -> str:
-    return " + ".join(f"{count} {name}" for name, count in sorted(evaluations.items()))
+    # The main network first, then the others by name.
+    ordered = sorted(evaluations.items(), key=lambda item: (item[0] != "main", item[0]))
+    return " + ".join(f"{count} {name}" for name, count in ordered)
 
 
 def _live(metrics: dict) -> str:
