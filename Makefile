@@ -7,16 +7,13 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= $(HOME)/tensorflow_datasets
 
-.PHONY: demo test test-slow lint evidence fractal2d statistics train-demo clean
+.PHONY: demo test lint evidence fractal2d statistics train-demo clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
 
 test: $(STAMP)
-	$(RUN) -m pytest -m "not slow"
-
-test-slow: $(STAMP)
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -24,6 +24,13 @@ def tiny(**training) -> ConfigDict:
     return config
 
 
+def trained() -> ConfigDict:
+    """Return the digits config on the shipped weights, with few steps."""
+    config = digits.get_config()
+    config.sampler.schedule.steps = 6
+    return config
+
+
 def write_untrained(path: Path, model: dict) -> Path:
     """Write weights of a fresh network with noise everywhere: no layer is zero as it starts."""
     plan = blueprint(model)
