@@ -1,23 +1,16 @@
 """Euler's method in sigma, the same as DDIM (Song et al., arXiv 2010.02502)."""
 
 import dataclasses
+from typing import ClassVar
 
-from .solver import direction
+from .solver import Memoryless, direction
 
 
 @dataclasses.dataclass(frozen=True)
-class Euler:
+class Euler(Memoryless):
     """First order, one evaluation a step."""
 
-    order: int = 1
-
-    def tables(self, sigmas):
-        del sigmas
-        return ()
-
-    def init(self, x):
-        del x
-        return ()
+    order: ClassVar[int] = 1
 
     def step(self, denoise, x, interval, state, key):
         del key
@@ -26,10 +19,6 @@ class Euler:
         # prediction, exact at sigma' = 0, and what CFG++ asks for when the two sources differ.
         x = guided.denoised + interval.end * direction(x, guided, interval.start)
         return x, guided, state
-
-    def at(self, step, sigmas):
-        del step, sigmas
-        return self
 
 
 def euler() -> Euler:

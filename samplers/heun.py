@@ -1,24 +1,17 @@
 """Heun's method in sigma (Karras et al., arXiv 2206.00364, algorithm 1)."""
 
 import dataclasses
+from typing import ClassVar
 
 from .euler import Euler
-from .solver import direction
+from .solver import Memoryless, direction
 
 
 @dataclasses.dataclass(frozen=True)
-class Heun:
+class Heun(Memoryless):
     """Second order, two evaluations a step; a step to sigma = 0 is Euler's."""
 
-    order: int = 2
-
-    def tables(self, sigmas):
-        del sigmas
-        return ()
-
-    def init(self, x):
-        del x
-        return ()
+    order: ClassVar[int] = 2
 
     def step(self, denoise, x, interval, state, key):
         del key

@@ -51,6 +51,25 @@ class Solver(Protocol):
         """Return the solver that takes step number ``step``; it shares the state of this one."""
 
 
+class Memoryless:
+    """Base of solvers that take every step alike and carry nothing: they define ``step``."""
+
+    def tables(self, sigmas):
+        """Return no constants."""
+        del sigmas
+        return ()
+
+    def init(self, x):
+        """Return the empty state."""
+        del x
+        return ()
+
+    def at(self, step, sigmas):
+        """Return this solver, for every step."""
+        del step, sigmas
+        return self
+
+
 def direction(x: Array, guided: Guided, sigma: Array) -> Array:
     """Return dx/dsigma, the noise direction ``(x - D) / sigma`` that the step keeps."""
     source = guided.denoised if guided.renoise_from is None else guided.renoise_from
