@@ -3,7 +3,7 @@
     python main.py --config=configs/digits.py --workdir=out/digits
     python main.py --config=configs/digits.py --workdir=out/samples --mode=sample
 
-2 000 steps, 128 k images. DIGITS_TIME Loss about 0.33.
+1 600 steps, 102 k images: 2 minutes on 2 CPU cores. Loss about 0.33.
 """
 
 from guidestar.configs import common
@@ -25,10 +25,10 @@ def get_config():
         heads=3,
         sigma_data=0.75,
     )
-    config.training.steps = 2000
+    config.training.steps = 1600
     config.training.batch_size = 64
     config.optimizer.schedule = "cosine"
-    config.optimizer.decay_steps = 2000
+    config.optimizer.decay_steps = 1600
     config.optimizer.learning_rate = 2e-3
     config.ema.images = 5_000
     config.log.preview_every_steps = 500
