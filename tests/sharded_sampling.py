@@ -43,10 +43,35 @@ def mapped(rule, solver):
     return run(*split).reshape(COUNT, 4, 4, 1)
 
 
+def with_parameters(spread, x, sigma, condition):
+    """Denoise Gaussian data whose spread is a parameter of every pixel."""
+    mean = jnp.array([-1.0, 1.0, 0.0])[2 if condition is None else condition]
+    mean = jnp.broadcast_to(mean, x.shape[:1])[:, None, None, None]
+    wide = spread.reshape(x.shape[1:]) ** 2
+    return mean + (x - mean) * wide / (wide + sigma**2)
+
+
+def parametric(sharding=None):
+    """Return networks whose parameters are placed as asked."""
+    spreads = {"main": jnp.linspace(0.3, 0.7, 16), "guide": jnp.linspace(0.6, 1.2, 16)}
+    return {
+        name: jax.tree_util.Partial(with_parameters, jax.device_put(spread, sharding))
+        for name, spread in spreads.items()
+    }
+
+
+def fsdp(rule, solver):
+    """Sample with the parameters cut over all devices, and the batch too."""
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    placed = [jax.device_put(value, spread) for value in inputs()]
+    return samplers.sample(parametric(spread), rule, solver, SIGMAS, *placed)
+
+
 if __name__ == "__main__":
     results = {
         f"{how.__name__}/{rule}/{solver}": np.asarray(how(EVERY[rule], SOLVERS[solver][0]))
-        for how in (sharded, mapped)
+        for how in (sharded, mapped, fsdp)
         for rule in EVERY
         for solver in SOLVERS
     }

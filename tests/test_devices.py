@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sharded_sampling import NETWORKS, SIGMAS, inputs
+from sharded_sampling import NETWORKS, SIGMAS, inputs, parametric
 from test_rules import EVERY
 from test_solvers import SOLVERS
 
@@ -29,9 +29,10 @@ def eight(tmp_path_factory):
     return np.load(path)
 
 
-@pytest.mark.parametrize("how", ["sharded", "mapped"])
+@pytest.mark.parametrize("how", ["sharded", "mapped", "fsdp"])
 @pytest.mark.parametrize("rule", EVERY)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_eight_devices_equal_one(eight, how, rule, solver):
-    one = samplers.sample(NETWORKS, EVERY[rule], SOLVERS[solver][0], SIGMAS, *inputs())
+    networks = parametric() if how == "fsdp" else NETWORKS
+    one = samplers.sample(networks, EVERY[rule], SOLVERS[solver][0], SIGMAS, *inputs())
     np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=1e-5)
