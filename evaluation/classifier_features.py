@@ -13,7 +13,7 @@ from safetensors.numpy import save as serialise
 
 from .. import input_pipeline
 from ..errors import UserError
-from ..models.weights import SHIPPED, Loaded, load
+from ..models.weights import Loaded, load
 from .frechet import Moments, frechet_distance, moments
 from .manifold import manifold_scores
 
@@ -115,11 +115,6 @@ class RealStatistics:
         kept = Moments(int(arrays["count"]), arrays["mean"], arrays["scatter"])
         description = json.loads(path.with_suffix(".json").read_text())
         return cls(kept, arrays["features"].astype(np.float32), description)
-
-
-def statistics_path(name: str) -> Path:
-    """Return where the shipped statistics of that name are kept."""
-    return SHIPPED / f"{name}.safetensors"
 
 
 def compare(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from .protocol import Branch, Guided, Rule
+from .protocol import Branch, Guided, Rule, keys_per_sample
 
 
 def combine(
@@ -61,7 +61,9 @@ def combine(
     # At x = 0, sigma = 1, the spaces that rules are defined in differ by a factor alone.
     x = jnp.zeros_like(first) if x is None else x
     level = jnp.asarray(1.0 if sigma is None else sigma, first.dtype)
-    return holds.apply(evaluate, x, level, state, _per_sample(key, first.shape[0]))
+    if key is not None:
+        key = keys_per_sample("guidance.combine", key, first.shape[0])
+    return holds.apply(evaluate, x, level, state, key)
 
 
 def _rule_at(rule: Rule, sigma) -> Rule:
@@ -75,9 +77,3 @@ def _rule_at(rule: Rule, sigma) -> Rule:
             )
         return rule
     return rule.at(float(sigma))
-
-
-def _per_sample(key, batch: int):
-    if key is None or jnp.ndim(key) == 1:
-        return key
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -147,6 +148,24 @@ def require_finite(owner: str, **numbers: Any) -> None:
             raise ValueError(
                 f"guidance.{owner}: {name} must be a finite number, got {value}; 1 is off"
             )
+
+
+def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
+    """Return one key a sample: ``fold_in(key, i)`` of a single key, several as they are.
+
+    Raises:
+        ValueError: another number of keys, in the name of ``owner``.
+    """
+    key = jnp.asarray(key) if not hasattr(key, "dtype") else key
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    if key.shape != (batch,):
+        raise ValueError(
+            f"{owner}: key must be one key or one per sample ({batch}), got {key.shape}"
+        )
+    return key
 
 
 @rule

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..guidance.cost import evaluations
-from ..guidance.protocol import MAIN, Guided, Rule
+from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
 from .branches import MODES, Networks, evaluator
 from .schedules import checked
 from .solver import Interval, Solver
@@ -121,7 +121,7 @@ def sample(
         [None if leaf is None else jnp.asarray(leaf) for leaf in numeric],
         noise,
         condition,
-        _per_sample(key, noise.shape[0]),
+        keys_per_sample("samplers.sample", key, noise.shape[0]),
         sigmas.astype(noise.dtype),
         jax.tree.map(lambda table: np.asarray(table, noise.dtype), solver.tables(sigmas)),
     )
@@ -202,16 +202,3 @@ def _require_networks(parts: list[Segment], networks: Networks, x: Array) -> Non
 
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, (bool, int, float, complex, np.ndarray, np.generic, jax.Array))
-
-
-def _per_sample(key: Array, batch: int) -> Key[Array, " batch"]:
-    key = jnp.asarray(key) if not hasattr(key, "dtype") else key
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.ndim == 0:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-    if key.shape != (batch,):
-        raise ValueError(
-            f"samplers.sample: key must be one key or one per sample ({batch}), got {key.shape}"
-        )
-    return key
