@@ -8,18 +8,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .protocol import Branch, Evaluate, Rule
+from .protocol import CLASSIFIER, Branch, Rule
+
+# Shapes decide nothing about a count, but windows must fit: as large as usual latents.
+SHAPE = (64, 64, 4)
 
 
-def counting(x: Float[Array, " batch *shape"]) -> tuple[Evaluate, Counter[str]]:
-    """Return an ``evaluate`` that answers every branch with ``x``, and its count by network."""
-    counts: Counter[str] = Counter()
+class Counting:
+    """An ``evaluate`` that answers every branch with ``x`` and counts them by network.
 
-    def evaluate(branches: Sequence[Branch]) -> tuple[Array, ...]:
-        counts.update(branch.network for branch in branches)
-        return tuple(x for _ in branches)
+    Attributes:
+        counts: evaluations by network name.
+        condition: labels 0.
+    """
 
-    return evaluate, counts
+    def __init__(self, x: Float[Array, " batch *shape"]):
+        self.x, self.counts = x, Counter[str]()
+        self.condition = jnp.zeros(x.shape[0], jnp.int32)
+
+    def __call__(
+        self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
+    ) -> tuple[Array, ...]:
+        del sigma
+        self.counts.update(branch.network for branch in branches)
+        like = self.x if x is None else x
+        logits = jnp.zeros((like.shape[0], 2), like.dtype)
+        return tuple(logits if branch.network == CLASSIFIER else like for branch in branches)
 
 
 def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
@@ -32,27 +46,33 @@ def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
     counted: Counter[str] = Counter()
 
     def trace(rule, x):
-        evaluate, counts = counting(x)
+        evaluate = Counting(x)
         keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
         result = rule.apply(evaluate, x, jnp.ones((), x.dtype), rule.init(x), keys)
-        counted.update(counts)
+        counted.update(evaluate.counts)
         return result
 
     jax.eval_shape(trace, rule, x)
     return dict(counted)
 
 
-def cost(rule: Rule, sigmas: Sequence[float]) -> list[dict[str, int]]:
+def cost(
+    rule: Rule, sigmas: Sequence[float], shape: tuple[int, ...] = SHAPE
+) -> list[dict[str, int]]:
     """Count the network evaluations of one guided prediction at each noise level.
+
+    A rule that may skip an evaluation while running (`skip_aligned`) is counted as if it did not;
+    backward passes (`reg`, `classifier`) are not counted.
 
     Args:
         rule: any rule.
         sigmas: noise levels; not the final 0, where nothing is evaluated.
+        shape: one sample's shape; matters for rules that cut windows alone.
 
     Returns:
         For each sigma, evaluations by network name, ``{"main": 2}`` for CFG.
     """
-    x = jax.ShapeDtypeStruct((2, 4, 4, 2), jnp.float32)
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     counted: dict[Any, dict[str, int]] = {}
     result = []
     for sigma in sigmas:

@@ -5,17 +5,21 @@ are x0 estimates in EDM coordinates, ``x = x0 + sigma * noise``.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from .modes import Mode
+from .pytrees import pytree
+from .registry import constructor
+
 # Names that conditions and networks go by in a branch.
 GIVEN, NULL = "given", "null"
-MAIN, GUIDE = "main", "guide"
+MAIN, GUIDE, CLASSIFIER = "main", "guide", "classifier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,27 +27,34 @@ class Branch:
     """One forward pass that a rule asks for.
 
     Attributes:
-        network: name of the network, ``main`` or ``guide`` or another that the sampler was given.
-        condition: ``given``, ``null``, or an array that takes the condition's place.
-        mode: forward mode of the network (perturbed attention, skipped blocks, ...), hashable;
-            None is the plain pass.
+        network: name of the network, ``main``, ``guide`` or another that the sampler was given;
+            ``classifier`` answers with logits and looks at no condition.
+        condition: ``given``, ``null``, a label or array that takes the condition's place in every
+            sample, an array of one per sample, or a mapping of these by the condition's parts.
+        modes: perturbations of the network's forward pass (see `guidance.modes`); empty is the
+            plain pass.
         name: what the prediction is called in `combine`; derived when not given.
     """
 
     network: str = MAIN
     condition: Any = GIVEN
-    mode: Hashable | None = None
+    modes: tuple[Mode, ...] = ()
     name: str = ""
 
     def __post_init__(self):
         if not self.name:
             named = self.condition if isinstance(self.condition, str) else "condition"
             parts = [] if self.network == MAIN else [self.network]
-            if named != GIVEN or not parts:
+            if (named != GIVEN or not parts) and self.network != CLASSIFIER:
                 parts.append(named)
-            if self.mode is not None:
-                parts.append(str(self.mode))
+            parts += [mode.name for mode in self.modes]
             object.__setattr__(self, "name", "_".join(parts))
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is the main network's unperturbed pass with the condition given."""
+        given = isinstance(self.condition, str) and self.condition == GIVEN
+        return self.network == MAIN and given and not self.modes
 
 
 class Guided(NamedTuple):
@@ -65,7 +76,25 @@ class Guided(NamedTuple):
         return np.array(self.denoised, dtype=dtype, copy=copy)
 
 
-Evaluate = Callable[[Sequence[Branch]], tuple[Array, ...]]
+class Evaluate(Protocol):
+    """What a rule asks for predictions.
+
+    Attributes:
+        condition: what ``given`` stands for: labels ``[batch]``, another pytree of arrays, or
+            None in an unconditional run.
+    """
+
+    condition: Any
+
+    def __call__(
+        self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Return one x0 estimate a branch (logits ``[batch, classes]`` from a classifier).
+
+        Args:
+            branches: the forward passes wanted; those of one network may share a batch.
+            x, sigma: where, when not at the point the rule was asked about.
+        """
 
 
 class Rule(Protocol):
@@ -96,45 +125,6 @@ class Rule(Protocol):
         """
 
 
-T = TypeVar("T")
-
-
-def rule(cls: type[T]) -> type[T]:
-    """Make a class a rule: a frozen dataclass and a pytree whose static fields are marked so."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    every = dataclasses.fields(cls)
-    leaves = tuple(field.name for field in every if not field.metadata.get("static"))
-    fixed = tuple(field.name for field in every if field.metadata.get("static"))
-
-    # The class itself is part of the structure. `jax.tree_util.register_dataclass` would leave it
-    # out: in jax 0.10 the structures of two classes with equal fields compare equal, and a
-    # program compiled for one rule may then run for another.
-    def structure(one):
-        return cls, *(getattr(one, name) for name in fixed)
-
-    def with_keys(one):
-        keyed = [(jax.tree_util.GetAttrKey(name), getattr(one, name)) for name in leaves]
-        return keyed, structure(one)
-
-    def plain(one):
-        return [getattr(one, name) for name in leaves], structure(one)
-
-    def rebuilt(auxiliary, children):
-        # Around __init__ and its checks: jax rebuilds with placeholders for leaves.
-        one = object.__new__(cls)
-        for name, value in zip((*leaves, *fixed), (*children, *auxiliary[1:]), strict=True):
-            object.__setattr__(one, name, value)
-        return one
-
-    jax.tree_util.register_pytree_with_keys(cls, with_keys, rebuilt, plain)
-    return cls
-
-
-def static(**options):
-    """Declare a dataclass field as structure: part of the compiled program, never traced."""
-    return dataclasses.field(metadata={"static": True}, **options)
-
-
 def require_finite(owner: str, **numbers: Any) -> None:
     """Refuse NaN and infinity in the numbers of a rule; traced values pass.
 
@@ -148,6 +138,25 @@ def require_finite(owner: str, **numbers: Any) -> None:
             raise ValueError(
                 f"guidance.{owner}: {name} must be a finite number, got {value}; 1 is off"
             )
+
+
+def require_keys(owner: str, key: Key[Array, " batch"] | None) -> Key[Array, " batch"]:
+    """Return the keys of a rule that draws.
+
+    Raises:
+        ValueError: there are none, in the name of ``owner``.
+    """
+    if key is None:
+        raise ValueError(
+            f"guidance.{owner} draws random numbers: give guidance.combine a key (a new one every "
+            f"step)"
+        )
+    return key
+
+
+def folded(key: Key[Array, " batch"] | None, number: int) -> Key[Array, " batch"] | None:
+    """Return each sample's key for the ``number``-th of several independent draws."""
+    return None if key is None else jax.vmap(jax.random.fold_in, (0, None))(key, number)
 
 
 def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
@@ -168,7 +177,7 @@ def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
     return key
 
 
-@rule
+@pytree
 class Unguided:
     """The plain conditional prediction; hands any state through untouched."""
 
@@ -186,6 +195,7 @@ class Unguided:
         return self
 
 
+@constructor()
 def unguided() -> Unguided:
     """Return the rule that guides nothing: the prediction for the given condition."""
     return Unguided()

@@ -9,7 +9,44 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from .protocol import Branch, Guided, require_finite, rule, static
+from .protocol import Branch, Evaluate, Guided, require_finite
+from .pytrees import pytree, static
+from .registry import constructor
+
+
+class Reference(Protocol):
+    """Where a push comes from: a pytree that asks for predictions and returns the two ends of it.
+
+    ``D_main`` is what scale 1 gives: the plain prediction, for most references.
+    """
+
+    def predictions(
+        self,
+        evaluate: Evaluate,
+        x: Float[Array, " batch *shape"],
+        sigma: Float[Array, ""],
+        key: Key[Array, " batch"] | None,
+    ) -> tuple[Float[Array, " batch *shape"], Float[Array, " batch *shape"]]:
+        """Return ``D_main`` and ``D_ref``."""
+
+
+@pytree
+class At:
+    """One branch, the same at every noise level, as the reference."""
+
+    branch: Branch = static()
+
+    def predictions(self, evaluate, x, sigma, key):
+        del x, sigma, key
+        return evaluate((Branch(), self.branch))
+
+
+class Perturbed:
+    """Base of references that are one branch made anew at every evaluation: `branch` alone."""
+
+    def predictions(self, evaluate, x, sigma, key):
+        """Return the plain prediction and that of ``branch``."""
+        return evaluate((Branch(), self.branch(x, sigma, key)))
 
 
 class Context(NamedTuple):
@@ -32,11 +69,7 @@ class Transform(Protocol):
         """Return the state before the first evaluation; ``()`` when stateless."""
 
     def apply(
-        self,
-        push: Float[Array, " batch *shape"],
-        context: Context,
-        state: Any,
-        key: Key[Array, " batch"] | None,
+        self, push: Float[Array, " batch *shape"], context: Context, state: Any
     ) -> tuple[Float[Array, " batch *shape"], Any]:
         """Return the transformed push and the next state."""
 
@@ -49,13 +82,12 @@ class Stateless:
         del x
         return ()
 
-    def apply(self, push, context, state, key):
+    def apply(self, push, context, state):
         """Apply ``push_of`` and hand the state through."""
-        del key
         return self.push_of(push, context), state
 
 
-@rule
+@pytree
 class Scale(Stateless):
     """Multiply the push by ``scale - 1``."""
 
@@ -66,6 +98,7 @@ class Scale(Stateless):
         return (jnp.asarray(self.scale, push.dtype) - 1) * push
 
 
+@constructor()
 def scale(scale: float | Array) -> Scale:
     """Return the transform that gives the push its length; 1 is off, 0 leads to the reference.
 
@@ -76,7 +109,7 @@ def scale(scale: float | Array) -> Scale:
     return Scale(scale)
 
 
-@rule
+@pytree
 class Chain:
     """Transforms one after another, each seeing the push the one before it left."""
 
@@ -85,14 +118,15 @@ class Chain:
     def init(self, x):
         return tuple(transform.init(x) for transform in self.transforms)
 
-    def apply(self, push, context, state, key):
+    def apply(self, push, context, state):
         states = []
         for transform, own in zip(self.transforms, state, strict=True):
-            push, own = transform.apply(push, context, own, key)
+            push, own = transform.apply(push, context, own)
             states.append(own)
         return push, tuple(states)
 
 
+@constructor()
 def chain(*transforms: Transform) -> Chain:
     """Return the transforms in order, as one.
 
@@ -100,35 +134,66 @@ def chain(*transforms: Transform) -> Chain:
         TypeError: something that is no transform.
     """
     for transform in transforms:
-        if not hasattr(transform, "init") or not hasattr(transform, "apply"):
-            raise TypeError(f"guidance.chain: {transform!r} is no transform of the push")
-    return Chain(tuple(transforms))
+        if not hasattr(transform, "apply") or hasattr(transform, "at"):
+            raise TypeError(
+                f"guidance.chain: {transform!r} is no transform of the push; transforms are made "
+                f"by scale, momentum, clip_norm, project, ..."
+            )
+    return Chain(transforms)
 
 
-@rule
+@pytree
 class Push:
     """Push the main prediction away from a reference's.
 
     Attributes:
         transform: applied to ``D_main - D_ref``.
-        reference: the branch to move away from.
+        reference: where the push comes from; a `Branch` stands for itself.
+        renoise: whether solvers keep the noise direction of the reference (CFG++).
     """
 
     transform: Transform
-    reference: Branch = static()
+    reference: Reference
+    renoise: bool = static(default=False)
+
+    def __post_init__(self):
+        if isinstance(self.reference, Branch):
+            object.__setattr__(self, "reference", At(self.reference))
 
     def init(self, x):
         return self.transform.init(x)
 
     def apply(self, evaluate, x, sigma, state, key):
-        main, reference = evaluate((Branch(), self.reference))
+        main, reference = self.reference.predictions(evaluate, x, sigma, key)
         context = Context(main, reference, x, sigma)
-        push, state = self.transform.apply(main - reference, context, state, key)
-        return Guided(main + push, info={"push_norm": norm(push).reshape(-1)}), state
+        push, state = self.transform.apply(main - reference, context, state)
+        info = {"push_norm": norm(push).reshape(-1)}
+        return Guided(main + push, reference if self.renoise else None, info), state
 
     def at(self, sigma):
         del sigma
         return self
+
+
+@constructor()
+def push(reference: Reference, *push: Transform) -> Push:
+    """Return the rule that pushes away from a reference through transforms, in order.
+
+    ``push(null(), momentum(-0.75), clip_norm(2.5), project(0.0), scale(4.0))`` is APG.
+
+    Args:
+        reference: `null`, `weak`, `independent`, `identity_attention`, ... or a `Branch`.
+        push: transforms; without `scale` or `scheduled` the push has scale 2.
+
+    Raises:
+        TypeError: something that is no transform, or no reference.
+    """
+    if not isinstance(reference, Branch) and not hasattr(reference, "predictions"):
+        raise TypeError(
+            f"guidance.push: {reference!r} is no reference; references are made by null, weak, "
+            f"independent, identity_attention, ..."
+        )
+    return Push(chain(*push), reference)
 
 
 def inner(a: Array, b: Array) -> Array:

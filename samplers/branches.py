@@ -5,87 +5,159 @@ so that a batch sharded over devices stays where it is; ``sequential`` runs them
 another in the memory of one.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ..guidance.protocol import GIVEN, NULL, Branch, Evaluate
+from ..guidance.modes import Active, Mode
+from ..guidance.protocol import CLASSIFIER, GIVEN, NULL, Branch
 
 MODES = ("fused", "sequential")
 Networks = Mapping[str, Callable]
 
 
-def evaluator(
-    networks: Networks, x: Float[Array, " batch *shape"], sigma: Array, condition: Any, mode: str
-) -> Evaluate:
-    """Return ``evaluate(branches)`` at one noisy batch.
+class Evaluator:
+    """``evaluate(branches)`` at one noisy batch.
 
     Args:
-        networks: denoisers ``(x, sigma, condition)`` by name.
+        networks: denoisers ``(x, sigma, condition)`` by name; ``classifier`` is a callable
+            ``(x, sigma) -> logits``.
         x: noisy samples, EDM coordinates.
         sigma: their noise level, a scalar.
         condition: what ``given`` means; an array, a pytree of arrays, or None.
         mode: ``fused`` or ``sequential``.
     """
 
-    def call(name: str, x, resolved, forward_mode):
-        options = {} if forward_mode is None else {"mode": forward_mode}
-        return networks[name](x, sigma, resolved, **options)
+    def __init__(
+        self,
+        networks: Networks,
+        x: Float[Array, " batch *shape"],
+        sigma: Array,
+        condition: Any,
+        mode: str,
+    ):
+        self.networks, self.x, self.sigma = networks, x, sigma
+        self.condition, self.mode = condition, mode
 
-    def evaluate(branches: Sequence[Branch]) -> tuple[Array, ...]:
-        resolved = [_resolve(branch, networks[branch.network], condition) for branch in branches]
+    def __call__(
+        self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
+    ) -> tuple[Array, ...]:
+        x = self.x if x is None else x
+        sigma = self.sigma if sigma is None else sigma
+        batch = x.shape[0]
+        resolved = [self._resolve(branch, batch) for branch in branches]
         results: list[Array | None] = [None] * len(branches)
-        for group in _groups(branches, resolved, mode):
-            first = branches[group[0]]
-            if len(group) == 1:
-                (i,) = group
-                results[i] = call(first.network, x, resolved[i], first.mode)
+        for group in _groups(branches, resolved, self.mode):
+            network, count = branches[group[0]].network, len(group)
+            if network == CLASSIFIER:
+                for i in group:
+                    results[i] = self.networks[CLASSIFIER](x, sigma)
                 continue
-            count = len(group)
+            modes = _active([branches[i].modes for i in group], batch)
+            _require_support(network, self.networks[network], modes)
+            options = {"modes": modes} if modes else {}
+            if count == 1:
+                (i,) = group
+                results[i] = self.networks[network](x, sigma, resolved[i], **options)
+                continue
             stacked = jax.tree.map(
                 lambda *parts: jnp.stack(parts, axis=1).reshape((-1, *parts[0].shape[1:])),
                 *(resolved[i] for i in group),
             )
-            out = call(first.network, jnp.repeat(x, count, axis=0), stacked, first.mode)
-            out = out.reshape((x.shape[0], count, *out.shape[1:]))
+            out = self.networks[network](jnp.repeat(x, count, axis=0), sigma, stacked, **options)
+            out = out.reshape((batch, count, *out.shape[1:]))
             for position, i in enumerate(group):
                 results[i] = out[:, position]
         return tuple(results)
 
-    return evaluate
+    def _resolve(self, branch: Branch, batch: int) -> Any:
+        if branch.network == CLASSIFIER:
+            return None
+        null = getattr(self.networks[branch.network], "null_condition", None)
+        return _resolved(branch, branch.condition, self.condition, null, batch)
 
 
-def _resolve(branch: Branch, network: Callable, condition: Any) -> Any:
-    if not isinstance(branch.condition, str):
-        return branch.condition
-    if branch.condition == GIVEN:
-        return condition
-    if branch.condition != NULL:
+def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) -> Any:
+    """Return what a branch's condition stands for, in every sample."""
+    if isinstance(wanted, Mapping):
+        nulls = null if isinstance(null, Mapping) else dict.fromkeys(wanted, null)
+        return {
+            part: _resolved(branch, one, given[part], nulls[part], batch)
+            for part, one in wanted.items()
+        }
+    if not isinstance(wanted, str):
+        wanted = jnp.asarray(wanted)
+        like = jax.tree.leaves(given)
+        dtype = like[0].dtype if like else wanted.dtype
+        if jnp.ndim(wanted) == 0:
+            return jnp.full((batch,), wanted, dtype)
+        return wanted.astype(dtype)
+    if wanted == GIVEN:
+        return given
+    if wanted != NULL:
         raise ValueError(
-            f"branch {branch.name!r} asks for the condition {branch.condition!r}; samplers.sample "
-            f"knows {GIVEN!r} and {NULL!r}, anything else must be an array"
+            f"branch {branch.name!r} asks for the condition {wanted!r}; samplers.sample knows "
+            f"{GIVEN!r} and {NULL!r}, anything else must be a label or an array"
         )
-    null = getattr(network, "null_condition", None)
-    if null is None or condition is None:
+    if null is None or given is None:
         return None
     return jax.tree.map(
-        lambda given, one: jnp.broadcast_to(jnp.asarray(one, given.dtype), given.shape),
-        condition,
-        jax.tree.map(lambda _: null, condition) if jnp.ndim(null) == 0 else null,
+        lambda one, empty: jnp.broadcast_to(jnp.asarray(empty, one.dtype), one.shape),
+        given,
+        jax.tree.map(lambda _: null, given) if jnp.ndim(null) == 0 else null,
     )
 
 
 def _groups(branches: Sequence[Branch], resolved: Sequence[Any], mode: str) -> list[list[int]]:
-    """Group the branches that can share a call: same network, same mode, stackable condition."""
+    """Group the branches that can share a call: same network, stackable conditions."""
     if mode == "sequential":
         return [[i] for i in range(len(branches))]
     groups: dict[Any, list[int]] = {}
     for i, (branch, value) in enumerate(zip(branches, resolved, strict=True)):
         # None has no array to stack: a callable that knows no null condition gets None itself.
-        alone = i if value is None else None
-        shapes = jax.tree.structure(value), tuple(jnp.shape(v) for v in jax.tree.leaves(value))
-        groups.setdefault((branch.network, branch.mode, alone, shapes), []).append(i)
+        kind = (
+            jax.tree.structure(value),
+            tuple((jnp.shape(v), jnp.result_type(v)) for v in jax.tree.leaves(value)),
+        )
+        groups.setdefault((branch.network, kind), []).append(i)
     return list(groups.values())
+
+
+def _active(modes_by_branch: Sequence[tuple[Mode, ...]], batch: int) -> tuple[Active, ...]:
+    """Return each mode with the samples it holds for, in a batch of branches side by side."""
+    count = len(modes_by_branch)
+    # By identity: two branches share a mode when a rule gave both the same object.
+    modes = {id(mode): mode for modes in modes_by_branch for mode in modes}
+
+    def spread(leaf):
+        return jnp.repeat(leaf, count, axis=0) if jnp.ndim(leaf) else leaf
+
+    result = []
+    for identity, mode in modes.items():
+        holds = np.array([identity in map(id, modes) for modes in modes_by_branch])
+        everywhere = None if holds.all() else jnp.asarray(np.tile(holds, batch))
+        result.append(Active(jax.tree.map(spread, mode), everywhere))
+    return tuple(result)
+
+
+def _require_support(name: str, network: Callable, modes: tuple[Active, ...]) -> None:
+    """Refuse modes that a network has no sites for, before it is called."""
+    if not modes:
+        return
+    sites = getattr(network, "sites", None)
+    if sites is None:
+        parameters = inspect.signature(network).parameters.values()
+        takes = any(p.name == "modes" or p.kind == p.VAR_KEYWORD for p in parameters)
+        sites = {one.mode.site for one in modes} if takes else ()
+    for mode, _ in modes:
+        if mode.site not in sites:
+            raise ValueError(
+                f"samplers.sample: the rule asks for {mode.name!r}, which works on the "
+                f"{mode.site!r} of a network, and the network {name!r} has none to offer: choose a "
+                f"rule with another reference, or give the denoiser a `modes` argument"
+            )

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Key
 
 from ..guidance.cost import evaluations
 from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
-from .branches import MODES, Networks, evaluator
+from ..guidance.registry import name_of
+from .branches import MODES, Evaluator, Networks
 from .schedules import checked
 from .solver import Interval, Solver
 from .streams import fold_each
@@ -109,7 +110,7 @@ def sample(
     if not jnp.issubdtype(noise.dtype, jnp.floating):
         raise ValueError(f"samplers.sample: noise must be floating point, got {noise.dtype}")
     parts = segments(rule, solver, sigmas)
-    _require_networks(parts, networks, noise)
+    _require_networks(name_of(rule), parts, networks, noise)
     program = [(part.rule, part.solver) for part in parts]
     leaves, structure = jax.tree.flatten((networks, rule, solver, program))
     # Numbers and arrays are arguments of the compiled program, everything else (functions,
@@ -169,7 +170,7 @@ class _GuidedDenoiser:
         self._condition, self._keys = condition, keys
 
     def __call__(self, x: Array, sigma: Array) -> Guided:
-        evaluate = evaluator(self._networks, x, sigma, self._condition, self._mode)
+        evaluate = Evaluator(self._networks, x, sigma, self._condition, self._mode)
         keys = fold_each(self._keys, self.count)
         guided, self.state = self._rule.apply(evaluate, x, sigma, self.state, keys)
         self.count += 1
@@ -190,13 +191,13 @@ def _joined(kept: list[dict], saved: tuple[str, ...]) -> dict:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept) if saved else {}
 
 
-def _require_networks(parts: list[Segment], networks: Networks, x: Array) -> None:
+def _require_networks(owner: str, parts: list[Segment], networks: Networks, x: Array) -> None:
     for part in parts:
         missing = sorted(set(evaluations(part.rule, x)) - networks.keys())
         if missing:
             raise ValueError(
-                f"samplers.sample: the rule {type(part.rule).__name__} needs a network named "
-                f"{missing[0]!r}: pass denoise={{'main': ..., '{missing[0]}': ...}}"
+                f"samplers.sample: the rule {owner} needs a network named {missing[0]!r}: pass "
+                f"denoise={{'main': ..., '{missing[0]}': ...}}"
             )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..guidance.cost import counting
+from ..guidance.cost import SHAPE, Counting
 from ..guidance.protocol import Guided, Rule
 from .loop import segments
 from .schedules import checked
@@ -49,31 +49,35 @@ class Plan:
         return "\n".join([*lines, f"total: {shown(self.totals)}"])
 
 
-def plan(solver: Solver, sigmas: np.ndarray, rule: Rule) -> Plan:
+def plan(solver: Solver, sigmas: np.ndarray, rule: Rule, shape: tuple[int, ...] = SHAPE) -> Plan:
     """Count what `sample` will evaluate, by tracing each kind of step with a counting denoiser.
 
     Args:
         solver, sigmas, rule: as `sample` takes them.
+        shape: one sample's shape; matters for rules that cut windows alone.
 
     Raises:
         ValueError: unusable sigmas.
     """
     sigmas = checked(sigmas)
     tables = solver.tables(sigmas)
-    x = jnp.zeros((2, 4, 4, 2))
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
     result: list[dict[str, int]] = []
     for segment in segments(rule, solver, sigmas):
-        evaluate, counts = counting(x)
+        counts: Counter[str] = Counter()
 
-        def trace(holds, rule_state, solver_state, table, segment=segment, evaluate=evaluate):
+        def trace(holds, x, table, segment=segment, counts=counts):
             def denoise(x, sigma) -> Guided:
-                return holds.apply(evaluate, x, sigma, rule_state, keys)[0]
+                evaluate = Counting(x)
+                guided = holds.apply(evaluate, x, sigma, rule.init(x), keys)[0]
+                counts.update(evaluate.counts)
+                return guided
 
             interval = Interval(jnp.float32(2.0), jnp.float32(1.0), table)
-            return segment.solver.step(denoise, x, interval, solver_state, keys)[0]
+            return segment.solver.step(denoise, x, interval, solver.init(x), keys)[0]
 
         first = jax.tree.map(lambda table: jnp.asarray(table)[len(result)], tables)  # noqa: B023
-        jax.eval_shape(trace, segment.rule, rule.init(x), solver.init(x), first)
+        jax.eval_shape(trace, segment.rule, x, first)
         result += [dict(counts)] * segment.steps
     return Plan(sigmas, result)

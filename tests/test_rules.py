@@ -304,8 +304,7 @@ def test_branches_are_named_after_what_differs_from_the_plain_pass():
         Branch(condition="null").name,
         Branch(network="guide").name,
         Branch(network="guide", condition="null").name,
-        Branch(mode="identity").name,
-    ] == ["given", "null", "guide", "guide_null", "given_identity"]
+    ] == ["given", "null", "guide", "guide_null"]
 
 
 @pytest.mark.parametrize(

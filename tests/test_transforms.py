@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from guidestar import guidance
-from guidestar.guidance.frequency import assemble, pyramid
 from guidestar.guidance.push import inner, norm
+from guidestar.guidance.transforms.frequency import assemble, pyramid
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "guidance.npz")
 PARAMETERS = json.loads(str(GOLDEN["params"]))

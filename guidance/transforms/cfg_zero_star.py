@@ -8,14 +8,16 @@ velocity ``v = (x - (1 + sigma) D) / sigma``.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .cfg import from_null
-from .protocol import require_finite, rule, static
-from .push import Push, Scale, Stateless, inner
+from ..protocol import require_finite
+from ..push import Push, Scale, Stateless, inner
+from ..pytrees import pytree, static
+from ..references.cfg import from_null
+from ..registry import constructor
 
 EPSILON = 1e-8
 
 
-@rule
+@pytree
 class OptimalScale(Stateless):
     """Scale the reference velocity by its projection coefficient before subtracting it."""
 
@@ -28,7 +30,7 @@ class OptimalScale(Stateless):
         return -(main - best * reference) * sigma / (1 + sigma)
 
 
-@rule
+@pytree
 class ZeroInit:
     """Make the velocity zero for the first evaluations."""
 
@@ -38,12 +40,12 @@ class ZeroInit:
         del x
         return jnp.zeros((), jnp.int32)
 
-    def apply(self, push, context, state, key):
-        del key
+    def apply(self, push, context, state):
         still = context.x / (1 + context.sigma) - context.main
         return jnp.where(state < self.evaluations, still, push), state + 1
 
 
+@constructor("2503.18886")
 def cfg_zero_star(scale: float | Array, zero_init_steps: int = 1) -> Push:
     """Return CFG-Zero*, ``v = s* v_null + scale * (v_given - s* v_null)``.
 

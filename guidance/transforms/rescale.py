@@ -3,12 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .cfg import from_null
-from .protocol import require_finite, rule
-from .push import Push, Scale, Stateless, ratio
+from ..protocol import require_finite
+from ..push import Push, Scale, Stateless, ratio
+from ..pytrees import pytree
+from ..references.cfg import from_null
+from ..registry import constructor
 
 
-@rule
+@pytree
 class StdRescale(Stateless):
     """Give what the push leads to the standard deviation of the main prediction."""
 
@@ -24,6 +26,7 @@ class StdRescale(Stateless):
         return push + phi * (factor - 1) * guided
 
 
+@constructor("2305.08891")
 def std_rescale(phi: float | Array) -> StdRescale:
     """Return ``phi * G std(D_main)/std(G) + (1 - phi) * G`` with ``G = D_main + push``.
 
@@ -42,6 +45,7 @@ def std_rescale(phi: float | Array) -> StdRescale:
     return StdRescale(phi)
 
 
+@constructor("2305.08891")
 def cfg_rescale(scale: float | Array, phi: float | Array = 0.7) -> Push:
     """Return CFG followed by `std_rescale`.
 

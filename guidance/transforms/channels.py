@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from .protocol import rule, static
-from .push import Stateless
+from ..push import Stateless
+from ..pytrees import pytree, static
+from ..registry import constructor
 
 
-@rule
+@pytree
 class Channels(Stateless):
     """Remove the push outside the first channels."""
 
@@ -17,6 +18,7 @@ class Channels(Stateless):
         return push * (np.arange(push.shape[-1]) < self.count).astype(push.dtype)
 
 
+@constructor("2212.09748")
 def channels(count: int) -> Channels:
     """Return the transform that keeps the push in the first ``count`` channels.
 

@@ -2,10 +2,12 @@
 
 import math
 
-from .protocol import Rule, Unguided, rule, static
+from ..protocol import Rule, Unguided
+from ..pytrees import pytree, static
+from ..registry import constructor
 
 
-@rule
+@pytree
 class Between:
     """A rule inside ``(low, high]``, the plain conditional prediction outside."""
 
@@ -29,6 +31,7 @@ class Between:
         return Unguided()
 
 
+@constructor("2404.07724")
 def between(rule: Rule, low: float, high: float) -> Between:
     """Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
 

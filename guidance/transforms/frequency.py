@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .cfg import from_null
+from ..protocol import require_finite
+from ..push import Context, Push, Stateless
+from ..pytrees import pytree
+from ..references.cfg import from_null
+from ..registry import constructor
 from .projection import project
-from .protocol import require_finite, rule
-from .push import Context, Push, Stateless
 
 # Burt & Adelson's binomial filter.
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
@@ -53,7 +55,7 @@ def assemble(bands: Sequence[Array]) -> Float[Array, "batch h w c"]:
     return x
 
 
-@rule
+@pytree
 class FrequencyDecoupled(Stateless):
     """Scale every band of the push on its own."""
 
@@ -77,6 +79,7 @@ class FrequencyDecoupled(Stateless):
         return assemble(bands)
 
 
+@constructor("2506.19713")
 def frequency_decoupled(
     scales: Sequence[float | Array] = (10.0, 5.0),
     parallel_weights: Sequence[float | Array] | None = None,

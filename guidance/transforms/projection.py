@@ -7,12 +7,14 @@ belong to the latent spaces they were chosen in.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .cfg import from_null
-from .protocol import require_finite, rule
-from .push import Push, Scale, Stateless, inner, norm, ratio
+from ..protocol import require_finite
+from ..push import Push, Scale, Stateless, inner, norm, ratio
+from ..pytrees import pytree
+from ..references.cfg import from_null
+from ..registry import constructor
 
 
-@rule
+@pytree
 class Momentum:
     """Keep a running sum of pushes, ``m = push + momentum * m_before``."""
 
@@ -21,12 +23,13 @@ class Momentum:
     def init(self, x):
         return jnp.zeros_like(x)
 
-    def apply(self, push, context, state, key):
-        del context, key
+    def apply(self, push, context, state):
+        del context
         push = push + jnp.asarray(self.momentum, push.dtype) * state
         return push, push
 
 
+@constructor("2410.02416")
 def momentum(momentum: float | Array) -> Momentum:
     """Return ``m = push + momentum * m_before``, the carried m before any clipping.
 
@@ -43,7 +46,7 @@ def momentum(momentum: float | Array) -> Momentum:
     return Momentum(momentum)
 
 
-@rule
+@pytree
 class ClipNorm(Stateless):
     """Shorten pushes longer than a bound."""
 
@@ -56,6 +59,7 @@ class ClipNorm(Stateless):
         return push * jnp.where((bound > 0) & (norm(push) > 0), shrink, 1)
 
 
+@constructor("2410.02416")
 def clip_norm(norm: float | Array) -> ClipNorm:
     """Return ``push * min(1, norm / |push|)``; 0 or infinity leave the push as it is.
 
@@ -69,7 +73,7 @@ def clip_norm(norm: float | Array) -> ClipNorm:
     return ClipNorm(norm)
 
 
-@rule
+@pytree
 class Project(Stateless):
     """Scale the part of the push along the main prediction."""
 
@@ -81,6 +85,7 @@ class Project(Stateless):
         return push - (1 - jnp.asarray(self.eta, push.dtype)) * parallel
 
 
+@constructor("2410.02416")
 def project(eta: float | Array) -> Project:
     """Return ``push_orthogonal + eta * push_parallel``, relative to the main prediction.
 
@@ -96,6 +101,7 @@ def project(eta: float | Array) -> Project:
     return Project(eta)
 
 
+@constructor("2410.02416")
 def apg(
     scale: float | Array,
     eta: float | Array = 0.0,

@@ -3,12 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .cfg import from_null
-from .protocol import require_finite, rule
-from .push import Push, Scale, Stateless, inner, ratio
+from ..protocol import require_finite
+from ..push import Push, Scale, Stateless, inner, ratio
+from ..pytrees import pytree
+from ..references.cfg import from_null
+from ..registry import constructor
 
 
-@rule
+@pytree
 class Tangential(Stateless):
     """Keep of the reference's noise prediction what lies along the pair's first singular vector."""
 
@@ -29,6 +31,7 @@ class Tangential(Stateless):
         return -sigma * (main - kept)
 
 
+@constructor("2503.18137")
 def tcfg(scale: float | Array) -> Push:
     """Return tangential-damping CFG, ``e_null' + scale * (e_given - e_null')`` in noise space.
 

@@ -3,12 +3,14 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .cfg import from_null
-from .protocol import require_finite, rule
-from .push import Push, Scale, Stateless, norm, ratio
+from ..protocol import require_finite
+from ..push import Push, Scale, Stateless, norm, ratio
+from ..pytrees import pytree
+from ..references.cfg import from_null
+from ..registry import constructor
 
 
-@rule
+@pytree
 class MagnitudeAware(Stateless):
     """Weaken pushes that are long beside the reference's prediction."""
 
@@ -22,6 +24,7 @@ class MagnitudeAware(Stateless):
         return push * jnp.where(alpha == 0, 1, jnp.exp(-alpha * length))
 
 
+@constructor("2508.03442")
 def magnitude_aware(scale: float | Array = 10.0, alpha: float | Array = 8.0) -> Push:
     """Return CFG with the scale ``1 + (scale - 1) exp(-alpha |D_given - D_null| / |D_null|)``.
 

@@ -1,0 +1,44 @@
+"""Frozen dataclasses that are pytrees: what rules, transforms, references and modes are made of."""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+
+def pytree(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass and a pytree, whose static fields are marked so."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    every = dataclasses.fields(cls)
+    leaves = tuple(field.name for field in every if not field.metadata.get("static"))
+    fixed = tuple(field.name for field in every if field.metadata.get("static"))
+
+    # The class itself is part of the structure. `jax.tree_util.register_dataclass` would leave it
+    # out: in jax 0.10 the structures of two classes with equal fields compare equal, and a
+    # program compiled for one rule may then run for another.
+    def structure(one):
+        return cls, *(getattr(one, name) for name in fixed)
+
+    def with_keys(one):
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(one, name)) for name in leaves]
+        return keyed, structure(one)
+
+    def plain(one):
+        return [getattr(one, name) for name in leaves], structure(one)
+
+    def rebuilt(auxiliary, children):
+        # Around __init__ and its checks: jax rebuilds with placeholders for leaves.
+        one = object.__new__(cls)
+        for name, value in zip((*leaves, *fixed), (*children, *auxiliary[1:]), strict=True):
+            object.__setattr__(one, name, value)
+        return one
+
+    jax.tree_util.register_pytree_with_keys(cls, with_keys, rebuilt, plain)
+    return cls
+
+
+def static(**options):
+    """Declare a dataclass field as structure: part of the compiled program, never traced."""
+    return dataclasses.field(metadata={"static": True}, **options)

@@ -1,0 +1,58 @@
+"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) and its relative on another base."""
+
+from jaxtyping import Array
+
+from ..protocol import GUIDE, MAIN, NULL, Branch, require_finite
+from ..push import At, Push, Scale, Transform, push
+from ..registry import constructor
+
+
+@constructor()
+def null(network: str = MAIN) -> At:
+    """Return the reference of classifier-free guidance: the null condition's prediction.
+
+    Args:
+        network: which network gives it.
+    """
+    return At(Branch(network=network, condition=NULL))
+
+
+@constructor("2207.12598")
+def cfg(scale: float | Array, *, network: str = MAIN) -> Push:
+    """Return classifier-free guidance, ``D_null + scale * (D_given - D_null)``.
+
+    Args:
+        scale: 1 is the conditional prediction, 0 the unconditional one, more than 1 guides.
+            (The original paper's ``w`` is ``scale - 1``.)
+        network: which network gives the unconditional prediction; another than ``main`` where an
+            unconditional network of its own was trained (EDM2 guides every size with its XS).
+
+    Raises:
+        ValueError: scale not finite.
+
+    Source: Ho & Salimans, arXiv 2207.12598, eq. 6.
+    """
+    require_finite("cfg", scale=scale)
+    return Push(Scale(scale), null(network))
+
+
+@constructor("2504.01521")
+def domain(scale: float | Array = 1.5, *, network: str = GUIDE) -> Push:
+    """Return domain guidance, ``D_base(null) + scale * (D_fine-tuned(given) - D_base(null))``.
+
+    Args:
+        scale: 1 is the fine-tuned network, 0 the base; about 1.5 in the paper.
+        network: name of the network from before the fine-tuning.
+
+    Raises:
+        ValueError: scale not finite.
+
+    Source: Zhong et al., arXiv 2504.01521.
+    """
+    require_finite("domain", scale=scale)
+    return Push(Scale(scale), null(network))
+
+
+def from_null(*transforms: Transform) -> Push:
+    """Return a push away from the null condition's prediction through ``transforms``."""
+    return push(null(), *transforms)

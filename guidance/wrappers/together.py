@@ -1,0 +1,110 @@
+"""Several pushes at once, each with its own reference, scale and interval."""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array
+
+from ..protocol import Branch, Guided, Rule, Unguided, folded
+from ..pytrees import pytree
+from ..references.autoguidance import autoguidance
+from ..references.cfg import cfg
+from ..registry import constructor
+
+
+class Remembering:
+    """An ``evaluate`` that asks for each prediction once."""
+
+    def __init__(self, evaluate):
+        self.condition = evaluate.condition
+        self._evaluate, self._known, self._kept = evaluate, {}, []
+
+    def __call__(self, branches, x=None, sigma=None):
+        def identity(branch: Branch) -> Any:
+            # Arrays are told apart by identity; what is kept alive keeps its identity.
+            condition = branch.condition
+            if not isinstance(condition, str):
+                condition = id(condition)
+            return branch.network, condition, tuple(map(id, branch.modes)), id(x), id(sigma)
+
+        self._kept += [branches, x, sigma]
+        new = {identity(b): b for b in branches if identity(b) not in self._known}
+        if new:
+            answers = self._evaluate(tuple(new.values()), x, sigma)
+            self._known |= dict(zip(new, answers, strict=True))
+        return tuple(self._known[identity(branch)] for branch in branches)
+
+
+@pytree
+class Together:
+    """Add up what several rules do to the same prediction."""
+
+    rules: tuple[Rule, ...]
+
+    def init(self, x):
+        return tuple(rule.init(x) for rule in self.rules)
+
+    def apply(self, evaluate, x, sigma, state, key):
+        evaluate = Remembering(evaluate)
+        (main,) = evaluate((Branch(),))
+        total, info, states, sources = main, {}, [], []
+        for number, (rule, own) in enumerate(zip(self.rules, state, strict=True)):
+            guided, own = rule.apply(evaluate, x, sigma, own, folded(key, number))
+            total = total + (guided.denoised - main)
+            info |= {f"{name}_{number}": value for name, value in guided.info.items()}
+            states.append(own)
+            sources.append(guided.renoise_from)
+        renoise_from = next((source for source in sources if source is not None), None)
+        return Guided(total, renoise_from, info), tuple(states)
+
+    def at(self, sigma):
+        rules = tuple(rule.at(sigma) for rule in self.rules)
+        if all(new is old for new, old in zip(rules, self.rules, strict=True)):
+            return self
+        if all(isinstance(rule, Unguided) for rule in rules):
+            return Unguided()
+        return dataclasses.replace(self, rules=rules)
+
+
+@constructor()
+def together(*rules: Rule) -> Together:
+    """Return ``D_main + sum_i (D_i - D_main)``, where ``D_i`` is what rule i makes of it alone.
+
+    ``together(cfg(2.0), between(autoguidance(1.5), 0.3, 3.0))`` pushes away from the null
+    condition and from a weak network, each with its own scale and interval. Predictions that
+    several rules ask for are evaluated once.
+
+    Raises:
+        ValueError: no rules.
+        TypeError: something that is no rule.
+    """
+    if not rules:
+        raise ValueError("guidance.together: give at least one rule")
+    for one in rules:
+        if not hasattr(one, "at"):
+            raise TypeError(
+                f"guidance.together: {one!r} is no rule; put transforms into a push: "
+                f"guidance.push(reference, *transforms)"
+            )
+    return Together(rules)
+
+
+@constructor("2406.02507")
+def cfg_and_autoguidance(scale: float | Array, mix: float | Array = 0.5) -> Together:
+    """Return autoguidance and CFG at once, sharing one scale.
+
+    ``D_given + (1 - mix) (scale - 1) (D_given - D_null) + mix (scale - 1) (D_given - D_guide)``.
+
+    Args:
+        scale: 1 is off.
+        mix: 0 is CFG, 1 autoguidance.
+
+    Raises:
+        ValueError: an argument that is not finite.
+
+    Source: Karras et al., arXiv 2406.02507, appendix on text-conditional guidance.
+    """
+    return together(
+        cfg((1 - mix) * (scale - 1) + 1),
+        autoguidance(mix * (scale - 1) + 1),
+    )
