@@ -85,11 +85,18 @@ class Evaluator:
 def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) -> Any:
     """Return what a branch's condition stands for, in every sample."""
     if isinstance(wanted, Mapping):
+        if not isinstance(given, Mapping) or wanted.keys() - given.keys():
+            parts = sorted(given) if isinstance(given, Mapping) else "no parts"
+            raise ValueError(
+                f"branch {branch.name!r} replaces the parts {sorted(wanted)} of the condition, "
+                f"which has {parts}: pass a dictionary of arrays as condition"
+            )
         nulls = null if isinstance(null, Mapping) else dict.fromkeys(wanted, null)
-        return {
+        replaced = {
             part: _resolved(branch, one, given[part], nulls[part], batch)
             for part, one in wanted.items()
         }
+        return {**given, **replaced}
     if not isinstance(wanted, str):
         wanted = jnp.asarray(wanted)
         like = jax.tree.leaves(given)
@@ -106,10 +113,11 @@ def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) ->
         )
     if null is None or given is None:
         return None
+    same = jax.tree.structure(null) == jax.tree.structure(given)
     return jax.tree.map(
         lambda one, empty: jnp.broadcast_to(jnp.asarray(empty, one.dtype), one.shape),
         given,
-        jax.tree.map(lambda _: null, given) if jnp.ndim(null) == 0 else null,
+        null if same else jax.tree.map(lambda _: null, given),
     )
 
 
