@@ -1,7 +1,10 @@
 """Noise schedules, solvers and the one sampling loop. Knows guidance's protocol and no network."""
 
+from .ancestral import dpmpp_2s_ancestral, euler_ancestral
 from .config import from_config
+from .dpmpp import dpmpp
 from .euler import euler
+from .feynman_kac import feynman_kac
 from .heun import heun
 from .loop import sample
 from .plan import Plan, plan
@@ -15,7 +18,11 @@ __all__ = [
     "STEPS",
     "Plan",
     "Solver",
+    "dpmpp",
+    "dpmpp_2s_ancestral",
     "euler",
+    "euler_ancestral",
+    "feynman_kac",
     "from_config",
     "heun",
     "karras",

@@ -6,7 +6,9 @@ another in the memory of one.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from graphlib import TopologicalSorter
 from typing import Any
 
 import jax
@@ -141,12 +143,18 @@ def _active(modes_by_branch: Sequence[tuple[Mode, ...]], batch: int) -> tuple[Ac
     count = len(modes_by_branch)
     # By identity: two branches share a mode when a rule gave both the same object.
     modes = {id(mode): mode for modes in modes_by_branch for mode in modes}
+    # In an order that is every branch's own: two modes at one site need not commute.
+    order = TopologicalSorter({identity: () for identity in modes})
+    for branch in modes_by_branch:
+        for before, after in itertools.pairwise(branch):
+            order.add(id(after), id(before))
 
     def spread(leaf):
         return jnp.repeat(leaf, count, axis=0) if jnp.ndim(leaf) else leaf
 
     result = []
-    for identity, mode in modes.items():
+    for identity in order.static_order():
+        mode = modes[identity]
         holds = np.array([identity in map(id, modes) for modes in modes_by_branch])
         everywhere = None if holds.all() else jnp.asarray(np.tile(holds, batch))
         result.append(Active(jax.tree.map(spread, mode), everywhere))

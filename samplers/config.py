@@ -5,12 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from .ancestral import dpmpp_2s_ancestral, euler_ancestral
+from .dpmpp import dpmpp
 from .euler import euler
+from .feynman_kac import feynman_kac
 from .heun import heun
 from .schedules import karras
 from .solver import Solver
 
-SOLVERS = {"euler": euler, "heun": heun}
+SOLVERS = {
+    "dpmpp": dpmpp,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "feynman_kac": feynman_kac,
+    "heun": heun,
+}
 SCHEDULES = {"karras": karras}
 
 

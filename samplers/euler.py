@@ -11,6 +11,7 @@ class Euler(Memoryless):
     """First order, one evaluation a step."""
 
     order: ClassVar[int] = 1
+    renoises: ClassVar[bool] = True
 
     def step(self, denoise, x, interval, state, key):
         del key

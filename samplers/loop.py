@@ -19,6 +19,7 @@ from ..guidance.cost import evaluations
 from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
 from ..guidance.registry import name_of
 from .branches import MODES, Evaluator, Networks
+from .config import SOLVERS
 from .schedules import checked
 from .solver import Interval, Solver
 from .streams import fold_each
@@ -97,7 +98,8 @@ def sample(
 
     Raises:
         ValueError: unusable sigmas, a network the rule needs that was not given, unknown
-            ``save`` or ``branches``.
+            ``save`` or ``branches``, a rule that the solver is not defined for, or a batch that
+            it cannot take.
     """
     sigmas = checked(sigmas)
     networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
@@ -109,8 +111,12 @@ def sample(
     noise = jnp.asarray(noise)
     if not jnp.issubdtype(noise.dtype, jnp.floating):
         raise ValueError(f"samplers.sample: noise must be floating point, got {noise.dtype}")
+    solver.check(noise.shape[0], condition)
+    owner = name_of(rule)
+    # An integer would be an argument of another type: cfg(3) must not compile beside cfg(3.0).
+    rule = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, rule)
     parts = segments(rule, solver, sigmas)
-    _require_networks(name_of(rule), parts, networks, noise)
+    _require_networks(owner, parts, networks, noise)
     program = [(part.rule, part.solver) for part in parts]
     leaves, structure = jax.tree.flatten((networks, rule, solver, program))
     # Numbers and arrays are arguments of the compiled program, everything else (functions,
@@ -156,6 +162,7 @@ def _step(networks, rule, solver, condition, keys, mode, saved, carry, step):
     after, guided, solver_state = solver.step(
         denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
+    _require_renoising(rule, guided, solver)
     everything = {"x": x, "denoised": guided.denoised, "info": guided.info}
     out = {name: everything[name] for name in saved}
     return (after, denoise.state, solver_state), out
@@ -199,6 +206,17 @@ def _require_networks(owner: str, parts: list[Segment], networks: Networks, x: A
                 f"samplers.sample: the rule {owner} needs a network named {missing[0]!r}: pass "
                 f"denoise={{'main': ..., '{missing[0]}': ...}}"
             )
+
+
+def _require_renoising(rule: Rule, guided: Guided, solver: Solver) -> None:
+    if guided.renoise_from is None or getattr(solver, "renoises", False):
+        return
+    able = ", ".join(name for name, make in SOLVERS.items() if make().renoises)
+    raise ValueError(
+        f"samplers.sample: the rule {name_of(rule)} takes its noise from another prediction than "
+        f"the guided one (CFG++), which is not defined for {name_of(solver)}; solvers it is "
+        f"defined for: {able}"
+    )
 
 
 def _is_number(leaf: Any) -> bool:

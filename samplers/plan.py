@@ -61,8 +61,9 @@ def plan(solver: Solver, sigmas: np.ndarray, rule: Rule, shape: tuple[int, ...] 
     """
     sigmas = checked(sigmas)
     tables = solver.tables(sigmas)
-    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    batch = getattr(solver, "particles", None) or 2
+    x = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    keys = jax.vmap(jax.random.key)(jnp.arange(batch))
     result: list[dict[str, int]] = []
     for segment in segments(rule, solver, sigmas):
         counts: Counter[str] = Counter()

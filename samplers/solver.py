@@ -1,7 +1,7 @@
 """The protocol of solvers: an ``init``/``step`` pair around a guided denoiser."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -21,10 +21,18 @@ class Solver(Protocol):
     """A way to follow dx/dsigma from one noise level to the next.
 
     Attributes:
-        order: stated order of convergence of the global error, for smooth denoisers.
+        order: stated order of convergence of the global error, for smooth denoisers and without
+            added noise.
+        renoises: whether the solver says what it does with a rule that takes the noise direction
+            from another prediction (`Guided.renoise_from`, CFG++); the loop refuses such rules
+            elsewhere.
     """
 
     order: int
+    renoises: bool
+
+    def check(self, batch: int, condition: Any) -> None:
+        """Refuse a batch that the solver cannot take; on the host, before anything is traced."""
 
     def tables(self, sigmas: np.ndarray) -> Any:
         """Return per-step constants, computed in float64: a pytree of ``[steps, ...]`` arrays."""
@@ -51,17 +59,18 @@ class Solver(Protocol):
         """Return the solver that takes step number ``step``; it shares the state of this one."""
 
 
-class Memoryless:
-    """Base of solvers that take every step alike and carry nothing: they define ``step``."""
+class Common:
+    """Base of solvers that take every step alike, any batch, and have no constants."""
+
+    renoises: ClassVar[bool] = False
+
+    def check(self, batch, condition):
+        """Take any batch."""
+        del batch, condition
 
     def tables(self, sigmas):
         """Return no constants."""
         del sigmas
-        return ()
-
-    def init(self, x):
-        """Return the empty state."""
-        del x
         return ()
 
     def at(self, step, sigmas):
@@ -70,7 +79,20 @@ class Memoryless:
         return self
 
 
+class Memoryless(Common):
+    """Base of solvers that also carry nothing: they define ``step``."""
+
+    def init(self, x):
+        """Return the empty state."""
+        del x
+        return ()
+
+
+def source(guided: Guided) -> Array:
+    """Return the prediction whose noise direction a step keeps."""
+    return guided.denoised if guided.renoise_from is None else guided.renoise_from
+
+
 def direction(x: Array, guided: Guided, sigma: Array) -> Array:
-    """Return dx/dsigma, the noise direction ``(x - D) / sigma`` that the step keeps."""
-    source = guided.denoised if guided.renoise_from is None else guided.renoise_from
-    return (x - source) / sigma
+    """Return dx/dsigma, the noise direction ``(x - S) / sigma`` that the step keeps."""
+    return (x - source(guided)) / sigma

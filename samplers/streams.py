@@ -21,6 +21,8 @@ def fold_each(keys: Key[Array, " batch"], data) -> Key[Array, " batch"]:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
-def unit_noise(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Float[Array, " batch *shape"]:
+def unit_noise(
+    keys: Key[Array, " batch"], shape: tuple[int, ...], dtype=float
+) -> Float[Array, " batch *shape"]:
     """Draw standard normal noise of ``shape`` for every sample from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

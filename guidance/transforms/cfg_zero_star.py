@@ -22,12 +22,23 @@ class OptimalScale(Stateless):
     """Scale the reference velocity by its projection coefficient before subtracting it."""
 
     def push_of(self, push, context):
-        del push
         x, sigma = context.x, context.sigma
         main = (x - (1 + sigma) * context.main) / sigma
         reference = (x - (1 + sigma) * context.reference) / sigma
         best = inner(main, reference) / (inner(reference, reference) + EPSILON)
-        return -(main - best * reference) * sigma / (1 + sigma)
+        # The push as it came, with the scaled reference in the place of the plain one.
+        return push - (1 - best) * reference * sigma / (1 + sigma)
+
+
+@constructor("2503.18886")
+def optimal_scale() -> OptimalScale:
+    """Return the transform that scales the reference's velocity by ``s*`` before it is subtracted.
+
+    ``s* = <v_main, v_ref> / |v_ref|^2`` per sample.
+
+    Source: Fan et al., arXiv 2503.18886, algorithm 1.
+    """
+    return OptimalScale()
 
 
 @pytree
@@ -43,6 +54,23 @@ class ZeroInit:
     def apply(self, push, context, state):
         still = context.x / (1 + context.sigma) - context.main
         return jnp.where(state < self.evaluations, still, push), state + 1
+
+
+@constructor("2503.18886")
+def zero_init(evaluations: int = 1) -> ZeroInit:
+    """Return the transform that makes the velocity zero for the first evaluations; comes last.
+
+    Args:
+        evaluations: how many; 0 for none. A two-stage solver makes two a step.
+
+    Raises:
+        ValueError: a negative number.
+
+    Source: Fan et al., arXiv 2503.18886, section 4.2.
+    """
+    if evaluations < 0:
+        raise ValueError(f"guidance.zero_init: evaluations must be 0 or more, got {evaluations}")
+    return ZeroInit(int(evaluations))
 
 
 @constructor("2503.18886")

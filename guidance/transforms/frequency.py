@@ -80,6 +80,27 @@ class FrequencyDecoupled(Stateless):
 
 
 @constructor("2506.19713")
+def frequency_scales(
+    scales: Sequence[float | Array] = (10.0, 5.0),
+    parallel_weights: Sequence[float | Array] | None = None,
+) -> FrequencyDecoupled:
+    """Return the transform with a scale for every frequency band, in the place of `scale`.
+
+    Arguments and errors are those of `frequency_decoupled`.
+
+    Source: Sadat et al., arXiv 2506.19713, algorithm 1.
+    """
+    weights = (1.0,) * len(scales) if parallel_weights is None else tuple(parallel_weights)
+    if not scales or len(weights) != len(scales):
+        raise ValueError(
+            f"guidance.frequency_scales: need one parallel weight a scale, got {len(scales)} "
+            f"scales and {len(weights)} weights"
+        )
+    require_finite("frequency_scales", **{f"scales[{i}]": s for i, s in enumerate(scales)})
+    return FrequencyDecoupled(tuple(scales), weights)
+
+
+@constructor("2506.19713")
 def frequency_decoupled(
     scales: Sequence[float | Array] = (10.0, 5.0),
     parallel_weights: Sequence[float | Array] | None = None,
@@ -97,11 +118,4 @@ def frequency_decoupled(
 
     Source: Sadat et al., arXiv 2506.19713, algorithm 1.
     """
-    weights = (1.0,) * len(scales) if parallel_weights is None else tuple(parallel_weights)
-    if not scales or len(weights) != len(scales):
-        raise ValueError(
-            f"guidance.frequency_decoupled: need one parallel weight a scale, got {len(scales)} "
-            f"scales and {len(weights)} weights"
-        )
-    require_finite("frequency_decoupled", **{f"scales[{i}]": s for i, s in enumerate(scales)})
-    return from_null(FrequencyDecoupled(tuple(scales), weights))
+    return from_null(frequency_scales(scales, parallel_weights))

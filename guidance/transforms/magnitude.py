@@ -25,6 +25,22 @@ class MagnitudeAware(Stateless):
 
 
 @constructor("2508.03442")
+def damp_magnitude(alpha: float | Array = 8.0) -> MagnitudeAware:
+    """Return the transform that multiplies the push by ``exp(-alpha |D_main - D_ref| / |D_ref|)``.
+
+    Args:
+        alpha: 0 leaves the push as it is.
+
+    Raises:
+        ValueError: not finite.
+
+    Source: arXiv 2508.03442, eq. 7.
+    """
+    require_finite("damp_magnitude", alpha=alpha)
+    return MagnitudeAware(alpha)
+
+
+@constructor("2508.03442")
 def magnitude_aware(scale: float | Array = 10.0, alpha: float | Array = 8.0) -> Push:
     """Return CFG with the scale ``1 + (scale - 1) exp(-alpha |D_given - D_null| / |D_null|)``.
 

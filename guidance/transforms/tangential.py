@@ -15,7 +15,6 @@ class Tangential(Stateless):
     """Keep of the reference's noise prediction what lies along the pair's first singular vector."""
 
     def push_of(self, push, context):
-        del push
         x, sigma = context.x, context.sigma
         main, reference = (x - context.main) / sigma, (x - context.reference) / sigma
         # The top right singular vector of the two rows [main; reference] is a combination of
@@ -28,7 +27,19 @@ class Tangential(Stateless):
         second = jnp.where(half >= 0, ab, top - aa)
         direction = first * main + second * reference
         kept = ratio(inner(reference, direction), inner(direction, direction)) * direction
-        return -sigma * (main - kept)
+        # The push as it came, with the kept part in the place of the whole reference.
+        return push - sigma * (reference - kept)
+
+
+@constructor("2503.18137")
+def tangential() -> Tangential:
+    """Return the transform that damps the reference's noise prediction across the pair.
+
+    Of it stays what lies along the first right singular vector of the two predictions.
+
+    Source: Kwon et al., arXiv 2503.18137, algorithm 1.
+    """
+    return Tangential()
 
 
 @constructor("2503.18137")
