@@ -5,6 +5,7 @@ python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.see
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -34,10 +35,26 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
+def subscripted(argument: str) -> str:
+    """Write the numbers in an override's name as ml_collections takes them.
+
+    ``--config.guidance.push.1.eta=0.2`` becomes ``--config.guidance.push[1].eta=0.2``.
+    """
+    name, equals, value = argument.partition("=")
+    if re.match(r"--?(no)?config\.", name):
+        name = re.sub(r"\.(\d+)(?=[.\[]|$)", r"[\1]", name)
+    return name + equals + value
+
+
 def parse(arguments: list[str]) -> list[str]:
     """Parse flags; an unknown config key or a missing file is one line, not a traceback."""
+    # ml_collections looks for the names of overrides in sys.argv, absl for their values here.
+    sys.argv = arguments = [subscripted(argument) for argument in arguments]
     try:
         rest = flags.FLAGS(arguments)
+    except IndexError:
+        numbered = [one for one in arguments if re.match(r"--?(no)?config\..*\[", one)]
+        fail(f"{', '.join(numbered)}: the config's list has fewer entries (they count from 0)")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         fail(f"{error.args[0] if error.args else error} (see python main.py --help)")
     if rest[1:]:

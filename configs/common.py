@@ -39,10 +39,10 @@ def base() -> ConfigDict:
                 schedule=dict(name="karras", steps=32, sigma_min=0.002, sigma_max=80.0, rho=7.0),
             ),
             sampling=dict(
-                weights=dict(main="", guide=""),
+                weights=dict(main="", guide="", classifier=""),
                 count=64,
                 batch_size=64,
-                classes="all",  # or labels, "0,3,7", taken in turn
+                classes="all",  # or "none", or labels, "0,3,7", taken in turn
                 branches="fused",  # or sequential: less memory
                 format="png",  # or npz
             ),

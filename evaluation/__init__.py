@@ -1,6 +1,6 @@
 """Metrics on features, class probabilities and pixels: NumPy and SciPy in float64, on the host."""
 
-from .appearance import contrast, saturation
+from .appearance import contrast, saturation, white
 from .frechet import Moments, frechet_distance, moments, moments_of_batches
 from .kernel import KernelDistance, kernel_distance, kernel_distance_over_subsets
 from .manifold import ManifoldScores, manifold_scores
@@ -20,4 +20,5 @@ __all__ = [
     "moments_of_batches",
     "saturation",
     "vendi_score",
+    "white",
 ]

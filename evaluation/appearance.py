@@ -57,3 +57,15 @@ def contrast(images: Float[np.ndarray, "batch h w c"]) -> float:
     images = _unit_range(images)
     gray = images[..., 0] if images.shape[-1] == 1 else images @ LUMA
     return float(gray.std(axis=(1, 2)).mean())
+
+
+def white(images: Float[np.ndarray, "batch h w c"]) -> float:
+    """Return the share of values at the very top of the range, where clipping puts them.
+
+    Args:
+        images: uint8, or float in [-1, 1].
+
+    Raises:
+        ValueError: another shape, or floats outside [-1, 1].
+    """
+    return float(np.mean(_unit_range(images) == 1))

@@ -14,6 +14,7 @@ from safetensors.numpy import save as serialise
 from .. import input_pipeline
 from ..errors import UserError
 from ..models.weights import Loaded, load
+from .appearance import contrast, white
 from .frechet import Moments, frechet_distance, moments
 from .manifold import manifold_scores
 
@@ -66,7 +67,8 @@ class RealStatistics:
     Attributes:
         moments: mean and covariance over the whole split.
         features: of the first ``MANIFOLD_IMAGES`` images of a shuffle, for precision and recall.
-        description: data set, split, number of images and the classifier used.
+        description: data set, split, number of images, the classifier used, and the appearance of
+            the images whose features are kept.
     """
 
     moments: Moments
@@ -85,6 +87,8 @@ class RealStatistics:
             "split": data.split,
             "images": len(features),
             "classifier": extractor.source,
+            "contrast": contrast(images[chosen]),
+            "white": white(images[chosen]),
         }
         return cls(moments(features), features[chosen], description)
 

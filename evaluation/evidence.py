@@ -9,30 +9,39 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ..guidance import to_config
 from ..models.weights import SHIPPED
 from ..sampling.images import ImageStore
 from ..sampling.job import job_from_config
 from ..sampling.run import sample
 from ..training.export import commit
-from .appearance import contrast
+from .appearance import contrast, white
+from .claims import judge
 from .classifier_features import FeatureExtractor, RealStatistics, compare
+from .evidence_table import render
 
 
 def row_config(config, name: str) -> ConfigDict:
-    """Return the config with the guidance of one of its rows."""
+    """Return the config with the guidance of one of its rows, and what else the row sets."""
     one = ConfigDict(config.to_dict())
-    one.guidance = ConfigDict(config.rows[name].guidance.to_dict())
+    row = config.rows[name].to_dict()
+    one.guidance = ConfigDict(row["guidance"])
+    one.sampling.update(row.get("sampling", {}))
     one.name = f"{config.name}/{name}"
     return one
 
 
 def measure(extractor: FeatureExtractor, real: RealStatistics, images, labels) -> dict:
-    """Return Frechet distance, precision, recall, class agreement and contrast of images."""
+    """Return Frechet distance, precision, recall, class agreement and appearance of images.
+
+    ``labels`` None (an unconditional run) leaves the agreement None.
+    """
     features, predicted = extractor(images)
     return {
         **compare(real, features),
-        "agreement": float(np.mean(predicted == labels)),
+        "agreement": None if labels is None else float(np.mean(predicted == labels)),
         "contrast": contrast(images),
+        "white": white(images),
     }
 
 
@@ -40,9 +49,10 @@ def evaluate(config, workdir: Path) -> None:
     """Sample ``config.evaluation.count`` images a row, the same noise in every row, and measure.
 
     Args:
-        config: has ``rows`` (title and guidance each) and ``evaluation``.
-        workdir: gets a folder of images a row (an interrupted run goes on) and
-            ``evidence.json``.
+        config: has ``rows`` (title and guidance each, and fields of ``sampling`` to replace) and
+            ``evaluation``.
+        workdir: gets a folder of images a row (an interrupted run goes on), ``evidence.json``
+            and ``evidence.md``.
 
     Raises:
         UserError: anything in any row that cannot run, before the first image.
@@ -64,6 +74,8 @@ def evaluate(config, workdir: Path) -> None:
         rows[name] = {
             "title": config.rows[name].title,
             "guidance": config.rows[name].guidance.to_dict(),
+            "rule": str(to_config(job.rule)),
+            "command": f"{section.row_command.format(row=name)}",
             **measure(extractor, real, store.read(indices), job.labels(indices)),
             "evaluations": job.plan().totals,
             "multiply_adds": job.macs(),
@@ -81,6 +93,8 @@ def evaluate(config, workdir: Path) -> None:
         "weights": config.sampling.weights.to_dict(),
         "real": real.description,
         "rows": rows,
+        "claims": [judge(claim, rows) for claim in config.get("claims", ())],
     }
     (workdir / "evidence.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {workdir / 'evidence.json'}")
+    (workdir / "evidence.md").write_text(render(result) + "\n")
+    print(f"wrote {workdir / 'evidence.json'} and evidence.md")

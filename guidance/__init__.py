@@ -1,23 +1,59 @@
 """Guidance rules: small pure ``init``/``apply`` pairs that combine predictions.
 
 Knows jax and nothing else of this project. ``D = D_ref + scale * (D_main - D_ref)``: 1 is off.
+A rule is a push away from a reference (`references`), through transforms (`transforms`), maybe
+with something around it (`wrappers`).
 """
 
+from . import presets
 from .combine import combine
 from .config import from_config, to_config
 from .cost import cost
+from .describe import describe
 from .protocol import CLASSIFIER, GIVEN, GUIDE, MAIN, NULL, Branch, Guided, Rule, unguided
 from .push import Push, chain, push, scale
+from .references.attention import (
+    attention_temperature,
+    blurred_queries,
+    erg,
+    identity_attention,
+    pag,
+    seg,
+)
 from .references.autoguidance import autoguidance, weak
+from .references.blocks import permuted_tokens, skipped_blocks, slg, tpg
 from .references.cfg import cfg, domain, null
-from .transforms.cfg_zero_star import cfg_zero_star
+from .references.cfgpp import cfgpp, renoised
+from .references.classifier import classifier, classifier_gradient
+from .references.composition import (
+    compose_and,
+    compose_not,
+    instruct,
+    negative,
+    negative_condition,
+    perp_neg,
+)
+from .references.elucd import calibrated_classifier, elucd
+from .references.fkc import fkc
+from .references.gfcg import confused_class, gfcg
+from .references.icg import icg, independent
+from .references.tsg import perturbed_time, tsg
+from .references.windows import sliding_windows, swg
+from .transforms.cfg_zero_star import cfg_zero_star, optimal_scale, zero_init
 from .transforms.channels import channels
-from .transforms.frequency import frequency_decoupled
-from .transforms.magnitude import magnitude_aware
+from .transforms.energy import energy_preserving, ep_cfg
+from .transforms.frequency import frequency_decoupled, frequency_scales
+from .transforms.magnitude import damp_magnitude, magnitude_aware
 from .transforms.projection import apg, clip_norm, momentum, project
 from .transforms.rescale import cfg_rescale, std_rescale
-from .transforms.tangential import tcfg
+from .transforms.tangential import tangential, tcfg
+from .transforms.weights import scheduled, scheduled_cfg
+from .wrappers.cads import cads
+from .wrappers.history import higs
 from .wrappers.interval import between
+from .wrappers.rectified import reg
+from .wrappers.skipping import skip_aligned
+from .wrappers.thresholding import dynamic_threshold, static_threshold
 from .wrappers.together import cfg_and_autoguidance, together
 
 __all__ = [
@@ -31,30 +67,78 @@ __all__ = [
     "Push",
     "Rule",
     "apg",
+    "attention_temperature",
     "autoguidance",
     "between",
+    "blurred_queries",
+    "cads",
+    "calibrated_classifier",
     "cfg",
     "cfg_and_autoguidance",
     "cfg_rescale",
     "cfg_zero_star",
+    "cfgpp",
     "chain",
     "channels",
+    "classifier",
+    "classifier_gradient",
     "clip_norm",
     "combine",
+    "compose_and",
+    "compose_not",
+    "confused_class",
     "cost",
+    "damp_magnitude",
+    "describe",
     "domain",
+    "dynamic_threshold",
+    "elucd",
+    "energy_preserving",
+    "ep_cfg",
+    "erg",
+    "fkc",
     "frequency_decoupled",
+    "frequency_scales",
     "from_config",
+    "gfcg",
+    "higs",
+    "icg",
+    "identity_attention",
+    "independent",
+    "instruct",
     "magnitude_aware",
     "momentum",
+    "negative",
+    "negative_condition",
     "null",
+    "optimal_scale",
+    "pag",
+    "permuted_tokens",
+    "perp_neg",
+    "perturbed_time",
+    "presets",
     "project",
     "push",
+    "reg",
+    "renoised",
     "scale",
+    "scheduled",
+    "scheduled_cfg",
+    "seg",
+    "skip_aligned",
+    "skipped_blocks",
+    "slg",
+    "sliding_windows",
+    "static_threshold",
     "std_rescale",
+    "swg",
+    "tangential",
     "tcfg",
     "to_config",
     "together",
+    "tpg",
+    "tsg",
     "unguided",
     "weak",
+    "zero_init",
 ]

@@ -22,10 +22,15 @@ class Network:
     structure: nnx.GraphDef
     num_classes: int
     shape: tuple[int, ...]
+    sites: tuple[str, ...] = ()
 
-    def __call__(self, params: Any, x: Array, time: Array, label: Array | None) -> Array:
+    def __call__(
+        self, params: Any, x: Array, time: Array, label: Array | None, modes: tuple = ()
+    ) -> Array:
         """Run the module with ``params`` (a nested dictionary of arrays)."""
-        return self.module(params)(x, time, label)
+        # A module without sites need not know of modes.
+        options = {"modes": modes} if modes else {}
+        return self.module(params)(x, time, label, **options)
 
     def module(self, params: Any) -> nnx.Module:
         """Return the module with ``params`` inside, for methods other than its call."""
@@ -36,12 +41,14 @@ def split(module: nnx.Module, *, num_classes: int, shape: tuple[int, ...]) -> tu
     """Split a module into its structure and a nested dictionary of its parameters.
 
     Args:
-        module: an nnx module whose call is ``(x, time, label)``.
+        module: an nnx module whose call is ``(x, time, label)``; one with an attribute ``sites``
+            takes ``modes`` as well (see `models.sites`).
         num_classes: its real classes; 0 when it takes no label.
         shape: one input's shape, without the batch.
     """
     structure, params = nnx.split(module, nnx.Param)
-    return Network(structure, num_classes, tuple(shape)), nnx.to_pure_dict(params)
+    sites = tuple(getattr(module, "sites", ()))
+    return Network(structure, num_classes, tuple(shape), sites), nnx.to_pure_dict(params)
 
 
 @jax.tree_util.register_dataclass
@@ -70,19 +77,28 @@ class Denoiser:
         """The label that stands for no condition; None for a network without classes."""
         return self.network.num_classes or None
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Where modes may step in; empty for a network that offers no site."""
+        return self.network.sites
+
     def __call__(
         self,
         x: Float[Array, " batch *shape"],
         sigma: Float[Array, ""] | Float[Array, " batch"],
         condition: Int[Array, " batch"] | None = None,
+        modes: tuple = (),
     ) -> Float[Array, " batch *shape"]:
-        """Estimate x0 from ``x`` at noise level ``sigma``; condition None is the null class."""
+        """Estimate x0 from ``x`` at noise level ``sigma``; condition None is the null class.
+
+        ``modes`` are pairs (mode, where) that step in at the network's sites.
+        """
         sigma = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
         if condition is None and self.network.num_classes:
             condition = jnp.full(x.shape[:1], self.null_condition, jnp.int32)
         column = sigma.reshape((-1,) + (1,) * (x.ndim - 1))
         skip, out, inside, noise = self.preconditioner.coefficients(column)
-        raw = self.network(self.params, inside * x, noise.reshape(-1), condition)
+        raw = self.network(self.params, inside * x, noise.reshape(-1), condition, modes)
         return skip * x + out * raw
 
 

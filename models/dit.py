@@ -9,6 +9,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from .sites import (
+    ATTENTION,
+    BLOCK,
+    CONDITION_EMBEDDING,
+    TIME_EMBEDDING,
+    around,
+    embedded,
+    for_layer,
+    require_offered,
+    runs,
+)
+
 # name -> (depth, width, heads), arXiv 2212.09748, Table 1.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 TIME_FREQUENCIES = 256
@@ -58,11 +70,17 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch token width"]) -> Float[Array, "batch token width"]:
+    def __call__(
+        self,
+        x: Float[Array, "batch token width"],
+        grid: tuple[int, int],
+        modes: tuple = (),
+    ) -> Float[Array, "batch token width"]:
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        return self.proj(jax.nn.dot_product_attention(q, k, v).reshape(batch, tokens, width))
+        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, grid)
+        return self.proj(attend(q, k, v).reshape(batch, tokens, width))
 
 
 class Block(nnx.Module):
@@ -79,13 +97,16 @@ class Block(nnx.Module):
         self.mlp_out = linear(hidden, width, dtype=dtype, rngs=rngs)
         self.modulation = linear(width, 6 * width, dtype=dtype, rngs=rngs, kernel_init=zeros)
 
-    def __call__(self, x, embedding):
+    def __call__(self, x, embedding, grid, modes=()):
+        return around(modes, BLOCK, partial(self._run, embedding, grid, modes))(x)
+
+    def _run(self, embedding, grid, modes, x):
         parts = jnp.split(self.modulation(jax.nn.silu(embedding)), 6, axis=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
         # The normalisation runs in float32 whatever the compute type: its statistics do not
         # survive bfloat16.
         h = modulate(self.norm(x), shift_a, scale_a).astype(self.dtype)
-        x = x + gate_a[:, None] * self.attention(h)
+        x = x + gate_a[:, None] * self.attention(h, grid, modes)
         h = modulate(self.norm(x), shift_m, scale_m).astype(self.dtype)
         return x + gate_m[:, None] * self.mlp_out(jax.nn.gelu(self.mlp_in(h), approximate=True))
 
@@ -94,7 +115,7 @@ class DiT(nnx.Module):
     """Diffusion transformer, ``(x, time, label) -> output`` in the network's own coordinates.
 
     Args:
-        image_size: height and width of the input, divisible by ``patch_size``.
+        image_size: usual height and width of the input, divisible by ``patch_size``.
         channels: input channels.
         patch_size: side of one token's square of pixels.
         width, depth, heads: transformer dimensions; ``width`` divisible by 4 and by ``heads``.
@@ -158,6 +179,12 @@ class DiT(nnx.Module):
             width, patch_size**2 * self.out_channels, dtype=dtype, rngs=rngs, kernel_init=zeros
         )
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Where modes may step in; without classes there is no condition to embed."""
+        condition = (CONDITION_EMBEDDING,) if self.num_classes else ()
+        return (TIME_EMBEDDING, *condition, ATTENTION, BLOCK)
+
     @classmethod
     def from_name(cls, name: str, **overrides) -> "DiT":
         """Build a published size by name, ``"XL/2"`` for width 1152, depth 28, patch 2."""
@@ -178,43 +205,85 @@ class DiT(nnx.Module):
         x = x.reshape(batch, height // p, p, width // p, p, channels)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * channels)
 
-    def unpatchify(self, tokens: Float[Array, "batch token patch"]) -> Float[Array, "batch h w c"]:
-        """Put patches back in place; the inverse of `patchify`."""
-        p, grid = self.patch_size, self.image_size // self.patch_size
-        x = tokens.reshape(tokens.shape[0], grid, grid, p, p, -1)
-        return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], grid * p, grid * p, -1)
+    def unpatchify(
+        self, tokens: Float[Array, "batch token patch"], grid: tuple[int, int]
+    ) -> Float[Array, "batch h w c"]:
+        """Put patches back in place, on a grid of (rows, columns); the inverse of `patchify`."""
+        p, (rows, columns) = self.patch_size, grid
+        x = tokens.reshape(tokens.shape[0], rows, columns, p, p, -1)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], rows * p, columns * p, -1)
 
     def __call__(
         self,
         x: Float[Array, "batch h w c"],
         time: Float[Array, " batch"],
         label: Int[Array, " batch"] | None,
+        modes: tuple = (),
     ) -> Float[Array, "batch h w out"]:
-        """Run the network; ``label`` is an integer, ``num_classes`` (or None) the null class."""
-        if x.shape[1:] != (self.image_size, self.image_size, self.channels):
-            raise ValueError(
-                f"this DiT takes {self.image_size}x{self.image_size}x{self.channels} inputs, "
-                f"got {x.shape[1:]}"
-            )
-        h = self.patch_in(self.patchify(x).astype(self.dtype)) + self.positions.value
+        """Run the network.
+
+        Args:
+            x: images of the network's channels; height and width divisible by ``patch_size``, and
+                as in training unless a caller knows better (crops of a larger image).
+            time: the network's time input.
+            label: integers, ``num_classes`` being the null class; None is the null class.
+            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+
+        Raises:
+            ValueError: an input of other channels or of a size that does not divide, a mode at a
+                site that is not offered or in a layer beyond the depth.
+        """
+        grid = self._grid(x.shape)
+        require_offered(modes, self.sites, self.depth)
+        h = self.patch_in(self.patchify(x).astype(self.dtype)) + self._positions(grid)
         embedding = self.time_out(jax.nn.silu(self.time_in(time_features(time))))
+        embedding = embedded(modes, TIME_EMBEDDING, embedding)
         if self.num_classes:
             label = jnp.full(x.shape[:1], self.num_classes) if label is None else label
-            embedding = embedding + self.label_table(label)
-        h = h.astype(self.dtype)
-        if self.scan_layers:
-            structure, stacked = nnx.split(self.blocks)
-
-            def layer(h, parameters):
-                return nnx.merge(structure, parameters)(h, embedding), None
-
-            h, _ = jax.lax.scan(layer, h, stacked)
-        else:
-            for block in self.blocks:
-                h = block(h, embedding)
+            condition = self.label_table(label)
+            table = self.label_table.embedding[: self.num_classes].astype(condition.dtype)
+            embedding = embedding + embedded(modes, CONDITION_EMBEDDING, condition, table)
+        h = self._through_blocks(h.astype(self.dtype), embedding, grid, modes)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(embedding)), 2, axis=-1)
         h = modulate(self.final_norm(h), shift, scale).astype(self.dtype)
-        return self.unpatchify(self.final(h)).astype(jnp.float32)
+        return self.unpatchify(self.final(h), grid).astype(jnp.float32)
+
+    def _through_blocks(self, h, embedding, grid, modes):
+        if not self.scan_layers:
+            for layer, block in enumerate(self.blocks):
+                h = block(h, embedding, grid, for_layer(modes, layer))
+            return h
+        structure, stacked = nnx.split(self.blocks)
+        for layers, held in runs(modes, self.depth):
+
+            def run(h, parameters, held=held):
+                return nnx.merge(structure, parameters)(h, embedding, grid, held), None
+
+            def run_numbered(h, layer, run=run):
+                take = partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
+                return run(h, jax.tree.map(take, stacked))
+
+            # A slice of the stack would copy its parameters at every evaluation, so part of it is
+            # indexed; that is slow to differentiate in the parameters, so all of it is scanned.
+            if len(layers) == self.depth:
+                h, _ = jax.lax.scan(run, h, stacked)
+            else:
+                h, _ = jax.lax.scan(run_numbered, h, jnp.asarray(layers))
+        return h
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        p = self.patch_size
+        if len(shape) != 4 or shape[3] != self.channels or any(n % p or n < p for n in shape[1:3]):
+            raise ValueError(
+                f"this DiT takes {self.image_size}x{self.image_size}x{self.channels} inputs, or "
+                f"others of {self.channels} channels and sides divisible by {p}, got {shape[1:]}"
+            )
+        return shape[1] // p, shape[2] // p
+
+    def _positions(self, grid: tuple[int, int]) -> np.ndarray:
+        if grid == (self.image_size // self.patch_size,) * 2:
+            return self.positions.value
+        return sincos_positions(self.positions.value.shape[1], *grid)
 
 
 class _Constant:

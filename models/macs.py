@@ -4,6 +4,7 @@ Published "Gflops" of diffusion transformers and EDM2 are these multiply-adds, n
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,20 @@ import jax.numpy as jnp
 from .denoiser import Denoiser
 
 
-def macs(denoise: Denoiser) -> int:
+def macs(network: Denoiser | Callable) -> int:
     """Count the multiply-adds of matrix products and convolutions in one evaluation of a sample.
 
     Args:
-        denoise: a denoiser; its parameters may be shapes alone.
+        network: a denoiser, or a classifier ``(x, sigma) -> logits`` with a ``shape``; its
+            parameters may be shapes alone.
     """
-    network = denoise.network
     x = jax.ShapeDtypeStruct((1, *network.shape), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if network.num_classes else None
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return _count(jax.make_jaxpr(network)(denoise.params, x, time, label).jaxpr)
+    if not isinstance(network, Denoiser):
+        return _count(jax.make_jaxpr(lambda call, *given: call(*given))(network, x, time).jaxpr)
+    inner = network.network
+    label = jax.ShapeDtypeStruct((1,), jnp.int32) if inner.num_classes else None
+    return _count(jax.make_jaxpr(inner)(network.params, x, time, label).jaxpr)
 
 
 def _count(jaxpr) -> int:

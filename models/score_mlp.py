@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from .sites import BLOCK, TIME_EMBEDDING, around, embedded, for_layer, require_offered
+
 SIGMA_DATA = 0.5
 LAYERS = 4
 EPSILON = 1e-4
@@ -53,7 +55,12 @@ class ScoreMLP(nnx.Module):
     Args:
         hidden: width of the layers; 64 for the published main network, 32 for its guides.
         rngs: stream ``params`` draws the weights.
+
+    Modes step in at ``time_embedding``, the noise level's input ``ln(sigma)/4`` as ``[batch, 1]``,
+    and at ``block``, a hidden layer with the activation before it, ``[batch, hidden]``.
     """
+
+    sites = (TIME_EMBEDDING, BLOCK)
 
     def __init__(self, hidden: int, *, rngs: nnx.Rngs):
         widths = [4] + [hidden] * (LAYERS + 1)
@@ -63,35 +70,42 @@ class ScoreMLP(nnx.Module):
         self.gain = nnx.Param(jnp.zeros(()))
 
     def log_density(
-        self, x: Float[Array, "batch 2"], sigma: Float[Array, " batch"]
+        self, x: Float[Array, "batch 2"], sigma: Float[Array, " batch"], modes: tuple = ()
     ) -> Float[Array, " batch"]:
         """Return ``mean(y^2) gain / sigma - |x_in|^2 / 2``, unnormalised.
 
         Args:
             x: noisy points, sigma_data 0.5.
             sigma: their noise levels, positive.
+            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+
+        Raises:
+            ValueError: a mode at a site that is not offered, or in a layer beyond the depth.
         """
+        require_offered(modes, self.sites, LAYERS)
         inside = x / jnp.sqrt(SIGMA_DATA**2 + sigma**2)[:, None]
-        noise = jnp.log(sigma)[:, None] / 4
+        noise = embedded(modes, TIME_EMBEDDING, jnp.log(sigma)[:, None] / 4)
         y = jnp.concatenate([inside, noise, jnp.ones_like(noise)], axis=1)
         first, *rest = self.layers
         y = first(y)
-        for layer in rest:
-            y = layer(mp_silu(y))
+        for number, layer in enumerate(rest):
+            held = for_layer(modes, number)
+            y = around(held, BLOCK, lambda y, layer=layer: layer(mp_silu(y)))(y)
         return jnp.mean(y**2, axis=1) * self.gain[...] / sigma - 0.5 * jnp.sum(inside**2, axis=1)
 
     def score(
-        self, x: Float[Array, "batch 2"], sigma: Float[Array, "..."] | float
+        self, x: Float[Array, "batch 2"], sigma: Float[Array, "..."] | float, modes: tuple = ()
     ) -> Float[Array, "batch 2"]:
         """Return the gradient of `log_density` in x; sigma is a scalar or [batch]."""
         sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        return jax.grad(lambda x: jnp.sum(self.log_density(x, sigma)))(x)
+        return jax.grad(lambda x: jnp.sum(self.log_density(x, sigma, modes)))(x)
 
     def __call__(
         self,
         x: Float[Array, "batch 2"],
         sigma: Float[Array, "..."] | float,
         label: Int[Array, " batch"] | None = None,
+        modes: tuple = (),
     ) -> Float[Array, "batch 2"]:
         """Estimate x0 from ``x`` at noise level ``sigma`` (itself, not a function of it).
 
@@ -99,7 +113,7 @@ class ScoreMLP(nnx.Module):
         """
         del label
         sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
-        return x + sigma[:, None] ** 2 * self.score(x, sigma)
+        return x + sigma[:, None] ** 2 * self.score(x, sigma, modes)
 
 
 def normalise_weights(params: Any) -> Any:

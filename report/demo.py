@@ -61,7 +61,7 @@ def report(config, workdir: Path) -> None:
     print("fractal2d: three point clouds", flush=True)
     panels, points = clouds(config.fractal, config.fractal.weights.to_dict())
     point_cloud_plot.save(panels, workdir / "fractal2d.png")
-    evidence_path = SHIPPED / f"{config.demo.evidence}.json"
+    evidence_path = SHIPPED / f"{config.demo.stored}.json"
     evidence = json.loads(evidence_path.read_text()) if evidence_path.exists() else None
     metrics = {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -11,7 +11,7 @@ from .. import guidance, samplers
 from ..errors import UserError
 from ..models.denoiser import Denoiser
 from ..models.macs import macs
-from .networks import load_networks
+from .networks import Classifier, load_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Job:
     """What to sample: networks, rule, solver and schedule, ready to run.
 
     Attributes:
-        networks: denoisers by name.
+        networks: denoisers by name; under ``classifier`` a classifier.
         rule, solver, sigmas: as `samplers.sample` takes them.
         seed: root of every image's random streams.
-        classes: labels that the images cycle through; None for an unconditional network.
+        classes: labels that the images cycle through; None for a run without conditions.
         branches: ``fused`` or ``sequential``.
     """
 
-    networks: dict[str, Denoiser]
+    networks: dict[str, Denoiser | Classifier]
     rule: guidance.Rule
     solver: samplers.Solver
     sigmas: np.ndarray
@@ -109,7 +109,7 @@ def job_from_config(config) -> Job:
 
 
 def _classes(wanted: str, count: int) -> tuple[int, ...] | None:
-    if not count:
+    if not count or wanted == "none":
         return None
     if wanted == "all":
         return tuple(range(count))
@@ -119,7 +119,7 @@ def _classes(wanted: str, count: int) -> tuple[int, ...] | None:
         classes = ()
     if not classes or any(not 0 <= label <= count for label in classes):
         raise UserError(
-            f"config.sampling.classes {wanted!r}: give 'all', or labels in 0..{count - 1} "
-            f"separated by commas ({count} is the null class)"
+            f"config.sampling.classes {wanted!r}: give 'all', 'none', or labels in "
+            f"0..{count - 1} separated by commas ({count} is the null class)"
         )
     return classes

@@ -65,6 +65,18 @@ def mixture_denoiser():
     return Labelled(denoise)
 
 
+def mixture_posterior(x, sigma):
+    """Return the logits of `two_classes`' exact posterior, at any noise level."""
+    first, second, _ = two_classes()
+    return jnp.stack([m.log_density(x, sigma) for m in (first, second)], axis=-1)
+
+
+def gaussian_posterior(x, sigma):
+    """Return the logits of `gaussian`'s two labels, at any noise level."""
+    distance = jnp.stack([jnp.sum((x - m) ** 2, axis=tuple(range(1, x.ndim))) for m in MEANS], -1)
+    return -distance / (2 * (SPREAD**2 + sigma**2))
+
+
 def keys(count, seed=0):
     """Return one random key a sample."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(count))

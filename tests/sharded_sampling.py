@@ -1,4 +1,4 @@
-"""Sample every rule with every solver on all devices at once; run by `test_devices` in a process.
+"""Sample every rule, and every solver, on all devices at once; run by `test_devices` in a process.
 
 Usage: python sharded_sampling.py FILE, with XLA_FLAGS asking for the number of devices.
 """
@@ -9,15 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from oracles import Labelled, gaussian, keys, weak
-from test_rules import EVERY
+from oracles import keys
+from rule_table import EVERY, RENOISING
 from test_solvers import SOLVERS
+from toy_network import NETWORKS, Toy, toy_classifier
 
 from guidestar import samplers
 
 COUNT = 16
-NETWORKS = {"main": Labelled(gaussian), "guide": weak}
-SIGMAS = samplers.karras(6, 0.02, 20.0)
+SIGMAS = samplers.karras(3, 0.02, 20.0)
+FOR_SOLVERS = ("unguided", "cfg", "apg", "between(cfg)", "cfgpp")
+
+
+def pairs():
+    """Return (how, rule, solver): every rule in every way, and every solver with a few rules."""
+    ways = [(how, rule, "euler") for how in ("sharded", "mapped", "fsdp") for rule in EVERY]
+    for solver, (made, _) in SOLVERS.items():
+        rules = [r for r in FOR_SOLVERS if made.renoises or r not in RENOISING]
+        ways += [("sharded", rule, solver) for rule in rules if solver != "euler"]
+    return ways
 
 
 def inputs():
@@ -43,21 +53,20 @@ def mapped(rule, solver):
     return run(*split).reshape(COUNT, 4, 4, 1)
 
 
-def with_parameters(spread, x, sigma, condition):
-    """Denoise Gaussian data whose spread is a parameter of every pixel."""
-    mean = jnp.array([-1.0, 1.0, 0.0])[2 if condition is None else condition]
-    mean = jnp.broadcast_to(mean, x.shape[:1])[:, None, None, None]
-    wide = spread.reshape(x.shape[1:]) ** 2
-    return mean + (x - mean) * wide / (wide + sigma**2)
+def with_parameters(spread, x, sigma, condition, modes=()):
+    """Denoise with a network whose opinion is weighted by a parameter of every pixel."""
+    weight = spread.reshape(x.shape[1:]) if x.shape[1:] == (4, 4, 1) else spread.mean()
+    return weight * Toy()(x, sigma, condition, modes)
 
 
 def parametric(sharding=None):
     """Return networks whose parameters are placed as asked."""
-    spreads = {"main": jnp.linspace(0.3, 0.7, 16), "guide": jnp.linspace(0.6, 1.2, 16)}
-    return {
+    spreads = {"main": jnp.linspace(0.8, 1.2, 16), "guide": jnp.linspace(0.6, 0.9, 16)}
+    networks = {
         name: jax.tree_util.Partial(with_parameters, jax.device_put(spread, sharding))
         for name, spread in spreads.items()
     }
+    return networks | {"classifier": toy_classifier}
 
 
 def fsdp(rule, solver):
@@ -70,9 +79,8 @@ def fsdp(rule, solver):
 
 if __name__ == "__main__":
     results = {
-        f"{how.__name__}/{rule}/{solver}": np.asarray(how(EVERY[rule], SOLVERS[solver][0]))
-        for how in (sharded, mapped, fsdp)
-        for rule in EVERY
-        for solver in SOLVERS
+        "/".join(way): np.asarray(globals()[how](EVERY[rule], SOLVERS[solver][0]))
+        for way in pairs()
+        for how, rule, solver in [way]
     }
     np.savez(sys.argv[1], **results)

@@ -1,4 +1,4 @@
-"""Every rule with every solver gives on eight devices what it gives on one."""
+"""Every rule and every solver gives on eight devices what it gives on one."""
 
 import os
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sharded_sampling import NETWORKS, SIGMAS, inputs, parametric
-from test_rules import EVERY
+from rule_table import EVERY
+from sharded_sampling import NETWORKS, SIGMAS, inputs, pairs, parametric
 from test_solvers import SOLVERS
 
 from guidestar import samplers
@@ -29,9 +29,7 @@ def eight(tmp_path_factory):
     return np.load(path)
 
 
-@pytest.mark.parametrize("how", ["sharded", "mapped", "fsdp"])
-@pytest.mark.parametrize("rule", EVERY)
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("how", "rule", "solver"), pairs())
 def test_eight_devices_equal_one(eight, how, rule, solver):
     networks = parametric() if how == "fsdp" else NETWORKS
     one = samplers.sample(networks, EVERY[rule], SOLVERS[solver][0], SIGMAS, *inputs())

@@ -88,7 +88,7 @@ def test_patches_are_put_back_where_they_came_from():
     model = DiT(**TINY, rngs=nnx.Rngs(0))
     x, _, _ = inputs()
     patches = model.patchify(x)
-    np.testing.assert_array_equal(model.unpatchify(patches), x)
+    np.testing.assert_array_equal(model.unpatchify(patches, (4, 4)), x)
     np.testing.assert_array_equal(patches[0, 1], x[0, 0:2, 2:4].reshape(-1))
 
 
@@ -154,10 +154,30 @@ def test_sizes_that_do_not_divide_are_refused(changes, message):
         make(**changes)
 
 
-def test_an_input_of_another_size_and_an_unknown_name_are_refused():
+@pytest.mark.parametrize("shape", [(7, 8, 2), (8, 5, 2), (8, 8, 3), (0, 8, 2), (8, 8)])
+def test_inputs_of_other_channels_or_indivisible_sizes_are_refused(shape):
     network, params, _ = make()
-    with pytest.raises(ValueError, match="takes 8x8x2"):
-        network(params, jnp.zeros((1, 4, 4, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    with pytest.raises(ValueError, match="takes 8x8x2 inputs, or others of 2 channels and sides"):
+        network(params, jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (12, 12), (4, 8)])
+def test_another_size_is_denoised_as_by_a_network_of_that_size(shape):
+    network, _, params = make()
+    _, time, label = inputs()
+    x = jax.random.normal(jax.random.key(6), (3, *shape, 2))
+    found = network(params, x, time, label)
+    assert found.shape == x.shape
+    if shape[0] == shape[1]:
+        same, _, _ = make(image_size=shape[0])
+        np.testing.assert_array_equal(found, same(params, x, time, label))
+    else:
+        # Rows and columns are told apart: a transposed input is not the transposed output.
+        turned = network(params, x.transpose(0, 2, 1, 3), time, label)
+        assert np.abs(turned.transpose(0, 2, 1, 3) - found).max() > 1e-3
+
+
+def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="unknown DiT size"):
         DiT.from_name("XXL/2", rngs=nnx.Rngs(0))
 

@@ -61,7 +61,7 @@ def test_the_demo_writes_one_page_with_everything_inside(config, tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert list(metrics["rows"]) == list(config.rows) and metrics["images"] == 20
     evaluations = {name: row["evaluations"] for name, row in metrics["rows"].items()}
-    assert evaluations["unguided"] == {"main": 5} and evaluations["cfg"] == {"main": 10}
+    assert evaluations["unguided"] == {"main": 5} and evaluations["cfg_3"] == {"main": 10}
     assert evaluations["autoguidance"] == {"main": 5, "guide": 5}
     for row in metrics["rows"].values():
         assert row["title"] in html and 0 <= row["agreement"] <= 1

@@ -4,217 +4,274 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import Labelled, gaussian, keys, mixture_denoiser, two_classes, weak
+from oracles import keys, mixture_denoiser, two_classes
+from rule_table import AFFINE, ATTENTION, BLOCK, CONDITION, CROPS, EVERY, RENOISING, RULES, TIME
+from toy_network import NETWORKS
 
 from guidestar import guidance, samplers
-from guidestar.guidance.protocol import Branch
+from guidestar.guidance.protocol import CLASSIFIER, Branch
+from guidestar.samplers.branches import Evaluator
+from guidestar.samplers.streams import fold_each
 
-SHAPES = {"points": (6, 2), "images": (6, 4, 4, 1)}
-INTERVAL = (0.2, 3.0)
+SHAPE = (6, 4, 4, 1)
 INSIDE, OUTSIDE = 1.0, 10.0
-
-# name -> (constructor from a scale, the branch it pushes away from): affine in the predictions.
-AFFINE = {
-    "cfg": (guidance.cfg, "null"),
-    "autoguidance": (guidance.autoguidance, "guide"),
-    "between(cfg)": (lambda s: guidance.between(guidance.cfg(s), *INTERVAL), "null"),
-    "between(autoguidance)": (
-        lambda s: guidance.between(guidance.autoguidance(s), *INTERVAL),
-        "guide",
-    ),
-}
-RULES = AFFINE | {
-    "apg": (lambda s: guidance.apg(s, eta=0.2, norm=1.5, momentum=-0.5), "null"),
-    "cfg_rescale": (guidance.cfg_rescale, "null"),
-    "cfg_zero_star": (lambda s: guidance.cfg_zero_star(s, zero_init_steps=0), "null"),
-    "magnitude_aware": (lambda s: guidance.magnitude_aware(s, alpha=0.1), "null"),
-    "tcfg": (guidance.tcfg, "null"),
-    "between(apg)": (lambda s: guidance.between(guidance.apg(s), *INTERVAL), "null"),
-    "chain on autoguidance": (
-        lambda s: guidance.Push(
-            guidance.chain(guidance.clip_norm(1.0), guidance.project(0.3), guidance.scale(s)),
-            guidance.Branch(network="guide"),
-        ),
-        "guide",
-    ),
-    "channels": (
-        lambda s: guidance.Push(
-            guidance.chain(guidance.scale(s), guidance.channels(1)),
-            guidance.Branch(condition="null"),
-        ),
-        "null",
-    ),
-}
-EVERY = {name: make(2.5) for name, (make, _) in RULES.items()} | {
-    "unguided": guidance.unguided(),
-    "cfg_zero_star with zero_init": guidance.cfg_zero_star(2.5, zero_init_steps=2),
-}
-# Equal predictions do not pass through: the first evaluations are zeroed whatever they are.
-EQUAL = {name: rule for name, rule in EVERY.items() if name != "cfg_zero_star with zero_init"}
-NETWORKS = {"main": Labelled(gaussian), "guide": weak}
+EQUAL = {name: EVERY[name] for name, one in RULES.items() if one.equal}
 
 
-def predictions(shape=(6, 4, 4, 1), seed=0, dtype=np.float32):
-    random = np.random.default_rng(seed)
-    return {n: random.normal(size=shape).astype(dtype) for n in ("given", "null", "guide")}
+class Answers:
+    """An ``evaluate`` whose prediction for a branch depends on the branch's name.
+
+    Args:
+        base: prediction by name, at the point the rule is asked about.
+        slope: how predictions change with x (they are smooth, for rules that differentiate).
+    """
+
+    def __init__(self, x, base, slope=0.1):
+        self.x, self.base, self.slope = x, base, slope
+        self.condition = jnp.arange(x.shape[0]) % 2
+
+    def __call__(self, branches, x=None, sigma=None):
+        return tuple(self._one(branch, self.x if x is None else x) for branch in branches)
+
+    def _one(self, branch, x):
+        if branch.network == CLASSIFIER:
+            mean = x.mean(axis=tuple(range(1, x.ndim)))
+            return jnp.stack([mean, -mean], axis=-1)
+        value = self.base(branch.name, x.shape).astype(x.dtype)
+        return value if x.shape != self.x.shape else value + self.slope * (x - self.x)
 
 
-def run(rule, noise, condition, key, networks=NETWORKS, steps=8, **options):
-    sigmas = samplers.karras(steps, 0.02, 20.0)
-    return samplers.sample(
-        networks, rule, samplers.heun(), sigmas, noise, condition, key, **options
-    )
+def by_name(name, shape):
+    """Return an array that differs from name to name."""
+    return jnp.asarray(np.random.default_rng(sum(map(ord, name))).normal(size=shape))
+
+
+def guided(rule, base=by_name, sigma=INSIDE, shape=SHAPE, dtype=np.float32):
+    """Apply a rule once, to predictions given by name."""
+    x = jnp.asarray(np.random.default_rng(9).normal(size=shape) * sigma, dtype)
+    evaluate = Answers(x, base)
+    holds = rule.at(sigma)
+    state = rule.init(x)
+    return holds.apply(evaluate, x, jnp.asarray(sigma, dtype), state, keys(shape[0]))[0]
+
+
+def predictions(shape=SHAPE):
+    """Return predictions by name, for `guidance.combine`."""
+    return {name: by_name(name, shape).astype(jnp.float32) for name in ("given", "null", "guide")}
 
 
 def combined(rule, arrays, sigma=INSIDE):
+    """Apply a rule through `guidance.combine`."""
     return guidance.combine(rule, arrays, sigma=sigma, key=jax.random.key(0))[0]
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_scale_one_is_the_main_prediction_bit_for_bit(name):
-    arrays = predictions()
-    guided = combined(RULES[name][0](1.0), arrays)
-    np.testing.assert_array_equal(guided.denoised, arrays["given"])
+def run(rule, noise, condition, key, networks=NETWORKS, steps=4, **options):
+    """Sample with a rule; Euler, which every kind of rule knows."""
+    sigmas = samplers.karras(steps, 0.02, 20.0)
+    return samplers.sample(
+        networks, rule, samplers.euler(), sigmas, noise, condition, key, **options
+    )
+
+
+def inputs(batch=6):
+    """Return noise, labels and keys."""
+    noise = jax.random.normal(jax.random.key(0), (batch, *SHAPE[1:]))
+    return noise, jnp.arange(batch) % 2, keys(batch)
+
+
+@pytest.mark.parametrize("name", [n for n, one in RULES.items() if one.off is not None])
+def test_the_scale_that_is_off_gives_the_plain_prediction(name):
+    one = RULES[name]
+    result, plain = guided(one.make(one.off)).denoised, by_name("given", SHAPE)
+    if one.exact:
+        np.testing.assert_array_equal(result, plain.astype(np.float32))
+    np.testing.assert_allclose(result, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", AFFINE)
 def test_scale_zero_is_the_reference(name):
-    make, reference = RULES[name]
-    arrays = predictions()
-    np.testing.assert_allclose(combined(make(0.0), arrays).denoised, arrays[reference], atol=1e-6)
+    one = AFFINE[name]
+    np.testing.assert_allclose(
+        guided(one.make(0.0)).denoised, by_name(one.reference, SHAPE), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", AFFINE)
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 7.0])
 def test_the_scale_moves_along_the_line_through_reference_and_main(name, scale):
-    make, reference = RULES[name]
-    arrays = predictions()
-    guided = combined(make(scale), arrays).denoised
-    along = (guided - arrays[reference]) / (arrays["given"] - arrays[reference])
-    np.testing.assert_allclose(along, scale, rtol=2e-2)
-    np.testing.assert_allclose(np.median(along), scale, rtol=1e-5)
+    one = AFFINE[name]
+    main, reference = by_name("given", SHAPE), by_name(one.reference, SHAPE)
+    result = guided(one.make(scale)).denoised
+    np.testing.assert_allclose(result, reference + scale * (main - reference), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_branches_give_that_branch(name):
-    one = predictions()["given"]
-    guided = combined(EQUAL[name], dict.fromkeys(("given", "null", "guide"), one))
-    np.testing.assert_allclose(guided.denoised, one, atol=1e-5)
-    assert all(np.isfinite(value).all() for value in guided.info.values())
+    result = guided(
+        EQUAL[name], lambda _, shape: by_name("given", SHAPE)[: shape[0]][:, : shape[1], : shape[2]]
+    )
+    np.testing.assert_allclose(result.denoised, by_name("given", SHAPE), atol=1e-5)
+    assert all(np.isfinite(value).all() for value in result.info.values())
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_predictions_of_zero_stay_finite(name):
-    zero = np.zeros((2, 4, 4, 1), np.float32)
-    guided = combined(EVERY[name], dict.fromkeys(("given", "null", "guide"), zero))
-    np.testing.assert_array_equal(guided.denoised, zero)
-    assert all(np.isfinite(value).all() for value in guided.info.values())
+    result = guided(EVERY[name], lambda _, shape: jnp.zeros(shape))
+    assert np.isfinite(result.denoised).all()
+    assert all(np.isfinite(value).all() for value in result.info.values())
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("sigma", [1e-3, 80.0])
+def test_outputs_are_finite_at_the_ends_of_the_range(name, sigma):
+    result = guided(EVERY[name], lambda *branch: sigma * by_name(*branch), sigma)
+    assert np.isfinite(result.denoised).all()
+    assert result.denoised.shape == SHAPE and result.denoised.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_double_precision_stays_double(name, x64):
+    assert guided(EVERY[name], dtype=np.float64).denoised.dtype == np.float64
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_does_something(name):
-    noise = jax.random.normal(jax.random.key(0), (6, 2))
-    condition = jnp.arange(6) % 2
-    guided = run(RULES[name][0](2.5), noise, condition, keys(6))
-    plain = run(guidance.unguided(), noise, condition, keys(6))
-    assert np.abs(guided - plain).max() > 0.05
+    one, arguments = RULES[name], inputs()
+    plain = run(guidance.unguided(), *arguments)
+    assert np.abs(run(one.make(one.typical), *arguments) - plain).max() > 0.01
 
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("branches", ["fused", "sequential"])
 def test_a_sample_alone_equals_the_same_sample_in_a_batch(name, branches):
-    noise = jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
-    condition = jnp.arange(6) % 2
-    batch = run(EVERY[name], noise, condition, keys(6), branches=branches)
+    noise, condition, key = inputs()
+    batch = run(EVERY[name], noise, condition, key, branches=branches)
     for i in (0, 4):
-        alone = run(
-            EVERY[name],
-            noise[i : i + 1],
-            condition[i : i + 1],
-            keys(6)[i : i + 1],
-            branches=branches,
-        )
+        own = slice(i, i + 1)
+        alone = run(EVERY[name], noise[own], condition[own], key[own], branches=branches)
         np.testing.assert_allclose(alone[0], batch[i], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_permuting_a_batch_permutes_the_result(name):
-    noise = jax.random.normal(jax.random.key(0), (6, 2))
-    condition, order = jnp.arange(6) % 2, jnp.array([3, 1, 5, 0, 2, 4])
-    straight = run(EVERY[name], noise, condition, keys(6))
-    permuted = run(EVERY[name], noise[order], condition[order], keys(6)[order])
-    np.testing.assert_allclose(permuted, straight[order], atol=1e-6)
+    order = jnp.array([3, 1, 5, 0, 2, 4])
+    straight = run(EVERY[name], *inputs())
+    permuted = run(EVERY[name], *(value[order] for value in inputs()))
+    np.testing.assert_allclose(permuted, straight[order], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_new_scale_compiles_nothing(name, compilations):
-    make, _ = RULES[name]
-    noise = jax.random.normal(jax.random.key(0), (6, 2))
-    first = run(make(2.0), noise, jnp.arange(6) % 2, keys(6))
+    one = RULES[name]
+    first = run(one.make(one.typical), *inputs())
     with compilations() as compiled:
-        again = run(make(2.0), noise, jnp.arange(6) % 2, keys(6))
-        other = run(make(3.0), noise, jnp.arange(6) % 2, keys(6))
+        again = run(one.make(one.typical), *inputs())
+        other = run(one.make(one.typical + 1), *inputs())
     assert not compiled
     np.testing.assert_array_equal(first, again)
-    assert np.abs(other - first).max() > 0.01
+    assert np.abs(other - first).max() > 1e-3
+
+
+def test_a_whole_number_compiles_nothing_beside_the_same_with_a_point(compilations):
+    first = run(guidance.cfg(3.0), *inputs())
+    with compilations() as compiled:
+        np.testing.assert_array_equal(run(guidance.cfg(3), *inputs()), first)
+    assert not compiled
 
 
 def test_no_two_kinds_of_rule_share_a_structure():
     # Compiled programs are found by structure: rules that differ in class alone must not be
     # taken for each other.
-    kinds = [guidance.momentum(1.0), guidance.project(1.0), guidance.clip_norm(1.0)]
-    kinds += [guidance.scale(1.0), guidance.std_rescale(1.0), guidance.cfg(1.0)]
-    kinds += [guidance.tcfg(1.0), guidance.cfg_zero_star(1.0, 0), guidance.unguided()]
+    kinds = [one.make(2.0) for one in RULES.values()]
+    kinds += [guidance.momentum(1.0), guidance.project(1.0), guidance.clip_norm(1.0)]
+    kinds += [guidance.scale(1.0), guidance.std_rescale(1.0), guidance.unguided()]
     structures = [jax.tree.structure(kind) for kind in kinds]
-    assert not any(a == b for i, a in enumerate(structures) for b in structures[:i])
+    alike = [
+        (i, k) for i, a in enumerate(structures) for k, b in enumerate(structures[:i]) if a == b
+    ]
+    assert not alike
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_row_of_scales_runs_as_one_vmapped_program(name):
-    make, _ = RULES[name]
-    noise = jax.random.normal(jax.random.key(0), (3, 2))
-    condition, scales = jnp.arange(3) % 2, jnp.array([1.0, 2.0, 4.0])
-    row = jax.vmap(lambda scale: run(make(scale), noise, condition, keys(3)))(scales)
+    make, scales = RULES[name].make, jnp.array([1.5, 3.0])
+    row = jax.vmap(lambda scale: run(make(scale), *inputs()))(scales)
     for scale, result in zip(scales, row, strict=True):
-        np.testing.assert_allclose(result, run(make(scale), noise, condition, keys(3)), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("sigma", [1e-3, 80.0])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_outputs_are_finite_at_the_ends_of_the_range(name, sigma, shape):
-    arrays = {n: sigma * value for n, value in predictions(shape).items()}
-    guided = combined(EVERY[name], arrays, sigma)
-    assert np.isfinite(guided.denoised).all()
-    assert guided.denoised.shape == shape
+        np.testing.assert_allclose(result, run(make(scale), *inputs()), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_scan_equals_a_python_loop(name):
-    rule, condition = EVERY[name], jnp.arange(6) % 2
-    noise = jax.random.normal(jax.random.key(0), (6, 2))
-    sigmas = samplers.karras(8, 0.02, 20.0)
+    rule, (noise, condition, key) = EVERY[name], inputs()
+    sigmas = samplers.karras(4, 0.02, 20.0)
     x, state = noise * np.float32(sigmas[0]), rule.init(noise)
-    for start, end in zip(sigmas[:-1], sigmas[1:], strict=True):
-        arrays = {
-            "given": gaussian(x, start, condition),
-            "null": gaussian(x, start, None),
-            "guide": weak(x, start, condition),
-        }
-        guided, state = guidance.combine(rule, arrays, x=x, sigma=start, state=state)
-        assert guided.denoised.dtype == jnp.float32
-        x = guided.denoised + end / start * (x - guided.denoised)
-    networks = {"main": gaussian, "guide": weak}
-    scanned = samplers.sample(networks, rule, samplers.euler(), sigmas, noise, condition, keys(6))
-    np.testing.assert_allclose(scanned, x, atol=1e-5)
+    for number, (start, end) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        evaluate = Evaluator(NETWORKS, x, jnp.float32(start), condition, "fused")
+        step_key = fold_each(fold_each(key, number), 0)
+        holds = rule.at(float(start))
+        result, state = holds.apply(evaluate, x, jnp.float32(start), state, step_key)
+        assert result.denoised.dtype == jnp.float32
+        source = result.denoised if result.renoise_from is None else result.renoise_from
+        x = result.denoised + end / start * (x - source)
+    np.testing.assert_allclose(run(rule, *inputs()), x, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_cost_counts_the_reference_only_where_the_rule_holds(name):
-    make, reference = RULES[name]
-    inside = {"main": 2} if reference == "null" else {"main": 1, "guide": 1}
-    outside = {"main": 1} if name.startswith("between") else inside
-    assert guidance.cost(make(2.0), [OUTSIDE, INSIDE]) == [outside, inside]
+def test_the_cost_is_known_beforehand_and_only_where_the_rule_holds(name):
+    one = RULES[name]
+    outside = {"main": 1} if name.startswith("between") else one.cost
+    rule = one.make(one.typical)
+    assert guidance.cost(rule, [OUTSIDE, INSIDE], SHAPE[1:]) == [outside, one.cost]
+
+
+@pytest.mark.parametrize("branches", ["fused", "sequential"])
+@pytest.mark.parametrize("name", RULES)
+def test_networks_are_evaluated_as_often_as_the_cost_says(name, branches):
+    # Counted in samples: fused branches share a call.
+    rows = dict.fromkeys(NETWORKS, 0)
+
+    def counted(network):
+        def call(x, *arguments, **options):
+            rows[network] += x.shape[0]
+            return NETWORKS[network](x, *arguments, **options)
+
+        for attribute in ("null_condition", "sites"):
+            if hasattr(NETWORKS[network], attribute):
+                setattr(call, attribute, getattr(NETWORKS[network], attribute))
+        return call
+
+    one, (noise, condition, key) = RULES[name], inputs()
+    networks = {network: counted(network) for network in NETWORKS}
+    evaluate = Evaluator(networks, noise, jnp.float32(INSIDE), condition, branches)
+    rule = one.make(one.typical).at(INSIDE)
+    rule.apply(evaluate, noise, jnp.float32(INSIDE), rule.init(noise), key)
+    assert {n: count // len(noise) for n, count in rows.items() if count} == one.cost
+
+
+@pytest.mark.parametrize("name", sorted(RENOISING))
+def test_rules_that_renoise_are_refused_by_solvers_that_cannot(name):
+    sigmas = samplers.karras(3)
+    with pytest.raises(ValueError, match=r"heun"):
+        samplers.sample(NETWORKS, EVERY[name], samplers.heun(), sigmas, *inputs())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_network_without_what_a_rule_needs_is_refused_by_name(name):
+    one = RULES[name]
+    sites = one.needs & {ATTENTION, BLOCK, CONDITION, TIME}
+    plain = {"main": lambda x, sigma, condition: x / (1 + sigma**2)}
+    needed = sorted(set(one.cost) - {"main"}) + sorted(sites)
+    if not needed:
+        pytest.skip("runs on any denoiser")
+    with pytest.raises(ValueError, match=needed[0]):
+        run(one.make(one.typical), *inputs(), networks=plain)
+
+
+@pytest.mark.parametrize("name", [n for n, one in RULES.items() if CROPS in one.needs])
+def test_rules_of_images_refuse_points(name):
+    noise, condition, key = jnp.zeros((4, 2)), jnp.zeros(4, int), keys(4)
+    with pytest.raises(ValueError, match="image"):
+        run(EVERY[name], noise, condition, key)
 
 
 def test_the_interval_is_half_open_and_ignores_the_reference_outside():
@@ -293,9 +350,9 @@ def test_combine_names_what_is_missing():
     with pytest.raises(ValueError, match="needs the prediction 'guide'"):
         guidance.combine(guidance.autoguidance(2.0), {"given": arrays["given"]})
     with pytest.raises(ValueError, match="pass sigma"):
-        guidance.combine(EVERY["between(cfg)"], arrays)
+        guidance.combine(guidance.between(guidance.cfg(2.0), 0.5, 2.0), arrays)
     with pytest.raises(ValueError, match="one shape"):
-        guidance.combine(EVERY["cfg"], arrays | {"null": arrays["null"][:2]})
+        guidance.combine(guidance.cfg(2.0), arrays | {"null": arrays["null"][:2]})
 
 
 def test_branches_are_named_after_what_differs_from_the_plain_pass():

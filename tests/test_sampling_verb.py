@@ -8,18 +8,32 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from configs_for_tests import tiny, trained, write_untrained
 from PIL import Image
 
+from guidestar import guidance
 from guidestar.errors import UserError
 from guidestar.models.weights import load, save
 from guidestar.sampling import images as images_module
 from guidestar.sampling.job import job_from_config
+from guidestar.sampling.networks import load_networks
 from guidestar.sampling.run import sample
 
 ROOT = Path(__file__).resolve().parent.parent
+CLASSIFIER = {
+    "name": "classifier",
+    "image_size": 8,
+    "channels": 1,
+    "num_classes": 10,
+    "widths": (8,),
+    "depths": (1,),
+    "feature_width": 8,
+}
+CLASSIFIED = {"name": "elucd", "scale": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +45,12 @@ def weights(tmp_path_factory):
         name: write_untrained(folder / f"{name}.safetensors", model | {"width": width})
         for name, width in (("main", 16), ("guide", 8))
     }
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Weight file of a tiny untrained classifier of the digits."""
+    return write_untrained(tmp_path_factory.mktemp("classifier") / "it.safetensors", CLASSIFIER)
 
 
 @pytest.fixture
@@ -151,9 +171,95 @@ def test_the_plan_counts_networks_and_multiply_adds(config):
     assert only_main.macs() > job.macs() > only_main.macs() / 2
 
 
-def tiny_with(config, guidance):
+def test_a_rule_of_nested_parts_keeps_its_folder_and_its_numbers(config, tmp_path):
+    push = ({"name": "project", "eta": 0.0}, {"name": "scale", "scale": 2.0})
+    rule = {"name": "push", "reference": {"name": "null"}, "push": push}
+    config = tiny_with(config, rule)
+    config.sampling.count, config.sampler.schedule.steps = 3, 2
+    sample(config, tmp_path)
+    images = {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+    sample(config, tmp_path)
+    assert len(images) == 3
+    assert images == {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+    # The folder's record is JSON, which knows lists alone.
+    recorded = json.loads((tmp_path / "sampling.json").read_text())["guidance"]
+    assert recorded == rule | {"push": list(push)}
+    assert guidance.to_config(job_from_config(config).rule) == rule
+    config.guidance.push[0]["eta"] = 0.5
+    with pytest.raises(UserError, match="another config"):
+        sample(config, tmp_path)
+
+
+def test_a_run_without_conditions_is_the_run_of_the_null_class(config):
+    config.guidance = {"name": "autoguidance", "scale": 2.0}
+    config.sampler.schedule.steps = 2
+    config.sampling.classes = "10"
+    null = job_from_config(config).images(np.arange(5))
+    config.sampling.classes = "none"
+    job = job_from_config(config)
+    assert job.classes is None and job.labels(np.arange(5)) is None
+    np.testing.assert_allclose(job.images(np.arange(5)), null, atol=1e-6)
+
+
+def test_images_without_classes_are_written(config, tmp_path):
+    config.sampling.update(classes="none", count=3, format="npz")
+    config.sampler.schedule.steps = 2
+    sample(config, tmp_path)
+    (shard,) = (tmp_path / "images").glob("*.npz")
+    assert set(np.load(shard)) == {"images", "indices"}
+
+
+def test_a_classifier_answers_a_rule_with_logits_whatever_the_noise(config, classifier):
+    config.sampling.weights.classifier = str(classifier)
+    networks = load_networks(config.sampling.weights.to_dict())
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    loaded = load(classifier)
+    expected = loaded.network.module(loaded.params)(x)
+    for sigma in (0.01, 80.0):
+        np.testing.assert_array_equal(networks["classifier"](x, jnp.float32(sigma)), expected)
+    assert jax.tree.leaves(networks["classifier"])[0].shape
+
+
+def test_a_rule_with_a_classifier_samples_and_is_counted(config, classifier):
+    with pytest.raises(UserError, match=r"set config\.sampling\.weights\.classifier"):
+        job_from_config(tiny_with(config, CLASSIFIED))
+    config.sampling.weights.classifier = str(classifier)
+    config.sampler.schedule.steps = 2
+    job = job_from_config(tiny_with(config, CLASSIFIED))
+    assert job.plan().totals == {"main": 3, "classifier": 3}
+    plain = job_from_config(tiny_with(config, {"name": "unguided"}))
+    # Two convolutions onto 4x4 places, then 8 features and 10 logits.
+    once = 16 * 8 * 9 * 1 + 16 * 8 * 9 * 8 + 8 * 8 + 8 * 10
+    assert job.macs() - plain.macs() == 3 * once
+    assert np.abs(job.images(np.arange(3)) - plain.images(np.arange(3))).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("classifier", "main", "is no classifier"),
+        ("guide", "classifier", "is no denoiser; a classifier goes into"),
+        ("main", "classifier", "is no denoiser"),
+    ],
+)
+def test_networks_in_each_others_places_are_refused(
+    config, weights, classifier, name, source, message
+):
+    config.sampling.weights[name] = str((weights | {"classifier": classifier})[source])
+    with pytest.raises(UserError, match=message):
+        job_from_config(config)
+
+
+def test_a_classifier_of_other_classes_is_refused(config, tmp_path):
+    path = write_untrained(tmp_path / "three.safetensors", CLASSIFIER | {"num_classes": 3})
+    config.sampling.weights.classifier = str(path)
+    with pytest.raises(UserError, match="knows 3 classes and the main network 10"):
+        job_from_config(config)
+
+
+def tiny_with(config, rule):
     config = config.copy_and_resolve_references()
-    config.guidance = guidance
+    config.guidance = rule
     return config
 
 

@@ -20,6 +20,11 @@ class SlidingWindows:
 
     def predictions(self, evaluate, x, sigma, key):
         del sigma, key
+        if x.ndim != 4:
+            raise ValueError(
+                f"guidance.swg: samples must be images [batch, height, width, channel], got "
+                f"{x.shape}"
+            )
         rows, columns = (self._starts(x.shape[axis]) for axis in (1, 2))
         (main,) = evaluate((Branch(),))
         total, overlap = jnp.zeros_like(x), np.zeros((*x.shape[1:3], 1))
