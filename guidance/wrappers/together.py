@@ -1,7 +1,6 @@
 """Several pushes at once, each with its own reference, scale and interval."""
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import Array
 
@@ -10,29 +9,7 @@ from ..pytrees import pytree
 from ..references.autoguidance import autoguidance
 from ..references.cfg import cfg
 from ..registry import constructor
-
-
-class Remembering:
-    """An ``evaluate`` that asks for each prediction once."""
-
-    def __init__(self, evaluate):
-        self.condition = evaluate.condition
-        self._evaluate, self._known, self._kept = evaluate, {}, []
-
-    def __call__(self, branches, x=None, sigma=None):
-        def identity(branch: Branch) -> Any:
-            # Arrays are told apart by identity; what is kept alive keeps its identity.
-            condition = branch.condition
-            if not isinstance(condition, str):
-                condition = id(condition)
-            return branch.network, condition, tuple(map(id, branch.modes)), id(x), id(sigma)
-
-        self._kept += [branches, x, sigma]
-        new = {identity(b): b for b in branches if identity(b) not in self._known}
-        if new:
-            answers = self._evaluate(tuple(new.values()), x, sigma)
-            self._known |= dict(zip(new, answers, strict=True))
-        return tuple(self._known[identity(branch)] for branch in branches)
+from .known import Known
 
 
 @pytree
@@ -45,8 +22,8 @@ class Together:
         return tuple(rule.init(x) for rule in self.rules)
 
     def apply(self, evaluate, x, sigma, state, key):
-        evaluate = Remembering(evaluate)
         (main,) = evaluate((Branch(),))
+        evaluate = Known(evaluate, main)
         total, info, states, sources = main, {}, [], []
         for number, (rule, own) in enumerate(zip(self.rules, state, strict=True)):
             guided, own = rule.apply(evaluate, x, sigma, own, folded(key, number))
@@ -71,8 +48,8 @@ def together(*rules: Rule) -> Together:
     """Return ``D_main + sum_i (D_i - D_main)``, where ``D_i`` is what rule i makes of it alone.
 
     ``together(cfg(2.0), between(autoguidance(1.5), 0.3, 3.0))`` pushes away from the null
-    condition and from a weak network, each with its own scale and interval. Predictions that
-    several rules ask for are evaluated once.
+    condition and from a weak network, each with its own scale and interval. The plain prediction
+    is evaluated once, each rule's reference by itself.
 
     Raises:
         ValueError: no rules.

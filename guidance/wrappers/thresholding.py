@@ -1,0 +1,101 @@
+"""Thresholding of the guided prediction (Saharia et al., arXiv 2205.11487): pixels in a range."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..protocol import Rule, require_finite
+from ..pytrees import pytree
+from ..registry import constructor
+from .wrapper import Wrapper
+
+
+@pytree
+class StaticThreshold(Wrapper):
+    """Clip the guided prediction."""
+
+    rule: Rule
+    bound: float | Array
+
+    def init(self, x):
+        return self.rule.init(x)
+
+    def apply(self, evaluate, x, sigma, state, key):
+        guided, state = self.rule.apply(evaluate, x, sigma, state, key)
+        bound = jnp.asarray(self.bound, guided.denoised.dtype)
+        return guided._replace(denoised=jnp.clip(guided.denoised, -bound, bound)), state
+
+
+@constructor("2205.11487")
+def static_threshold(rule: Rule, bound: float | Array = 1.0) -> StaticThreshold:
+    """Return ``clip(D, -bound, bound)`` of what a rule predicts; for pixel models alone.
+
+    Args:
+        rule: any rule; its ``renoise_from`` stays as it is.
+        bound: end of the data's range ``[-bound, bound]``.
+
+    Raises:
+        ValueError: bound not positive and finite.
+
+    Source: Saharia et al., arXiv 2205.11487, section 2.3.
+    """
+    _require_bound("static_threshold", bound)
+    return StaticThreshold(rule, bound)
+
+
+@pytree
+class DynamicThreshold(Wrapper):
+    """Clip the guided prediction at a percentile of its own, and scale it back into range."""
+
+    rule: Rule
+    percentile: float | Array
+    bound: float | Array
+
+    def init(self, x):
+        return self.rule.init(x)
+
+    def apply(self, evaluate, x, sigma, state, key):
+        guided, state = self.rule.apply(evaluate, x, sigma, state, key)
+        denoised = guided.denoised
+        bound = jnp.asarray(self.bound, denoised.dtype)
+        percentile = jnp.asarray(self.percentile, denoised.dtype)
+        axes = tuple(range(1, denoised.ndim))
+        end = jnp.quantile(jnp.abs(denoised), percentile, axis=axes, keepdims=True)
+        end = jnp.maximum(end, bound)
+        return guided._replace(denoised=jnp.clip(denoised, -end, end) * (bound / end)), state
+
+
+@constructor("2205.11487")
+def dynamic_threshold(
+    rule: Rule, percentile: float | Array = 0.995, bound: float | Array = 1.0
+) -> DynamicThreshold:
+    """Return ``clip(D, -q, q) * bound / q`` with ``q = max(quantile(|D|), bound)``.
+
+    The quantile is each sample's own, over everything in it, interpolated linearly. A prediction
+    within the range stays as it is, and no result leaves it; for pixel models alone.
+
+    Args:
+        rule: any rule; its ``renoise_from`` stays as it is.
+        percentile: which quantile, in (0, 1].
+        bound: end of the data's range ``[-bound, bound]``, 1 in the paper. It is both the least
+            ``q`` and what ``q`` is scaled to, so that the range is kept whatever it is.
+
+    Raises:
+        ValueError: percentile outside (0, 1], bound not positive and finite.
+
+    Source: Saharia et al., arXiv 2205.11487, section 2.3.
+    """
+    if isinstance(percentile, (int, float)) and not 0 < percentile <= 1:
+        raise ValueError(
+            f"guidance.dynamic_threshold: percentile must be in (0, 1], such as 0.995, got "
+            f"{percentile}"
+        )
+    _require_bound("dynamic_threshold", bound)
+    return DynamicThreshold(rule, percentile, bound)
+
+
+def _require_bound(owner: str, bound) -> None:
+    require_finite(owner, bound=bound)
+    if isinstance(bound, (int, float)) and not bound > 0:
+        raise ValueError(
+            f"guidance.{owner}: bound must be positive, the end of the data's range, got {bound}"
+        )
