@@ -62,11 +62,9 @@ def checked_layers(owner: str, layers) -> tuple[int, ...]:
     Raises:
         ValueError: empty, not integers, or negative, in the name of ``owner``.
     """
-    try:
-        chosen = tuple(layers)
-    except TypeError:
-        chosen = (layers,)
-    if not chosen or any(isinstance(n, bool) or n != int(n) or n < 0 for n in chosen):
+    chosen = tuple(layers) if hasattr(layers, "__iter__") else (layers,)
+    whole = all(hasattr(n, "__index__") and not isinstance(n, bool) for n in chosen)
+    if not chosen or not whole or min(chosen) < 0:
         raise ValueError(
             f"guidance.{owner}: layers must be block numbers counted from 0, such as (3, 4), "
             f"got {layers!r}"

@@ -107,10 +107,11 @@ def test_the_scale_moves_along_the_line_through_reference_and_main(name, scale):
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_branches_give_that_branch(name):
-    result = guided(
-        EQUAL[name], lambda _, shape: by_name("given", SHAPE)[: shape[0]][:, : shape[1], : shape[2]]
-    )
-    np.testing.assert_allclose(result.denoised, by_name("given", SHAPE), atol=1e-5)
+    # The same everywhere, for rules that look at parts of an image.
+    flat = CROPS in RULES[name].needs
+    one = jnp.full(SHAPE, 0.7) if flat else by_name("given", SHAPE)
+    result = guided(EQUAL[name], lambda _, shape: one[: shape[0], : shape[1], : shape[2]])
+    np.testing.assert_allclose(result.denoised, one, atol=1e-5)
     assert all(np.isfinite(value).all() for value in result.info.values())
 
 
@@ -138,18 +139,23 @@ def test_double_precision_stays_double(name, x64):
 def test_a_rule_does_something(name):
     one, arguments = RULES[name], inputs()
     plain = run(guidance.unguided(), *arguments)
-    assert np.abs(run(one.make(one.typical), *arguments) - plain).max() > 0.01
+    assert np.abs(run(one.make(one.typical), *arguments) - plain).max() > 3e-3
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("branches", ["fused", "sequential"])
-def test_a_sample_alone_equals_the_same_sample_in_a_batch(name, branches):
+def test_a_sample_alone_equals_the_same_sample_in_a_batch(name):
     noise, condition, key = inputs()
-    batch = run(EVERY[name], noise, condition, key, branches=branches)
+    batch = run(EVERY[name], noise, condition, key)
     for i in (0, 4):
         own = slice(i, i + 1)
-        alone = run(EVERY[name], noise[own], condition[own], key[own], branches=branches)
+        alone = run(EVERY[name], noise[own], condition[own], key[own])
         np.testing.assert_allclose(alone[0], batch[i], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_branches_in_turn_give_what_they_give_together(name):
+    fused = run(EVERY[name], *inputs())
+    np.testing.assert_allclose(run(EVERY[name], *inputs(), branches="sequential"), fused, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -182,7 +188,8 @@ def test_a_whole_number_compiles_nothing_beside_the_same_with_a_point(compilatio
 def test_no_two_kinds_of_rule_share_a_structure():
     # Compiled programs are found by structure: rules that differ in class alone must not be
     # taken for each other.
-    kinds = [one.make(2.0) for one in RULES.values()]
+    # Variants of one rule, behind a comma, may differ in numbers alone.
+    kinds = [one.make(2.0) for name, one in RULES.items() if "," not in name]
     kinds += [guidance.momentum(1.0), guidance.project(1.0), guidance.clip_norm(1.0)]
     kinds += [guidance.scale(1.0), guidance.std_rescale(1.0), guidance.unguided()]
     structures = [jax.tree.structure(kind) for kind in kinds]
@@ -251,7 +258,9 @@ def test_networks_are_evaluated_as_often_as_the_cost_says(name, branches):
 @pytest.mark.parametrize("name", sorted(RENOISING))
 def test_rules_that_renoise_are_refused_by_solvers_that_cannot(name):
     sigmas = samplers.karras(3)
-    with pytest.raises(ValueError, match=r"heun"):
+    with pytest.raises(
+        ValueError, match="not defined for Heun; solvers it is defined for: .*euler"
+    ):
         samplers.sample(NETWORKS, EVERY[name], samplers.heun(), sigmas, *inputs())
 
 

@@ -12,6 +12,7 @@ _RANDOM = np.random.default_rng(0)
 TABLE, FREQUENCIES = _RANDOM.normal(size=(3, WIDTH)), _RANDOM.normal(size=WIDTH)
 READ_IN, READ_OUT = _RANDOM.normal(size=(2, WIDTH))
 PROJECTIONS = _RANDOM.normal(size=(DEPTH, 4, WIDTH, WIDTH))
+PROJECTIONS[:, :2] *= 2  # queries and keys: attention far from uniform
 
 
 class Toy:

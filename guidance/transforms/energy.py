@@ -22,7 +22,7 @@ class EnergyPreserving(Stateless):
         if self.only_shrink:
             factor = jnp.minimum(factor, 1)
         # Without a push the two norms may still differ in their last bit.
-        factor = jnp.where((norm(guided) > 0) & (norm(push) > 0), factor, 1)
+        factor = jnp.where(norm(push) > 0, factor, 1)
         return push + (factor - 1) * guided
 
 
