@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= $(HOME)/tensorflow_datasets
 
-.PHONY: demo test lint evidence fractal2d statistics train-demo clean
+.PHONY: demo test lint evidence atlas fractal2d statistics train-demo clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
@@ -24,6 +24,10 @@ evidence: $(STAMP)
 	$(RUN) main.py --config=configs/evidence.py --workdir=out/evidence --mode=evaluate
 	cp out/evidence/evidence.json weights/fashion_mnist_evidence.json
 	cp out/evidence/evidence.md docs/evidence.md
+
+# Every rule once, with a pair of pictures: docs/atlas.md. Pictures that are current are kept.
+atlas: $(STAMP)
+	$(RUN) main.py --config=configs/atlas.py --workdir=docs --mode=atlas
 
 # The published two-class fractal: trains three networks, samples, measures, draws.
 fractal2d: $(STAMP)

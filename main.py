@@ -23,6 +23,7 @@ MODES = {
     "statistics": "guidestar.evaluation.classifier_features:write_statistics",
     "experiment": "guidestar.evaluation.fractal2d_experiment:experiment",
     "report": "guidestar.report.demo:report",
+    "atlas": "guidestar.report.atlas:atlas",
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run writes")

@@ -9,13 +9,17 @@ from ml_collections import ConfigDict
 
 from guidestar.configs import common
 
-NULL = dict(name="null")
 UNCONDITIONAL = dict(classes="none")
 
 
 def cfg(scale: float) -> dict:
     """Return the dictionary of CFG at a scale."""
     return dict(name="cfg", scale=scale)
+
+
+def apg(momentum: float) -> dict:
+    """Return the dictionary of APG at scale 8."""
+    return dict(name="apg", scale=8.0, eta=0.0, norm=2.5, momentum=momentum)
 
 
 # name -> (title, guidance, fields of `sampling` that differ)
@@ -28,22 +32,24 @@ ROWS = {
     "cfg_4_5": ("CFG 4.5", cfg(4.5), {}),
     "cfg_8": ("CFG 8", cfg(8.0), {}),
     "interval": (
-        "CFG 4 in an interval",
-        dict(name="between", rule=cfg(4.0), low=0.3, high=10.0),
+        "CFG 4.5 in an interval",
+        dict(name="between", rule=cfg(4.5), low=0.5, high=5.0),
         {},
     ),
     "autoguidance": ("Autoguidance 2.5", dict(name="autoguidance", scale=2.5), {}),
-    "apg_8": ("APG 8", dict(name="apg", scale=8.0, eta=0.0, norm=2.5, momentum=-0.5), {}),
+    "apg_8": ("APG 8, no momentum", apg(0.0), {}),
+    "apg_8_momentum": ("APG 8, momentum -0.5", apg(-0.5), {}),
     "cads": (
         "CADS on CFG 4.5",
-        dict(name="cads", rule=cfg(4.5), tau1=0.6, tau2=0.9, noise=0.1),
+        dict(name="cads", rule=cfg(4.5), tau1=0.45, tau2=0.9, noise=0.25),
         {},
     ),
-    "icg_3": ("ICG 3", dict(name="icg", scale=3.0, classes=10), {}),
+    "icg_3": ("ICG 3, a class", dict(name="icg", scale=3.0, classes=10), {}),
+    "icg_3_embedding": ("ICG 3, an embedding", dict(name="icg", scale=3.0, embedding=True), {}),
     "unconditional": ("Unconditional", dict(name="unguided"), UNCONDITIONAL),
-    "unconditional_tsg": ("Unconditional, TSG", dict(name="tsg", scale=2.0), UNCONDITIONAL),
+    "unconditional_tsg": ("Unconditional, TSG 2", dict(name="tsg", scale=2.0), UNCONDITIONAL),
     "unconditional_pag": (
-        "Unconditional, PAG",
+        "Unconditional, PAG 2",
         dict(name="pag", scale=2.0, layers=(2, 3)),
         UNCONDITIONAL,
     ),
@@ -65,6 +71,7 @@ CLAIMS = (
     claim("An interval beats the best constant CFG", DISTANCE, "interval", "below", *CONSTANT),
     claim("Autoguidance beats the best constant CFG", DISTANCE, "autoguidance", "below", *CONSTANT),
     claim("ICG is within 10 % of CFG", DISTANCE, "icg_3", "within", "cfg_3", tolerance=0.1),
+    claim("... with an embedding", DISTANCE, "icg_3_embedding", "within", "cfg_3", tolerance=0.1),
     claim("TSG helps without a class", DISTANCE, "unconditional_tsg", "below", "unconditional"),
     claim("PAG helps without a class", DISTANCE, "unconditional_pag", "below", "unconditional"),
 )

@@ -1,8 +1,10 @@
-"""Fashion-MNIST, the weak guide of the demo: an eighth of the main DiT, a third of its steps.
+"""Fashion-MNIST, the weak guide of the demo: an eighth of the main DiT.
 
     python main.py --config=configs/fashion_mnist_guide.py --config.data.dir=DIR --workdir=out/guide
 
-800 steps, 102 k images: 6 minutes on 2 CPU cores beside other work. Loss about 0.34.
+2 400 steps, 307 k images: 6.5 minutes on 2 CPU cores. Loss about 0.26, against the main network's
+0.22. Of the guides tried (800 steps of this network, 700 of the main one) this was the best for its
+size.
 """
 
 from guidestar.configs import common, fashion_mnist_dit
@@ -23,6 +25,6 @@ def get_config():
         heads=2,
         sigma_data=0.7,
     )
-    config.training.steps = 800
-    config.optimizer.decay_steps = 800
+    config.training.steps = 2400
+    config.optimizer.decay_steps = 2400
     return config

@@ -33,6 +33,7 @@ def save(
     path: str | os.PathLike,
     *,
     classes: tuple[str, ...] = ("A",),
+    dpi: int = 150,
 ) -> None:
     """Draw the panels side by side and write a PNG.
 
@@ -40,6 +41,7 @@ def save(
         panels: title to points, in the order shown; the titles may have several lines.
         path: file to write; its directory must exist.
         classes: whose density and outline lie under the points.
+        dpi: pixels an inch; a panel is 4 inches wide.
 
     Raises:
         ValueError: no panels.
@@ -47,7 +49,7 @@ def save(
     if not panels:
         raise ValueError("no panels to draw: give at least one title with its points")
     line, depth = _depths(classes)
-    figure = Figure(figsize=(4.0 * len(panels), 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(4.0 * len(panels), 4.4), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, points) in zip(axes, panels.items(), strict=True):
