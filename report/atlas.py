@@ -102,7 +102,7 @@ def atlas(config, workdir: Path) -> None:
                     sampled[record] = sample(config, entry, side, networks[entry.subject])
                 halves.append(sampled[record])
             draw = _draw_images if entry.subject == IMAGES else _draw_points
-            draw(folder / f"{name}.png", sides[name], halves, identities[name])
+            draw(folder / f"{name}.png", config, sides[name], halves, identities[name])
     (workdir / "atlas.md").write_text(render(config, sides))
     print(f"wrote {workdir / 'atlas.md'}: {len(sides)} rules, {len(todo)} new pictures")
 
@@ -214,7 +214,9 @@ def _points(config, entry, side: Side, networks) -> np.ndarray:
     return np.asarray(points)
 
 
-def _draw_images(path: Path, sides, halves: list[np.ndarray], made: str) -> None:
+def _draw_images(path: Path, config, sides, halves: list[np.ndarray], made: str) -> None:
+    del sides
+    columns = len(halves[0]) // config.atlas.seeds
     left, right = (grid(half, columns=columns) for half in halves)
     between = np.full((left.shape[0], GAP, left.shape[2]), 255, np.uint8)
     canvas = np.concatenate([left, between, right], axis=1)
@@ -222,7 +224,8 @@ def _draw_images(path: Path, sides, halves: list[np.ndarray], made: str) -> None
     _save(path, Image.fromarray(canvas[..., 0] if grey else canvas), made)
 
 
-def _draw_points(path: Path, sides, halves: list[np.ndarray], made: str) -> None:
+def _draw_points(path: Path, config, sides, halves: list[np.ndarray], made: str) -> None:
+    del config
     titles = (_shown(side, sides) for side in sides)
     panels = {title.replace("`", ""): half for title, half in zip(titles, halves, strict=True)}
     point_cloud_plot.save(panels, path, dpi=DPI)

@@ -10,7 +10,7 @@ LAYERS = (1,)
 # What a rule may need of the networks that evaluate it, beside a plain prediction.
 LABELS, IMAGES, CROPS, CLASSIFIER = "labels", "images", "crops", "classifier"
 TIME, CONDITION, ATTENTION, BLOCK = "time_embedding", "condition_embedding", "attention", "block"
-GUIDE, GRADIENT = "guide", "gradient"
+GUIDE, GRADIENT, WIDE = "guide", "gradient", "wide time embedding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ RULES = {
     "icg, embedding": case(
         lambda s: guidance.icg(s, embedding=True), TWO, LABELS, CONDITION, reference="independent"
     ),
-    "tsg": case(guidance.tsg, TWO, TIME, reference="perturbed_time"),
+    "tsg": case(guidance.tsg, TWO, TIME, WIDE, reference="perturbed_time"),
     "pag": case(
         lambda s: guidance.pag(s, LAYERS), TWO, ATTENTION, IMAGES, reference="identity_attention"
     ),

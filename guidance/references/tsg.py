@@ -42,6 +42,11 @@ class NoisyTimeEmbedding:
         wide = embedding.astype(jnp.promote_types(embedding.dtype, jnp.float32))
         strength = jnp.asarray(self.strength, wide.dtype)
         if self.std_scaling:
+            if wide.size == wide.shape[0]:
+                raise ValueError(
+                    "guidance.tsg: this network's time embedding is one number, which has no "
+                    "standard deviation to scale the noise by: use std_scaling=False"
+                )
             strength = strength * wide.std(axis=tuple(range(1, wide.ndim)), keepdims=True)
         return (wide + strength * normal_like(self.keys, wide)).astype(embedding.dtype)
 
