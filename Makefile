@@ -7,13 +7,17 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= $(HOME)/tensorflow_datasets
 
-.PHONY: demo test lint evidence atlas fractal2d statistics train-demo clean
+.PHONY: demo test test-longer lint evidence atlas fractal2d statistics train-demo clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
 
 test: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# What takes too long for every day: all rules in all ways of spreading over devices.
+test-longer: $(STAMP)
+	$(RUN) -m pytest -n 2 --dist loadfile -m longer
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

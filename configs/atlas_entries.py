@@ -54,7 +54,7 @@ REFERENCES = (
     ),
     entry(
         "Time-step guidance",
-        rule("tsg", 3.0),
+        rule("tsg", 2.0),
         UNGUIDED,
         r"D = D_{\tilde t} + w (D_t - D_{\tilde t}), \quad "
         r"e(\tilde t) = e(t) + s t^\alpha \mathrm{std}(e) n",
@@ -73,7 +73,7 @@ REFERENCES = (
     ),
     entry(
         "Smoothed energy guidance",
-        rule("seg", 4.0, layers=(2, 3)),
+        rule("seg", 2.0, layers=(2, 3)),
         UNGUIDED,
         r"D = D_G + w (D - D_G), \quad Q \to G_\sigma * Q",
         "Where PAG is too rough: the blur sets how far attention is perturbed, at a fixed scale. "
@@ -82,7 +82,7 @@ REFERENCES = (
     ),
     entry(
         "Entropy rectifying guidance",
-        rule("erg", 4.0, layers=(2, 3), temperature=0.3),
+        rule("erg", 3.0, layers=(2, 3), temperature=0.3),
         UNGUIDED,
         r"D = D_\tau + w (D - D_\tau), \quad "
         r"\mathrm{softmax}(Q K^\top / \sqrt d) \to \mathrm{softmax}(\tau Q K^\top / \sqrt d)",
@@ -92,7 +92,7 @@ REFERENCES = (
     ),
     entry(
         "Skip-layer guidance",
-        rule("slg", 2.5, layers=(3,)),
+        rule("slg", 1.8, layers=(3,)),
         UNGUIDED,
         r"D = D_\text{skip} + w (D - D_\text{skip})",
         "Cheap to try on deep transformers, where leaving out a block in the middle weakens the "
@@ -102,7 +102,7 @@ REFERENCES = (
     ),
     entry(
         "Token perturbation guidance",
-        rule("tpg", 2.0, layers=(2,)),
+        rule("tpg", 1.4, layers=(2,)),
         UNGUIDED,
         r"D = D_\pi + w (D - D_\pi), \quad h \to \pi h",
         "For transformers without a condition. Shuffled tokens keep their norms, so the "

@@ -29,7 +29,7 @@ from .grids import grid, to_uint8
 IMAGES, FRACTAL, BOTH = "images", "fractal", "both classes"
 GAP = 14  # pixels between the two halves
 COLOURS = 48
-DPI = 75
+DPI = 110
 SHAPE = (28, 28, 1)  # of the samples that costs are counted for
 MADE_FROM = "made from"  # the text chunk of a picture that says so
 
@@ -333,13 +333,13 @@ def call(config: Mapping) -> str:
     parameters = inspect.signature(CONSTRUCTORS[config["name"]].build).parameters
     first = next(iter(parameters), None)
     shown: list[str] = []
-    for key, value in config.items():
-        if key == "name":
+    for key, parameter in parameters.items():
+        if key not in config:
             continue
-        if parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:
-            shown += map(_argument, value)
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            shown += map(_argument, config[key])
         else:
-            shown.append(_argument(value) if key == first else f"{key}={_argument(value)}")
+            shown.append(("" if key == first else f"{key}=") + _argument(config[key]))
     return f"{config['name']}({', '.join(shown)})"
 
 

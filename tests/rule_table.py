@@ -130,7 +130,8 @@ RULES = {
         *(TWO, LABELS, CONDITION),
         off=None,
     ),
-    "reg": case(lambda s: guidance.reg(guidance.cfg(s)), TWO, LABELS, GRADIENT),
+    # The toy network's gradient is steep: a small scale, lest rounding grow with it.
+    "reg": case(lambda s: guidance.reg(guidance.cfg(s)), TWO, LABELS, GRADIENT, typical=1.3),
     "higs": case(lambda s: guidance.higs(guidance.cfg(s)), TWO, LABELS),
     "skip_aligned": case(lambda s: guidance.skip_aligned(guidance.cfg(s), 0.5), TWO, LABELS),
     "static_threshold": case(

@@ -16,21 +16,39 @@ from guidestar import samplers
 SCRIPT = Path(__file__).with_name("sharded_sampling.py")
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory):
-    """Results of a process with eight simulated devices."""
-    path = tmp_path_factory.mktemp("devices") / "eight.npz"
+def on_eight(path, which):
+    """Return results of a process with eight simulated devices."""
     flags = "--xla_force_host_platform_device_count=8"
     subprocess.run(
-        [sys.executable, SCRIPT, path],
+        [sys.executable, SCRIPT, path, which],
         check=True,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
     )
     return np.load(path)
 
 
-@pytest.mark.parametrize(("how", "rule", "solver"), pairs())
-def test_eight_devices_equal_one(eight, how, rule, solver):
+@pytest.fixture(scope="module")
+def everyday(tmp_path_factory):
+    return on_eight(tmp_path_factory.mktemp("devices") / "eight.npz", "everyday")
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    return on_eight(tmp_path_factory.mktemp("devices") / "eight.npz", "longer")
+
+
+def check(eight, how, rule, solver):
     networks = parametric() if how == "fsdp" else NETWORKS
     one = samplers.sample(networks, EVERY[rule], SOLVERS[solver][0], SIGMAS, *inputs())
     np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=1e-5)
+
+
+@pytest.mark.parametrize(("how", "rule", "solver"), pairs(longer=False))
+def test_eight_devices_equal_one(everyday, how, rule, solver):
+    check(everyday, how, rule, solver)
+
+
+@pytest.mark.longer
+@pytest.mark.parametrize(("how", "rule", "solver"), pairs(longer=True))
+def test_eight_devices_equal_one_in_every_way(longer, how, rule, solver):
+    check(longer, how, rule, solver)

@@ -67,7 +67,8 @@ def second_prediction(rule):
     for number, sigma in enumerate(SIGMAS):
         level = jnp.float32(sigma)
         evaluate = Evaluator(NETWORKS, sigma * x, level, CONDITION, "fused")
-        result, state = rule.apply(evaluate, sigma * x, level, state, keys(SHAPE[0], number))
+        holds = rule.at(sigma)
+        result, state = holds.apply(evaluate, sigma * x, level, state, keys(SHAPE[0], number))
     return result.denoised
 
 
@@ -116,6 +117,30 @@ def test_every_transform_works_after_every_other(first, second):
         if first not in OVERRIDES and (first, second) not in ABSORBED:
             assert differ(result, alone("transform", second)), f"{first} was lost"
     check_cost(rule, REFERENCES["null"])
+
+
+WRAPPERS = {
+    "between": lambda rule: guidance.between(rule, 0.5, 1.5),
+    "together": lambda rule: guidance.together(rule, guidance.autoguidance(1.7)),
+    "cads": lambda rule: guidance.cads(rule, 0.1, 0.6, null_noised=True),
+    "higs": lambda rule: guidance.higs(rule, 2.0, window=(0.1, 1.0)),
+    "static_threshold": lambda rule: guidance.static_threshold(rule, 0.5),
+    "dynamic_threshold": lambda rule: guidance.dynamic_threshold(rule, 0.9, 0.5),
+}
+# The first evaluation, outside the interval, leaves no trace in a rule without a state.
+UNTOUCHED = {"between"}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_every_wrapper_works_around_every_reference(reference, wrapper):
+    rule = WRAPPERS[wrapper](guidance.push(REFERENCES[reference], SCALE))
+    result = second_prediction(rule)
+    assert result.shape == SHAPE and np.isfinite(result).all()
+    if wrapper not in UNTOUCHED:
+        assert differ(result, alone("reference", reference)), "the wrapper did nothing"
+    plain = second_prediction(WRAPPERS[wrapper](guidance.unguided()))
+    assert differ(result, plain), "the push inside was lost"
 
 
 def test_the_tables_hold_every_part_of_the_library():

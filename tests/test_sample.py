@@ -7,6 +7,8 @@ import pytest
 from oracles import Labelled, gaussian, keys, weak
 
 from guidestar import guidance, samplers
+from guidestar.guidance import identity_attention
+from guidestar.samplers import branches
 
 SIGMAS = samplers.karras(6, 0.02, 20.0)
 NOISE = np.random.default_rng(0).normal(size=(4, 3, 3, 2)).astype(np.float32)
@@ -152,3 +154,12 @@ def test_a_rule_without_its_network_is_refused_by_name():
 def test_a_wrong_sampler_section_is_refused(section, message):
     with pytest.raises(ValueError, match=message):
         samplers.from_config(section)
+
+
+def test_modes_of_one_site_act_in_each_branchs_own_order():
+    # The second branch holds both, in the order in which it names them, whichever came first.
+    first, second = (identity_attention((0,)).mode for _ in range(2))
+    active = branches._active([(second,), (first, second)], batch=1)
+    assert [one.mode for one in active] == [first, second]
+    assert [one.where is None for one in active] == [False, True]
+    np.testing.assert_array_equal(active[0].where, [False, True])

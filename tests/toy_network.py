@@ -41,7 +41,7 @@ class Toy:
         table = jnp.asarray(TABLE, dtype)
         embedding = self._stepped(modes, CONDITION_EMBEDDING, table[condition], table)
         grid = x.shape[1:3] if x.ndim == 4 else (1, x.shape[1])
-        pixels = x.reshape(x.shape[0], grid[0] * grid[1], -1).sum(-1, keepdims=True)
+        pixels = x.reshape(x.shape[0], grid[0] * grid[1], -1).sum(-1, keepdims=True) / 2
         tokens = pixels / jnp.sqrt(1 + sigma**2) * jnp.asarray(READ_IN, dtype)
         tokens = tokens + (time + embedding)[:, None]
         for layer in range(DEPTH):
