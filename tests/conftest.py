@@ -8,6 +8,13 @@ import pytest
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop compiled programs after each module: thousands of them would fill the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def compilations():
     """Return a context manager that collects one entry a compiled program."""

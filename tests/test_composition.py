@@ -208,6 +208,25 @@ def test_rules_together_add_what_each_does_alone():
     close(apply(guidance.together(*rules), NETWORKS), plain + added)
 
 
+def test_rules_together_share_a_reference():
+    assert guidance.cost(guidance.together(guidance.cfg(2.0), guidance.apg(2.0)), [1.0]) == [
+        {"main": 2}
+    ]
+
+
+def test_rules_together_share_nothing_across_a_conditional_or_a_derivative():
+    rules = [
+        guidance.skip_aligned(guidance.cfg(2.0), 0.99),
+        guidance.reg(guidance.cfg(1.5)),
+        guidance.cfg(3.0),
+        guidance.skip_aligned(guidance.autoguidance(2.0), 0.99),
+    ]
+    plain = apply(guidance.unguided(), NETWORKS)
+    added = sum(apply(rule, NETWORKS) - plain for rule in rules)
+    for order in (rules, rules[::-1]):
+        close(apply(guidance.together(*order), NETWORKS), plain + added)
+
+
 def test_rules_together_keep_their_own_intervals():
     rule = guidance.together(
         guidance.between(guidance.cfg(2.0), 1.0, 5.0),

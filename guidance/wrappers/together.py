@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
 from ..protocol import Branch, Guided, Rule, Unguided, folded
@@ -9,7 +10,30 @@ from ..pytrees import pytree
 from ..references.autoguidance import autoguidance
 from ..references.cfg import cfg
 from ..registry import constructor
-from .known import Known
+
+
+class Shared:
+    """An ``evaluate`` that asks for each prediction once."""
+
+    def __init__(self, evaluate):
+        self.condition = evaluate.condition
+        self._evaluate, self._known, self._kept = evaluate, {}, []
+        self._level = get_opaque_trace_state()
+
+    def __call__(self, branches, x=None, sigma=None):
+        # What a rule evaluates inside a conditional or derivative of its own is no use outside.
+        if x is not None or sigma is not None or get_opaque_trace_state() != self._level:
+            return self._evaluate(branches, x, sigma)
+        self._kept.append(branches)  # what is kept alive keeps its identity
+        new = {_identity(b): b for b in branches if _identity(b) not in self._known}
+        if new:
+            self._known |= dict(zip(new, self._evaluate(tuple(new.values())), strict=True))
+        return tuple(self._known[_identity(branch)] for branch in branches)
+
+
+def _identity(branch: Branch):
+    condition = branch.condition if isinstance(branch.condition, str) else id(branch.condition)
+    return branch.network, condition, tuple(map(id, branch.modes))
 
 
 @pytree
@@ -22,8 +46,8 @@ class Together:
         return tuple(rule.init(x) for rule in self.rules)
 
     def apply(self, evaluate, x, sigma, state, key):
+        evaluate = Shared(evaluate)
         (main,) = evaluate((Branch(),))
-        evaluate = Known(evaluate, main)
         total, info, states, sources = main, {}, [], []
         for number, (rule, own) in enumerate(zip(self.rules, state, strict=True)):
             guided, own = rule.apply(evaluate, x, sigma, own, folded(key, number))
@@ -48,8 +72,8 @@ def together(*rules: Rule) -> Together:
     """Return ``D_main + sum_i (D_i - D_main)``, where ``D_i`` is what rule i makes of it alone.
 
     ``together(cfg(2.0), between(autoguidance(1.5), 0.3, 3.0))`` pushes away from the null
-    condition and from a weak network, each with its own scale and interval. The plain prediction
-    is evaluated once, each rule's reference by itself.
+    condition and from a weak network, each with its own scale and interval. Predictions that
+    several rules ask for are evaluated once.
 
     Raises:
         ValueError: no rules.
