@@ -37,7 +37,7 @@ AROUND = (
     ),
     entry(
         "Condition-annealed sampling",
-        rule("cads", rule=rule("cfg", 4.5), noise=0.25),
+        rule("cads", rule=rule("cfg", 4.5), tau1=0.3, tau2=0.8, noise=0.25),
         rule("cfg", 4.5),
         r"\hat y = \sqrt{\gamma(t)} y + s \sqrt{1 - \gamma(t)} n",
         "When samples of one condition look too much alike. The condition is drowned in noise "

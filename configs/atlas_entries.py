@@ -168,12 +168,13 @@ REFERENCES = (
 TRANSFORMS = (
     entry(
         "Adaptive projected guidance",
-        rule("apg", 8.0, eta=0.0, norm=2.5, momentum=-0.5),
+        rule("apg", 8.0, eta=0.0, norm=2.5, momentum=0.0),
         rule("cfg", 8.0),
         r"D = D_y + (w - 1) (m_\perp + \eta m_\parallel), \quad "
         r"m = \Delta + \beta m_\text{before} \text{ clipped to } \lVert m \rVert \le r",
         "For high scales, where CFG burns contrast. What lies along the prediction is dropped, "
-        "the rest is bounded; the norm is in the data's units and has to be chosen for them.",
+        "the rest is bounded, in the data's units. Leave the momentum out, as here, with few steps "
+        "or a solver of two stages: a negative one tears samples apart there.",
     ),
     entry(
         "CFG rescale",

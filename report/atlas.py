@@ -1,11 +1,10 @@
 """The atlas verb: a page that shows every rule once, beside what it improves on."""
 
 import dataclasses
-import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -150,15 +149,15 @@ def made_from(picture: Path) -> str | None:
 
 def _record(config, entry, side: Side) -> str:
     weights = _weights(config, entry.subject)
-    used = {name: _digest(weights[name]) for name in sorted(side.plan.totals) if name in weights}
+    used = {name: digest(weights[name]) for name in sorted(side.plan.totals) if name in weights}
     amount = config.atlas.seeds if entry.subject == IMAGES else config.fractal.points
     made = dict(guidance=side.config, sampler=side.sampler, subject=entry.subject)
     made |= dict(classes=entry.classes, amount=amount, weights=used)
     return json.dumps(made)
 
 
-@functools.cache
-def _digest(source: str) -> str:
+def digest(source: str) -> str:
+    """Return the beginning of the SHA-256 of a weight file."""
     return hashlib.sha256(resolve(source).read_bytes()).hexdigest()[:12]
 
 
@@ -172,10 +171,10 @@ def _weights(config, subject: str) -> dict[str, str]:
 
 def _networks(config, subject: str) -> dict:
     networks = load_networks(_weights(config, subject))
-    return networks | {guidance.CLASSIFIER: _posterior()} if subject == BOTH else networks
+    return networks | {guidance.CLASSIFIER: posterior()} if subject == BOTH else networks
 
 
-def _posterior():
+def posterior() -> Callable:
     """Return the exact classifier of the fractal at every noise level."""
     # What a class weighs in the data that has both.
     joint = fractal2d.mixture().log_weights.reshape(len(fractal2d.CLASSES), -1)

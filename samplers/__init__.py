@@ -8,9 +8,24 @@ from .feynman_kac import feynman_kac
 from .heun import heun
 from .loop import sample
 from .plan import Plan, plan
-from .schedules import karras
+from .schedules import (
+    align_your_steps,
+    arctan,
+    explicit,
+    exponential,
+    flow,
+    iddpm,
+    karras,
+    linear,
+    log_snr,
+    polyexponential,
+    ve,
+    vp,
+    vp_discrete,
+)
 from .solver import Solver
 from .streams import LABELS, NOISE, STEPS, sample_keys, unit_noise
+from .times import convert
 
 __all__ = [
     "LABELS",
@@ -18,16 +33,29 @@ __all__ = [
     "STEPS",
     "Plan",
     "Solver",
+    "align_your_steps",
+    "arctan",
+    "convert",
     "dpmpp",
     "dpmpp_2s_ancestral",
     "euler",
     "euler_ancestral",
+    "explicit",
+    "exponential",
     "feynman_kac",
+    "flow",
     "from_config",
     "heun",
+    "iddpm",
     "karras",
+    "linear",
+    "log_snr",
     "plan",
+    "polyexponential",
     "sample",
     "sample_keys",
     "unit_noise",
+    "ve",
+    "vp",
+    "vp_discrete",
 ]

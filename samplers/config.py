@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from . import schedules
 from .ancestral import dpmpp_2s_ancestral, euler_ancestral
 from .dpmpp import dpmpp
 from .euler import euler
 from .feynman_kac import feynman_kac
 from .heun import heun
-from .schedules import karras
 from .solver import Solver
 
 SOLVERS = {
@@ -21,7 +21,21 @@ SOLVERS = {
     "feynman_kac": feynman_kac,
     "heun": heun,
 }
-SCHEDULES = {"karras": karras}
+SCHEDULES = {
+    "align_your_steps": schedules.align_your_steps,
+    "arctan": schedules.arctan,
+    "explicit": schedules.explicit,
+    "exponential": schedules.exponential,
+    "flow": schedules.flow,
+    "iddpm": schedules.iddpm,
+    "karras": schedules.karras,
+    "linear": schedules.linear,
+    "log_snr": schedules.log_snr,
+    "polyexponential": schedules.polyexponential,
+    "ve": schedules.ve,
+    "vp": schedules.vp,
+    "vp_discrete": schedules.vp_discrete,
+}
 
 
 def from_config(section: Mapping[str, Any]) -> tuple[Solver, np.ndarray]:

@@ -1,6 +1,11 @@
 """Fixtures shared by the whole suite."""
 
 import contextlib
+import os
+
+# Tests compile thousands of small programs and run each a few times: optimising them costs more
+# than it saves. Processes that tests start inherit it.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 import jax
 import pytest

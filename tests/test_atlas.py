@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from configs_for_tests import tiny, write_untrained
 from ml_collections import ConfigDict
@@ -10,9 +12,11 @@ from rule_examples import example
 
 from guidestar import guidance
 from guidestar.configs import atlas as atlas_config
+from guidestar.data import fractal2d
 from guidestar.errors import UserError
 from guidestar.guidance.registry import CONSTRUCTORS
 from guidestar.report import atlas
+from guidestar.samplers.branches import Evaluator
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 # Rules that are put together by hand, and the one that guides nothing.
@@ -80,60 +84,97 @@ def test_costs_are_those_of_the_rule_and_of_what_it_is_compared_with(config, sid
     assert "5 main a prediction at sigma 1" in page  # four windows and the whole
 
 
-@pytest.fixture
-def small(config, tmp_path):
+@pytest.fixture(scope="module")
+def small(config, tmp_path_factory):
     """Three entries on tiny untrained networks."""
-    entries = config.atlas.entries
-    small = ConfigDict(config.to_dict())
-    chosen = {name: entries[name] for name in ("cfg", "classifier", "instruct")}
+    folder = tmp_path_factory.mktemp("weights")
+    small, entries = ConfigDict(config.to_dict()), config.atlas.entries
+    chosen = {name: entries[name].to_dict() for name in ("cfg", "autoguidance", "instruct")}
     small.atlas.entries = ConfigDict(chosen, sort_keys=False)
-    model = tiny().model.to_dict()
-    main = str(write_untrained(tmp_path / "main.safetensors", model))
-    small.sampling.weights.update(main=main, guide="", classifier="")
-    mlp = dict(name="score_mlp", hidden=4)
-    small.fractal.weights.uncond = str(write_untrained(tmp_path / "uncond.safetensors", mlp))
+    main = write_untrained(folder / "main.safetensors", tiny().model.to_dict())
+    small.sampling.weights.update(main=str(main), guide="", classifier="")
+    for name in small.fractal.weights:
+        mlp = dict(name="score_mlp", hidden=4)
+        small.fractal.weights[name] = str(write_untrained(folder / f"{name}.safetensors", mlp))
     small.fractal.points = 40
     small.sampler.schedule.steps = small.fractal.sampler.schedule.steps = 2
     return small
 
 
-def test_the_generator_writes_a_page_and_its_pictures(small, tmp_path):
-    atlas.atlas(small, tmp_path)
-    page = (tmp_path / "atlas.md").read_text()
-    assert all(f"(atlas/{name}.png)" in page for name in ("cfg", "classifier"))
+@pytest.fixture(scope="module")
+def written(small, tmp_path_factory):
+    """What the generator writes from them."""
+    folder = tmp_path_factory.mktemp("atlas")
+    atlas.atlas(small, folder)
+    return folder
+
+
+def test_the_generator_writes_a_page_and_its_pictures(written):
+    page = (written / "atlas.md").read_text()
+    assert all(f"(atlas/{name}.png)" in page for name in ("cfg", "autoguidance"))
     assert "### `instruct(" in page and "instruct.png" not in page
-    assert {path.name for path in (tmp_path / "atlas").iterdir()} == {"cfg.png", "classifier.png"}
+    pictures = {path.name for path in (written / "atlas").iterdir()}
+    assert pictures == {"cfg.png", "autoguidance.png"}
     # Ten classes of 8 pixels and two seeds, twice.
-    with Image.open(tmp_path / "atlas/cfg.png") as image:
+    with Image.open(written / "atlas/cfg.png") as image:
         assert image.size == (2 * (10 * 8 + 9 * 2) + atlas.GAP, 2 * 8 + 2)
 
 
-def test_current_pictures_are_kept_and_others_made_again(small, tmp_path):
-    atlas.atlas(small, tmp_path)
-    pictures = [tmp_path / "atlas/cfg.png", tmp_path / "atlas/classifier.png"]
-    first = [path.stat().st_mtime_ns for path in pictures]
-    atlas.atlas(small, tmp_path)
-    assert [path.stat().st_mtime_ns for path in pictures] == first
-    small.atlas.entries.cfg.guidance.scale = 5.0
-    write_untrained(Path(small.fractal.weights.uncond), dict(name="score_mlp", hidden=6))
-    atlas._digest.cache_clear()
-    atlas.atlas(small, tmp_path)
-    assert all(path.stat().st_mtime_ns > time for path, time in zip(pictures, first, strict=True))
+def test_pictures_that_are_current_are_kept(small, written):
+    times = {path: path.stat().st_mtime_ns for path in (written / "atlas").iterdir()}
+    atlas.atlas(small, written)
+    assert {path: path.stat().st_mtime_ns for path in (written / "atlas").iterdir()} == times
+
+
+def test_pictures_of_other_settings_or_weights_are_not_current(small, written, tmp_path):
+    def current(config):
+        made = atlas.made_from(written / "atlas/cfg.png")
+        return made == atlas.identity(config, "cfg", atlas.prepared(config)["cfg"])
+
+    assert current(small)
+    scaled, trained = ConfigDict(small.to_dict()), ConfigDict(small.to_dict())
+    scaled.atlas.entries.cfg.guidance.scale = 5.0
+    model = tiny().model.to_dict() | {"width": 8}
+    trained.sampling.weights.main = str(write_untrained(tmp_path / "main.safetensors", model))
+    assert not current(scaled) and not current(trained)
+
+
+def test_a_change_of_weights_in_place_is_noticed(tmp_path):
+    mlp = dict(name="score_mlp", hidden=4)
+    path = write_untrained(tmp_path / "main.safetensors", mlp)
+    before = atlas.digest(str(path))
+    write_untrained(path, mlp | {"hidden": 6})
+    assert atlas.digest(str(path)) != before
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("changes", "message"),
     [
-        ("guidance.scale", float("nan"), "entries.cfg: guidance.cfg: scale"),
-        ("solver", "heum", "entries.cfg: sampler.solver.name 'heum'"),
-        ("guidance.network", "other", "entries.cfg needs a network 'other'"),
+        (dict(guidance=dict(scale=float("nan"))), "entries.cfg: guidance.cfg: scale"),
+        (dict(solver="heum"), "entries.cfg: sampler.solver.name 'heum'"),
+        (dict(guidance=dict(network="other")), "entries.cfg needs a network 'other'"),
     ],
 )
 def test_an_entry_that_cannot_run_is_named_before_anything_is_sampled(
-    small, tmp_path, path, value, message
+    small, tmp_path, changes, message
 ):
-    with small.unlocked():
-        small.atlas.entries.cfg.update_from_flattened_dict({path: value})
+    wrong = ConfigDict(small.to_dict())
+    with wrong.unlocked():
+        wrong.atlas.entries.cfg.update(changes)
     with pytest.raises(UserError, match=message):
-        atlas.atlas(small, tmp_path)
+        atlas.atlas(wrong, tmp_path)
     assert not (tmp_path / "atlas").exists()
+
+
+def test_the_exact_posterior_turns_both_classes_into_the_one_asked_for():
+    x = jnp.array([[0.2, 0.3], [-0.4, 0.1], [0.9, -0.7]])
+    both, posterior, sigma = fractal2d.mixture(), atlas.posterior(), jnp.float32(0.5)
+
+    def denoise(x, sigma, condition):
+        return both.denoise(x, sigma)
+
+    networks = {"main": denoise, "classifier": posterior}
+    evaluate = Evaluator(networks, x, sigma, jnp.zeros(3, jnp.int32), "sequential")
+    guided, _ = guidance.classifier(1.0).apply(evaluate, x, sigma, (), None)
+    expected = fractal2d.mixture(("A",)).denoise(x, sigma)
+    np.testing.assert_allclose(guided.denoised, expected, atol=1e-4)

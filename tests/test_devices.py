@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("sharded_sampling.py")
 
 def on_eight(path, which):
     """Return results of a process with eight simulated devices."""
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     subprocess.run(
         [sys.executable, SCRIPT, path, which],
         check=True,

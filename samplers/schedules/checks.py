@@ -1,0 +1,128 @@
+"""What every schedule refuses, and how each ends."""
+
+import math
+from numbers import Real
+
+import numpy as np
+
+
+def checked(sigmas, owner: str = "sample") -> np.ndarray:
+    """Return ``sigmas`` as a float64 host array, refusing what no sampler can run.
+
+    Raises:
+        ValueError: traced, too short, not finite, not decreasing, negative, or zero too early.
+    """
+    sigmas = on_host(sigmas, owner)
+    if sigmas.ndim != 1 or sigmas.size < 2:
+        raise ValueError(
+            f"samplers.{owner}: sigmas must be a list of at least two noise levels, got shape "
+            f"{sigmas.shape}"
+        )
+    if not np.isfinite(sigmas).all() or (sigmas < 0).any():
+        raise ValueError(f"samplers.{owner}: sigmas must be finite and not negative")
+    if (np.diff(sigmas) >= 0).any():
+        where = int(np.argmax(np.diff(sigmas) >= 0))
+        raise ValueError(
+            f"samplers.{owner}: sigmas must decrease, but sigmas[{where + 1}]={sigmas[where + 1]:g}"
+            f" is not below sigmas[{where}]={sigmas[where]:g}; sort the schedule from high to low"
+        )
+    return sigmas
+
+
+def on_host(sigmas, owner: str) -> np.ndarray:
+    """Return ``sigmas`` as a float64 host array.
+
+    Raises:
+        ValueError: traced, or no numbers, in the name of ``owner``.
+    """
+    try:
+        return np.asarray(sigmas, np.float64)
+    except Exception as error:
+        raise ValueError(
+            f"samplers.{owner}: sigmas must be known on the host (a list or numpy array): which "
+            "evaluations exist is decided from them before anything is compiled"
+        ) from error
+
+
+def whole(owner: str, **numbers) -> None:
+    """Refuse what does not count something: anything but a positive integer.
+
+    Raises:
+        ValueError: in the name of ``owner``.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or not math.isfinite(value) or value < 1 or value % 1:
+            raise ValueError(f"samplers.{owner}: {name} must be a positive integer, got {value}")
+
+
+def plain(owner: str, **numbers) -> None:
+    """Refuse what is not one finite number known on the host.
+
+    Raises:
+        ValueError: in the name of ``owner``.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(
+                f"samplers.{owner}: {name} must be a plain finite number, known before anything is "
+                f"compiled, got {value}"
+            )
+
+
+def span(owner: str, steps: int, sigma_min: float, sigma_max: float) -> None:
+    """Refuse a number of steps, or a range of noise levels, that no schedule has.
+
+    Raises:
+        ValueError: in the name of ``owner``.
+    """
+    whole(owner, steps=steps)
+    plain(owner, sigma_min=sigma_min, sigma_max=sigma_max)
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"samplers.{owner}: need 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, "
+            f"sigma_max={sigma_max}"
+        )
+
+
+def positive(owner: str, **numbers) -> None:
+    """Refuse numbers that are not above 0.
+
+    Raises:
+        ValueError: in the name of ``owner``.
+    """
+    plain(owner, **numbers)
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ValueError(f"samplers.{owner}: need {name} > 0, got {value}")
+
+
+def ended(
+    owner: str,
+    sigmas: np.ndarray,
+    final_zero: bool,
+    first: float | None = None,
+    last: float | None = None,
+) -> np.ndarray:
+    """Return noise levels with the final 0 if asked for, once they are known to decrease.
+
+    Args:
+        owner: the schedule.
+        sigmas: its levels.
+        final_zero: append a 0.
+        first, last: levels that were asked for, put in without the rounding of the formula, so
+            that a network's own limits are not passed by a last bit.
+
+    Raises:
+        ValueError: rounding has made two levels equal, or one infinite.
+    """
+    sigmas = np.append(np.asarray(sigmas, np.float64), 0.0)
+    if last is not None:
+        sigmas[-2] = last
+    if first is not None:
+        sigmas[0] = first
+    if not np.isfinite(sigmas).all() or (np.diff(sigmas) >= 0).any():
+        raise ValueError(
+            f"samplers.{owner}: these arguments give noise levels that do not decrease in float64; "
+            "ask for fewer steps, a wider range, or exponents nearer 1"
+        )
+    return sigmas if final_zero else sigmas[:-1]
