@@ -2,12 +2,16 @@
 
 from .ancestral import dpmpp_2s_ancestral, euler_ancestral
 from .config import from_config
+from .deis import deis
 from .dpmpp import dpmpp
 from .euler import euler
 from .feynman_kac import feynman_kac
 from .heun import heun
+from .ipndm import ipndm, ipndm_v
+from .lms import lms
 from .loop import sample
 from .plan import Plan, plan
+from .pndm import pndm
 from .schedules import (
     align_your_steps,
     arctan,
@@ -36,6 +40,7 @@ __all__ = [
     "align_your_steps",
     "arctan",
     "convert",
+    "deis",
     "dpmpp",
     "dpmpp_2s_ancestral",
     "euler",
@@ -47,10 +52,14 @@ __all__ = [
     "from_config",
     "heun",
     "iddpm",
+    "ipndm",
+    "ipndm_v",
     "karras",
     "linear",
+    "lms",
     "log_snr",
     "plan",
+    "pndm",
     "polyexponential",
     "sample",
     "sample_keys",

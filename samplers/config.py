@@ -7,19 +7,28 @@ import numpy as np
 
 from . import schedules
 from .ancestral import dpmpp_2s_ancestral, euler_ancestral
+from .deis import deis
 from .dpmpp import dpmpp
 from .euler import euler
 from .feynman_kac import feynman_kac
 from .heun import heun
+from .ipndm import ipndm, ipndm_v
+from .lms import lms
+from .pndm import pndm
 from .solver import Solver
 
 SOLVERS = {
+    "deis": deis,
     "dpmpp": dpmpp,
     "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "feynman_kac": feynman_kac,
     "heun": heun,
+    "ipndm": ipndm,
+    "ipndm_v": ipndm_v,
+    "lms": lms,
+    "pndm": pndm,
 }
 SCHEDULES = {
     "align_your_steps": schedules.align_your_steps,

@@ -112,7 +112,6 @@ def plainly(solver, sigmas):
         (ipndm(4), "karras", from_exact_states, 2),
         (ipndm(4), "equal", from_exact_states, 4),
         (ipndm_v(4), "karras", from_exact_states, 4),
-        (ipndm_v(4, as_published=True), "karras", from_exact_states, 2),
         (ipndm_v(2), "karras", plainly, 2),
         (deis(2), "karras", plainly, 2),
         (pndm(), "karras", plainly, 2),

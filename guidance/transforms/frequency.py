@@ -18,31 +18,58 @@ from .projection import project
 TAPS = np.array([1, 4, 6, 4, 1]) / 16
 
 
-def blur(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
-    """Filter with the binomial kernel, [1 4 6 4 1]/16 along both axes, mirrored at the border."""
-    for axis in (1, 2):
-        size = x.shape[axis]
-        # Mirroring needs more pixels than it adds; a smaller image repeats its edge.
-        mode = "reflect" if size > 2 else "edge"
-        pad = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
-        padded = jnp.pad(x, pad, mode=mode)
-        parts = [jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k in range(5)]
-        x = sum(float(tap) * part for tap, part in zip(TAPS, parts, strict=True))
-    return x
+def blurring(length: int) -> np.ndarray:
+    """Return the matrix that filters a row with [1 4 6 4 1]/16, mirrored at both ends."""
+    # Mirroring needs more pixels than it adds; a smaller image repeats its edge.
+    mode = "reflect" if length > 2 else "edge"
+    padded = np.pad(np.eye(length), ((2, 2), (0, 0)), mode=mode)
+    return sum(tap * padded[k : k + length] for k, tap in enumerate(TAPS))
 
 
-def resize(x: Float[Array, "batch h w c"], height: int, width: int) -> Array:
-    """Sample bilinearly at another size, without antialiasing."""
-    shape = (x.shape[0], height, width, x.shape[3])
-    return jax.image.resize(x, shape, "linear", antialias=False)
+def resizing(length: int, wanted: int) -> np.ndarray:
+    """Return the matrix that samples a row bilinearly at another length, without antialiasing."""
+    where = np.clip((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0, length - 1)
+    left = np.minimum(np.floor(where).astype(int), max(length - 2, 0))
+    share = where - left
+    matrix = np.zeros((wanted, length))
+    matrix[np.arange(wanted), left] += 1 - share
+    matrix[np.arange(wanted), np.minimum(left + 1, length - 1)] += share
+    return matrix
+
+
+def halved(length: int) -> int:
+    """Return the length of the next coarser level."""
+    return max(1, length // 2)
+
+
+def down(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
+    """Blur, then sample at half the size."""
+    rows, columns = (resizing(n, halved(n)) @ blurring(n) for n in x.shape[1:3])
+    return separable(rows, columns, x)
+
+
+def up(x: Float[Array, "batch h2 w2 c"], height: int, width: int) -> Array:
+    """Sample at a larger size, then blur."""
+    rows, columns = (
+        blurring(n) @ resizing(m, n) for m, n in zip(x.shape[1:3], (height, width), strict=True)
+    )
+    return separable(rows, columns, x)
+
+
+def separable(rows: np.ndarray, columns: np.ndarray, x: Float[Array, "batch h w c"]) -> Array:
+    """Apply one matrix along the height and one along the width."""
+    rows, columns = rows.astype(x.dtype), columns.astype(x.dtype)
+    # Filters and resizing as small matrices: far cheaper than padding, slicing and gathering.
+    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("jw,biwc->bijc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def pyramid(x: Float[Array, "batch h w c"], levels: int) -> list[Array]:
     """Return the bands of a Laplacian pyramid, high to low; sizes need not be powers of two."""
     bands = []
     for _ in range(levels - 1):
-        coarse = resize(blur(x), max(1, x.shape[1] // 2), max(1, x.shape[2] // 2))
-        bands.append(x - blur(resize(coarse, x.shape[1], x.shape[2])))
+        coarse = down(x)
+        bands.append(x - up(coarse, *x.shape[1:3]))
         x = coarse
     return [*bands, x]
 
@@ -51,7 +78,7 @@ def assemble(bands: Sequence[Array]) -> Float[Array, "batch h w c"]:
     """Return the image of a pyramid's bands; the inverse of `pyramid`."""
     x = bands[-1]
     for band in reversed(bands[:-1]):
-        x = band + blur(resize(x, band.shape[1], band.shape[2]))
+        x = band + up(x, *band.shape[1:3])
     return x
 
 
