@@ -7,7 +7,7 @@ noise levels is not in the program there at all.
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -200,12 +200,21 @@ def _joined(kept: list[dict], saved: tuple[str, ...]) -> dict:
 
 def _require_networks(owner: str, parts: list[Segment], networks: Networks, x: Array) -> None:
     for part in parts:
-        missing = sorted(set(evaluations(part.rule, x)) - networks.keys())
+        leaves, structure = jax.tree.flatten(part.rule)
+        kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        missing = sorted(_networks_of(structure, kinds, x.shape, x.dtype) - networks.keys())
         if missing:
             raise ValueError(
                 f"samplers.sample: the rule {owner} needs a network named {missing[0]!r}: pass "
                 f"denoise={{'main': ..., '{missing[0]}': ...}}"
             )
+
+
+@lru_cache(maxsize=1024)
+def _networks_of(structure, kinds, shape, dtype) -> frozenset[str]:
+    """Return the networks that a kind of rule evaluates; found by tracing, which takes a while."""
+    rule = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
+    return frozenset(evaluations(rule, jax.ShapeDtypeStruct(shape, dtype)))
 
 
 def _require_renoising(rule: Rule, guided: Guided, solver: Solver) -> None:
