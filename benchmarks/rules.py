@@ -1,6 +1,6 @@
 """What guidance costs beside the network: each transform of the push against plain CFG.
 
-    python benchmarks/rules.py [--pairs=15] [--out=benchmarks/rules.json]
+    python benchmarks/rules.py --out=benchmarks/rules.json
 
 DiT-S/2 on 32x32x4 latents, float32. In every pair, plain CFG and the rule run in turn, in an order
 that alternates, and their ratio is kept: what disturbs the machine for longer than a pair disturbs
@@ -9,7 +9,8 @@ both. Reported are the median ratio and the quartiles.
 
 import datetime
 import json
-import platform
+import os
+import pathlib
 import time
 
 import jax
@@ -23,9 +24,8 @@ from guidestar.models.dit import DiT
 from guidestar.models.macs import macs
 from guidestar.models.preconditioning import EDM
 
-PAIRS = flags.DEFINE_integer("pairs", 15, "paired runs a rule", lower_bound=3)
-BATCH = flags.DEFINE_integer("batch", 2, "samples a batch", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 3, "Euler steps a run", lower_bound=1)
+PAIRS = flags.DEFINE_integer("pairs", 21, "paired runs a rule", lower_bound=3)
+STEPS = flags.DEFINE_integer("steps", 2, "Euler steps a run", lower_bound=1)
 OUT = flags.DEFINE_string("out", "", "JSON file for the results")
 
 SHAPE, CLASSES, SCALE = (32, 32, 4), 1000, 3.0
@@ -43,9 +43,7 @@ def transforms() -> dict[str, guidance.Rule]:
             (4.0, 3.0, 2.0, 2.0), (0.5, 0.5, 1.0, 1.0)
         ),
         "magnitude_aware": guidance.magnitude_aware(SCALE),
-        "channels": guidance.push(
-            guidance.null(), guidance.scale(SCALE), guidance.channels(3)
-        ),
+        "channels": guidance.push(guidance.null(), guidance.scale(SCALE), guidance.channels(3)),
         "scheduled": guidance.push(guidance.null(), guidance.scheduled(SCALE, "cosine")),
         "energy_preserving": guidance.push(
             guidance.null(), guidance.scale(SCALE), guidance.energy_preserving()
@@ -67,18 +65,18 @@ def network() -> Denoiser:
     return Denoiser(params, structure, EDM(0.5, noise_scale=250.0))
 
 
-def runner(denoiser, rule, sigmas):
+def runner(denoiser, rule, sigmas, batch: int):
     """Return a function that samples once and waits for the result."""
-    noise = jax.random.normal(jax.random.key(1), (BATCH.value, *SHAPE))
-    labels = jnp.arange(BATCH.value) % CLASSES
+    return lambda: jax.block_until_ready(sampled(denoiser, rule, sigmas, batch))
 
-    def run():
-        out = samplers.sample(
-            denoiser, rule, samplers.euler(), sigmas, noise, labels, jax.random.key(2)
-        )
-        return jax.block_until_ready(out)
 
-    return run
+def sampled(denoiser, rule, sigmas, batch: int):
+    """Sample once; also inside another transformation."""
+    noise = jax.random.normal(jax.random.key(1), (batch, *SHAPE))
+    labels = jnp.arange(batch) % CLASSES
+    return samplers.sample(
+        denoiser, rule, samplers.euler(), sigmas, noise, labels, jax.random.key(2)
+    )
 
 
 def paired(first, second, pairs: int) -> np.ndarray:
@@ -101,73 +99,80 @@ def summary(ratios: np.ndarray) -> dict[str, float]:
     return {"median": float(middle), "low": float(low), "high": float(high)}
 
 
-def main(_):
-    """Run every comparison and print one line each."""
-    denoiser, sigmas = network(), samplers.karras(STEPS.value)
-    plain = runner(denoiser, guidance.cfg(SCALE), sigmas)
-    results = {}
+def transforms_against_cfg(denoiser) -> dict:
+    """Measure every transform at batch 1, where what it adds weighs most."""
+    sigmas = samplers.karras(STEPS.value)
+    plain, results = runner(denoiser, guidance.cfg(SCALE), sigmas, 1), {}
     for name, rule in transforms().items():
-        results[name] = summary(paired(plain, runner(denoiser, rule, sigmas), PAIRS.value))
-        row = results[name]
-        print(
-            f"{name:40s} {row['median']:.4f} of CFG's time ({row['low']:.4f} to {row['high']:.4f})",
-            flush=True,
-        )
+        row = results[name] = summary(paired(plain, runner(denoiser, rule, sigmas, 1), PAIRS.value))
+        spread = f"({row['low']:.4f} to {row['high']:.4f})"
+        print(f"{name:40s} {row['median']:.4f} of CFG's time {spread}", flush=True)
+    return {"batch": 1, "pairs": PAIRS.value, "steps": STEPS.value, "ratios": results}
 
-    # An interval over half of the evaluations: CFG there, one evaluation elsewhere.
-    grid = samplers.karras(6)
-    inside = guidance.between(guidance.cfg(SCALE), float(grid[4]), float(grid[1]))
-    counts = samplers.plan(samplers.euler(), grid, inside).totals["main"]
-    full = samplers.plan(samplers.euler(), grid, guidance.cfg(SCALE)).totals["main"]
-    ratios = paired(
-        runner(denoiser, guidance.cfg(SCALE), grid), runner(denoiser, inside, grid), PAIRS.value
+
+def interval_against_count(denoiser) -> dict:
+    """Measure what an interval saves, at a batch where time goes with the count of evaluations."""
+    batch, pairs, sigmas = 4, max(3, PAIRS.value // 3), samplers.karras(6)
+    everywhere = guidance.cfg(SCALE)
+    inside = guidance.between(everywhere, float(sigmas[4]), float(sigmas[1]))
+    counts, full = (
+        samplers.plan(samplers.euler(), sigmas, rule).totals["main"]
+        for rule in (inside, everywhere)
     )
-    interval = summary(ratios)
-    interval |= {"counted": counts / full, "share_of_saving": float(
-        (1 - interval["median"]) / (1 - counts / full)
-    )}
+    runs = (runner(denoiser, rule, sigmas, batch) for rule in (everywhere, inside))
+    row = summary(paired(*runs, pairs))
+    share = (1 - row["median"]) / (1 - counts / full)
     print(
-        f"interval: {counts} of {full} evaluations, {interval['median']:.4f} of CFG's time, "
-        f"{interval['share_of_saving']:.1%} of the saving that the count predicts"
+        f"interval: {counts} of {full} evaluations, {row['median']:.4f} of CFG's time, "
+        f"{share:.1%} of the saving that the count predicts"
     )
+    counted = {"evaluations": counts, "without": full, "share_of_saving": share}
+    return {"batch": batch, "pairs": pairs, **row, **counted}
 
-    # A row of scales as one program, against one run for each.
-    scales = jnp.array([1.5, 3.0, 6.0])
-    tiny = samplers.karras(2)
+
+def scales_as_one_program(denoiser) -> dict:
+    """Measure a row of scales under `jax.vmap` against one run for each."""
+    scales, sigmas = jnp.array([1.5, 3.0, 6.0]), samplers.karras(2)
 
     def one(scale):
-        return runner_of(denoiser, guidance.cfg(scale), tiny)
+        return sampled(denoiser, guidance.cfg(scale), sigmas, 1)
 
-    def row():
-        return jax.block_until_ready(vmapped(scales))
-
-    def each():
-        return [jax.block_until_ready(one(float(scale))) for scale in scales]
-
-    vmapped = jax.jit(jax.vmap(one))
-    sweep = summary(paired(each, row, max(3, PAIRS.value // 3)))
-    print(f"three scales as one vmapped program: {sweep['median']:.3f} of three runs' time")
-    if OUT.value:
-        record = {
-            "command": f"python benchmarks/rules.py --pairs={PAIRS.value}",
-            "date": datetime.date.today().isoformat(),
-            "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-            "jax": jax.__version__,
-            "network": f"DiT-S/2, {macs(denoiser) / 1e9:.2f} G multiply-adds, batch {BATCH.value}",
-            "transforms": results,
-            "interval": interval,
-            "vmapped_scales": sweep,
-        }
-        with open(OUT.value, "w") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
-
-
-def runner_of(denoiser, rule, sigmas):
-    """Sample once, inside another transformation."""
-    noise = jax.random.normal(jax.random.key(1), (1, *SHAPE))
-    return samplers.sample(
-        denoiser, rule, samplers.euler(), sigmas, noise, jnp.zeros(1, jnp.int32), jax.random.key(2)
+    row = jax.jit(jax.vmap(one))
+    result = summary(
+        paired(
+            lambda: [jax.block_until_ready(one(float(scale))) for scale in scales],
+            lambda: jax.block_until_ready(row(scales)),
+            max(3, PAIRS.value // 3),
+        )
     )
+    print(f"three scales as one vmapped program: {result['median']:.3f} of three runs' time")
+    return result
+
+
+SECTIONS = {
+    "transforms": transforms_against_cfg,
+    "interval": interval_against_count,
+    "vmapped_scales": scales_as_one_program,
+}
+ONLY = flags.DEFINE_multi_enum("only", list(SECTIONS), list(SECTIONS), "what to measure")
+
+
+def main(_):
+    """Run the comparisons, print them, and write or update the results file."""
+    denoiser = network()
+    path = pathlib.Path(OUT.value) if OUT.value else None
+    record = json.loads(path.read_text()) if path and path.exists() else {}
+    record |= {
+        "command": "python benchmarks/rules.py --out=benchmarks/rules.json",
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "jax": jax.__version__,
+        "network": f"DiT-S/2, {macs(denoiser) / 1e9:.2f} G multiply-adds an evaluation",
+    }
+    for name in ONLY.value:
+        record[name] = SECTIONS[name](denoiser)
+    if path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

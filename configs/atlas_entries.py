@@ -192,7 +192,7 @@ TRANSFORMS = (
         r"v = s^* v_\varnothing + w (v_y - s^* v_\varnothing), \quad "
         r"s^* = \langle v_y, v_\varnothing \rangle / \lVert v_\varnothing \rVert^2",
         "For flow-matching networks that are not fully trained, whose first velocities are worse "
-        "than none. With steps as few as here, each step without velocity is missed.",
+        "than none. On a network like this one, which is no flow, it changes next to nothing.",
         solver="euler",
         base_solver="euler",
     ),
@@ -215,7 +215,7 @@ TRANSFORMS = (
     ),
     entry(
         "Magnitude-aware guidance",
-        rule("magnitude_aware", 8.0, alpha=2.0),
+        rule("magnitude_aware", 8.0, alpha=5.0),
         rule("cfg", 8.0),
         r"w_\text{eff} = 1 + (w - 1) e^{-\alpha \lVert D_y - D_\varnothing \rVert / "
         r"\lVert D_\varnothing \rVert}",

@@ -42,7 +42,8 @@ class Job:
 
     def plan(self) -> samplers.Plan:
         """Return what one image will evaluate."""
-        return samplers.plan(self.solver, self.sigmas, self.rule)
+        shape = self.networks["main"].shape
+        return samplers.plan(self.solver, self.sigmas, self.rule, shape)
 
     def macs(self) -> int:
         """Return the multiply-adds of one image."""
@@ -87,10 +88,13 @@ def job_from_config(config) -> Job:
     try:
         rule = guidance.from_config(config.guidance.to_dict())
         solver, sigmas = samplers.from_config(config.sampler.to_dict())
-        plan = samplers.plan(solver, sigmas, rule)
     except ValueError as error:
         raise UserError(str(error)) from error
     networks = load_networks(config.sampling.weights.to_dict())
+    try:
+        plan = samplers.plan(solver, sigmas, rule, networks["main"].shape)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if missing := sorted(plan.totals.keys() - networks.keys()):
         raise UserError(
             f"config.guidance.name {config.guidance.name!r} needs a network named "

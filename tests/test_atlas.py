@@ -95,7 +95,7 @@ def small(config, tmp_path_factory):
     small.sampling.weights.update(main=str(main), guide="", classifier="")
     for name in small.fractal.weights:
         mlp = dict(name="score_mlp", hidden=4)
-        small.fractal.weights[name] = str(write_untrained(folder / f"{name}.safetensors", mlp))
+        small.fractal.weights[name] = str(write_untrained(folder / f"mlp_{name}.safetensors", mlp))
     small.fractal.points = 40
     small.sampler.schedule.steps = small.fractal.sampler.schedule.steps = 2
     return small

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from configs_for_tests import tiny, trained, write_untrained
+from ml_collections import ConfigDict
 from PIL import Image
 
 from guidestar import guidance
@@ -356,3 +357,13 @@ def test_weights_beyond_float16_are_not_written(tmp_path):
     with pytest.raises(UserError, match="outside float16"):
         save(tmp_path / "big.safetensors", {"a": np.array([1e6])}, tiny().model, {})
     assert not any(tmp_path.iterdir())
+
+
+def test_windows_are_judged_by_the_size_of_the_networks_images():
+    config = trained()
+    config.guidance = ConfigDict(dict(name="swg", scale=1.5, size=6))
+    # Two windows of 6 cover the digits' 8 pixels; they would leave gaps in a larger image.
+    assert job_from_config(config).plan().evaluations[0] == {"main": 10}
+    config.guidance.size = 9
+    with pytest.raises(UserError, match="do not fit"):
+        job_from_config(config)
