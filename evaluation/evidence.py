@@ -61,7 +61,7 @@ def evaluate(config, workdir: Path) -> None:
     extractor = FeatureExtractor(section.classifier)
     real = RealStatistics.load(SHIPPED / f"{section.statistics}.safetensors")
     jobs = {name: job_from_config(row_config(config, name)) for name in config.rows}
-    rows = {}
+    rows, made_by = {}, commit()
     for name, job in jobs.items():
         one = row_config(config, name)
         one.sampling.count = section.count
@@ -86,7 +86,7 @@ def evaluate(config, workdir: Path) -> None:
     result = {
         "command": section.command,
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        "commit": made_by,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "images": section.count,
         "sampler": config.sampler.to_dict(),
