@@ -73,7 +73,8 @@ def _stored(evidence: dict | None) -> str:
                 f"{row['frechet_distance']:.2f}",
                 f"{row['precision']:.3f}",
                 f"{row['recall']:.3f}",
-                f"{row['agreement']:.1%}",
+                # An unconditional run has no class to agree on.
+                "" if row["agreement"] is None else f"{row['agreement']:.1%}",
             ]
             for row in evidence["rows"].values()
         ],
