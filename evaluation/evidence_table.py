@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..guidance.cost import counts_text
+
 COLUMNS = {
     "frechet_distance": ("Frechet distance", "{:.2f}"),
     "precision": ("precision", "{:.3f}"),
@@ -16,11 +18,6 @@ VERDICTS = {True: "holds", False: "does not hold here", None: "not measured"}
 
 def _line(cells) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _counts(evaluations: Mapping[str, int]) -> str:
-    ordered = sorted(evaluations.items(), key=lambda item: (item[0] != "main", item[0]))
-    return " + ".join(f"{count} {name}" for name, count in ordered)
 
 
 def _value(row: Mapping[str, Any], metric: str) -> str:
@@ -53,7 +50,7 @@ def render(evidence: Mapping[str, Any]) -> str:
     ]
     for row in evidence["rows"].values():
         cells = [f"{row['title']}", *(_value(row, metric) for metric in COLUMNS)]
-        lines.append(_line([*cells, _counts(row["evaluations"])]))
+        lines.append(_line([*cells, counts_text(row["evaluations"])]))
     lines += ["", "## What the papers claim", "", _line(["claim", "found", "against", ""])]
     lines.append(_line(["---"] * 4))
     for claim in evidence["claims"]:

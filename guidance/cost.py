@@ -1,14 +1,14 @@
 """What a rule costs, known before anything runs: counted by tracing it on shapes alone."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .protocol import CLASSIFIER, Branch, Rule
+from .protocol import CLASSIFIER, MAIN, Branch, Rule
 
 # Shapes decide nothing about a count, but windows must fit: as large as usual latents.
 SHAPE = (64, 64, 4)
@@ -82,3 +82,9 @@ def cost(
             counted[kind] = evaluations(holds, x)
         result.append(dict(counted[kind]))
     return result
+
+
+def counts_text(evaluations: Mapping[str, int]) -> str:
+    """Return evaluations by network as text, ``23 main + 23 guide``: the main network first."""
+    ordered = sorted(evaluations.items(), key=lambda item: (item[0] != MAIN, item[0]))
+    return " + ".join(f"{count} {name}" for name, count in ordered)

@@ -4,8 +4,20 @@ import jax
 from jaxtyping import Array, Float, Key
 
 
+def fold_each(keys: Key[Array, " batch"], data) -> Key[Array, " batch"]:
+    """Fold one number into every sample's key."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def unit_noise(
+    keys: Key[Array, " batch"], shape: tuple[int, ...], dtype=float
+) -> Float[Array, " batch *shape"]:
+    """Draw standard normal noise of ``shape`` for every sample from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
 def normal_like(
     keys: Key[Array, " batch"], array: Float[Array, " batch *shape"]
 ) -> Float[Array, " batch *shape"]:
     """Return unit normal noise of an array's shape and type, one key a sample."""
-    return jax.vmap(lambda key: jax.random.normal(key, array.shape[1:], array.dtype))(keys)
+    return unit_noise(keys, array.shape[1:], array.dtype)

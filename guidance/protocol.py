@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from .draws import fold_each
 from .modes import Mode
 from .pytrees import pytree
 from .registry import constructor
@@ -156,7 +157,7 @@ def require_keys(owner: str, key: Key[Array, " batch"] | None) -> Key[Array, " b
 
 def folded(key: Key[Array, " batch"] | None, number: int) -> Key[Array, " batch"] | None:
     """Return each sample's key for the ``number``-th of several independent draws."""
-    return None if key is None else jax.vmap(jax.random.fold_in, (0, None))(key, number)
+    return None if key is None else fold_each(key, number)
 
 
 def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:

@@ -21,11 +21,23 @@ def vp_time(sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
     Args:
         sigma: EDM noise level, 0 or more. Above `vp_sigma` of 1, about 152, the time stays at 1.
     """
+    return _library(sigma).minimum(linear_time(sigma, BETA_MIN, BETA_MAX), 1)
+
+
+def linear_time(sigma, beta_min: float, beta_max: float) -> Float[Array, "..."]:
+    """Solve ``log(1 + sigma^2) = (beta_max - beta_min) t^2 / 2 + beta_min t`` for t.
+
+    Args:
+        sigma: EDM noise level, 0 or more.
+        beta_min, beta_max: of any linear schedule; plain numbers, the first may be negative.
+    """
     of = _library(sigma)
-    # The root of a quadratic, in the form that does not cancel for small sigma.
     exponent = of.log1p(of.square(sigma))
-    root = of.sqrt(BETA_MIN**2 + 2 * (BETA_MAX - BETA_MIN) * exponent)
-    return of.minimum(2 * exponent / (BETA_MIN + root), 1)
+    root = of.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * exponent)
+    # The root of the quadratic in whichever form does not cancel for small sigma.
+    if beta_min < 0:
+        return (root - beta_min) / (beta_max - beta_min)
+    return 2 * exponent / (beta_min + root)
 
 
 def vp_sigma(t: Float[Array, "..."] | float) -> Float[Array, "..."]:

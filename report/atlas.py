@@ -18,6 +18,7 @@ from .. import guidance, samplers
 from ..data import fractal2d
 from ..errors import UserError
 from ..guidance.citations import PAPERS
+from ..guidance.cost import counts_text
 from ..guidance.registry import CONSTRUCTORS
 from ..models.weights import resolve
 from ..sampling.job import Job
@@ -274,16 +275,11 @@ def _shown(side: Side, sides: tuple[Side, Side]) -> str:
 def _cost(config, entry, base: Side, shown: Side) -> str:
     sigma = config.atlas.sigma
     (once,) = guidance.cost(shown.rule, [sigma], SHAPE)
-    text = f"{_counts(once)} a prediction at sigma {sigma:g}"
+    text = f"{counts_text(once)} a prediction at sigma {sigma:g}"
     if entry.subject:
-        text += f"; a sample takes {_counts(shown.plan.totals)}, on the left "
-        text += _counts(base.plan.totals)
+        text += f"; a sample takes {counts_text(shown.plan.totals)}, on the left "
+        text += counts_text(base.plan.totals)
     return text + (f"; besides {entry.also}" if entry.also else "") + "."
-
-
-def _counts(evaluations: Mapping[str, int]) -> str:
-    ordered = sorted(evaluations.items(), key=lambda item: (item[0] != guidance.MAIN, item[0]))
-    return " + ".join(f"{count} {name}" for name, count in ordered)
 
 
 def _defaults(name: str) -> str:

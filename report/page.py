@@ -4,6 +4,8 @@ import base64
 from html import escape
 from pathlib import Path
 
+from ..guidance.cost import counts_text
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
   color: #1b1f24; background: #fff; }
@@ -34,12 +36,6 @@ def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def _counts(evaluations: dict[str, int]) -> str:
-    # The main network first, then the others by name.
-    ordered = sorted(evaluations.items(), key=lambda item: (item[0] != "main", item[0]))
-    return " + ".join(f"{count} {name}" for name, count in ordered)
-
-
 def _live(metrics: dict) -> str:
     return _table(
         f"Measured just now on {metrics['device']}: {metrics['images']} images a row, "
@@ -49,7 +45,7 @@ def _live(metrics: dict) -> str:
             [
                 row["title"],
                 f"{row['agreement']:.1%}",
-                _counts(row["evaluations"]),
+                counts_text(row["evaluations"]),
                 f"{row['multiply_adds'] / 1e9:.2f}",
                 f"{row['seconds_per_image']:.3f}",
             ]
@@ -110,7 +106,7 @@ def render(metrics: dict, evidence: dict | None, folder: Path) -> str:
     figures = "".join(
         f"<figure>{_picture(folder / row['grid'], row['title'])}"
         f"<figcaption><b>{escape(row['title'])}</b>: classifier agrees {row['agreement']:.0%}, "
-        f"{escape(_counts(row['evaluations']))} evaluations an image</figcaption></figure>"
+        f"{escape(counts_text(row['evaluations']))} evaluations an image</figcaption></figure>"
         for row in metrics["rows"].values()
     )
     return f"""<!doctype html>

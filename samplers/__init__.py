@@ -1,5 +1,6 @@
 """Noise schedules, solvers and the one sampling loop. Knows guidance's protocol and no network."""
 
+from ..guidance.draws import unit_noise
 from .ancestral import dpmpp_2s_ancestral, euler_ancestral
 from .config import from_config
 from .deis import deis
@@ -28,7 +29,7 @@ from .schedules import (
     vp_discrete,
 )
 from .solver import Solver
-from .streams import LABELS, NOISE, STEPS, sample_keys, unit_noise
+from .streams import LABELS, NOISE, STEPS, sample_keys
 from .times import convert
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..guidance.draws import unit_noise
 from ..guidance.pytrees import pytree
 from .euler import Euler
 from .solver import Memoryless, direction, source
-from .streams import unit_noise
 
 
 class Levels(NamedTuple):

@@ -6,22 +6,19 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..guidance.times import BETA_MAX, BETA_MIN, linear_time
+from .lms import Lms
 from .multistep import Multistep, adams_bashforth, checked_order
 from .runge_kutta import RungeKutta
 
 MODES = ("tab", "rhoab", "rhork")
-BETA_MIN, BETA_MAX = 0.1, 20.0
 
 
 @dataclasses.dataclass(frozen=True)
-class RhoAb(Multistep):
+class RhoAb(Lms):
     """The direction extrapolated as a polynomial in sigma, the paper's rho."""
 
     name: ClassVar[str] = "deis"
-
-    def weights(self, sigmas):
-        """Return integrals of the Lagrange basis in sigma."""
-        return adams_bashforth(sigmas, self.directions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +38,8 @@ class TAb(Multistep):
         return adams_bashforth(sigmas, self.directions, self.time)
 
     def time(self, sigma: np.ndarray) -> np.ndarray:
-        """Solve ``log(1 + sigma^2) = (beta_max - beta_min) t^2 / 2 + beta_min t`` for t."""
-        exponent = np.log1p(np.square(sigma))
-        root = np.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * exponent)
-        # The root in whichever form does not cancel for small sigma.
-        if self.beta_min < 0:
-            return (root - self.beta_min) / (self.beta_max - self.beta_min)
-        return 2 * exponent / (self.beta_min + root)
+        """Return the time of a noise level."""
+        return linear_time(sigma, self.beta_min, self.beta_max)
 
 
 def deis(

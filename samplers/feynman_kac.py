@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from ..guidance.draws import fold_each, unit_noise
 from ..guidance.pytrees import pytree, static
 from .solver import Common
-from .streams import fold_each, unit_noise
 
 RATE = "log_weight_rate"
 

@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..guidance.cost import evaluations
+from ..guidance.draws import fold_each
 from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
 from ..guidance.registry import name_of
 from .branches import MODES, Evaluator, Networks
 from .config import SOLVERS
 from .schedules import checked
 from .solver import Interval, Solver
-from .streams import fold_each
 
 SAVED = ("x", "denoised", "info")
 # Evaluation n of a step draws from stream n; the solver's own noise from this one.

@@ -85,7 +85,9 @@ def adams_bashforth(
 
 @dataclasses.dataclass(frozen=True)
 class Multistep(Common):
-    """What linear multistep solvers share; a family defines ``weights`` and ``name``.
+    """What linear multistep solvers share: a family defines ``name`` and ``weights``.
+
+    ``weights(sigmas)`` is the weight of each direction in each step, ``[steps, directions]``.
 
     One evaluation a step. The state is the noise directions of the last ``directions - 1`` steps,
     newest first.
@@ -103,10 +105,6 @@ class Multistep(Common):
     def order(self) -> int:
         """Order of convergence given starting values of that order."""
         return self.directions
-
-    def weights(self, sigmas: np.ndarray) -> np.ndarray:
-        """Return the weight of each direction in each step, ``[steps, directions]``."""
-        raise NotImplementedError
 
     def tables(self, sigmas):
         """Return each step's `Table`.

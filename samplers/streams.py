@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 # Streams of one root key.
 NOISE, STEPS, LABELS = 0, 1, 2
@@ -14,15 +14,3 @@ def sample_keys(
     """Return one key a sample, ``fold_in(fold_in(root, stream), index)``."""
     branch = jax.random.fold_in(root, stream)
     return jax.vmap(jax.random.fold_in, (None, 0))(branch, jnp.asarray(indices))
-
-
-def fold_each(keys: Key[Array, " batch"], data) -> Key[Array, " batch"]:
-    """Fold one number into every sample's key."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
-
-
-def unit_noise(
-    keys: Key[Array, " batch"], shape: tuple[int, ...], dtype=float
-) -> Float[Array, " batch *shape"]:
-    """Draw standard normal noise of ``shape`` for every sample from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

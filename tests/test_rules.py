@@ -9,9 +9,9 @@ from rule_table import AFFINE, ATTENTION, BLOCK, CONDITION, CROPS, EVERY, RENOIS
 from toy_network import NETWORKS
 
 from guidestar import guidance, samplers
+from guidestar.guidance.draws import fold_each
 from guidestar.guidance.protocol import CLASSIFIER, Branch
 from guidestar.samplers.branches import Evaluator
-from guidestar.samplers.streams import fold_each
 
 SHAPE = (6, 4, 4, 1)
 INSIDE, OUTSIDE = 1.0, 10.0
