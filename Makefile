@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= $(HOME)/tensorflow_datasets
 
-.PHONY: demo test test-longer lint evidence atlas fractal2d statistics train-demo clean
+.PHONY: demo test test-longer lint evidence atlas solvers fractal2d statistics train-demo clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
@@ -32,6 +32,11 @@ evidence: $(STAMP)
 # Every rule once, with a pair of pictures: docs/atlas.md. Pictures that are current are kept.
 atlas: $(STAMP)
 	$(RUN) main.py --config=configs/atlas.py --workdir=docs --mode=atlas
+
+# Every solver against its evaluations, on an exact mixture and on 1 000 images: docs/samplers.md.
+solvers: $(STAMP)
+	$(RUN) main.py --config=configs/solvers.py --workdir=out/solvers --mode=solvers
+	cp out/solvers/samplers.json out/solvers/samplers.md out/solvers/samplers.png docs/
 
 # The published two-class fractal: trains three networks, samples, measures, draws.
 fractal2d: $(STAMP)

@@ -24,6 +24,7 @@ MODES = {
     "experiment": "guidestar.evaluation.fractal2d_experiment:experiment",
     "report": "guidestar.report.demo:report",
     "atlas": "guidestar.report.atlas:atlas",
+    "solvers": "guidestar.evaluation.solver_study:study",
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run writes")

@@ -11,24 +11,21 @@ import datetime
 import json
 import os
 import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
+from networks import CLASSES, LATENTS, dit_s2
+from pairs import paired, summary
 
 from guidestar import guidance, samplers
-from guidestar.models.denoiser import Denoiser, initialise
-from guidestar.models.dit import DiT
 from guidestar.models.macs import macs
-from guidestar.models.preconditioning import EDM
 
 PAIRS = flags.DEFINE_integer("pairs", 21, "paired runs a rule", lower_bound=3)
 STEPS = flags.DEFINE_integer("steps", 2, "Euler steps a run", lower_bound=1)
 OUT = flags.DEFINE_string("out", "", "JSON file for the results")
 
-SHAPE, CLASSES, SCALE = (32, 32, 4), 1000, 3.0
+SCALE = 3.0
 
 
 def transforms() -> dict[str, guidance.Rule]:
@@ -54,17 +51,6 @@ def transforms() -> dict[str, guidance.Rule]:
     }
 
 
-def network() -> Denoiser:
-    """Return a DiT-S/2 of random weights, its blocks scanned."""
-    structure, params = initialise(
-        lambda rngs: DiT.from_name("S/2", scan_layers=True, learn_variance=False, rngs=rngs),
-        jax.random.key(0),
-        num_classes=CLASSES,
-        shape=SHAPE,
-    )
-    return Denoiser(params, structure, EDM(0.5, noise_scale=250.0))
-
-
 def runner(denoiser, rule, sigmas, batch: int):
     """Return a function that samples once and waits for the result."""
     return lambda: jax.block_until_ready(sampled(denoiser, rule, sigmas, batch))
@@ -72,31 +58,11 @@ def runner(denoiser, rule, sigmas, batch: int):
 
 def sampled(denoiser, rule, sigmas, batch: int):
     """Sample once; also inside another transformation."""
-    noise = jax.random.normal(jax.random.key(1), (batch, *SHAPE))
+    noise = jax.random.normal(jax.random.key(1), (batch, *LATENTS))
     labels = jnp.arange(batch) % CLASSES
     return samplers.sample(
         denoiser, rule, samplers.euler(), sigmas, noise, labels, jax.random.key(2)
     )
-
-
-def paired(first, second, pairs: int) -> np.ndarray:
-    """Return ``time(second) / time(first)`` of each pair of runs, compilation excluded."""
-    first(), second()
-    ratios = []
-    for pair in range(pairs):
-        seconds = {}
-        for run in (first, second) if pair % 2 else (second, first):
-            started = time.perf_counter()
-            run()
-            seconds[run] = time.perf_counter() - started
-        ratios.append(seconds[second] / seconds[first])
-    return np.array(ratios)
-
-
-def summary(ratios: np.ndarray) -> dict[str, float]:
-    """Return the median and the quartiles."""
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return {"median": float(middle), "low": float(low), "high": float(high)}
 
 
 def transforms_against_cfg(denoiser) -> dict:
@@ -159,7 +125,7 @@ ONLY = flags.DEFINE_multi_enum("only", list(SECTIONS), list(SECTIONS), "what to 
 
 def main(_):
     """Run the comparisons, print them, and write or update the results file."""
-    denoiser = network()
+    denoiser = dit_s2()
     path = pathlib.Path(OUT.value) if OUT.value else None
     record = json.loads(path.read_text()) if path and path.exists() else {}
     record |= {

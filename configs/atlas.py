@@ -71,6 +71,15 @@ AROUND = (
         also="fewer while running: the reference is skipped once every sample has dropped it",
     ),
     entry(
+        "Trajectory stitching",
+        rule("stitched", rule=rule("cfg", 3.0), network="guide", low=4.0),
+        rule("cfg", 3.0),
+        r"D = D^\text{small} \text{ for } \sigma > \sigma_\text{low}, "
+        r"\quad D^\text{main} \text{ below}",
+        "To save time where a smaller network does as well: it draws the layout, the large one "
+        "the details. Nested, it gives each range of noise levels an expert of its own.",
+    ),
+    entry(
         "Static thresholding",
         rule("static_threshold", rule=rule("cfg", 8.0), bound=1.0),
         rule("cfg", 8.0),

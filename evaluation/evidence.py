@@ -66,6 +66,7 @@ def evaluate(config, workdir: Path) -> None:
         one = row_config(config, name)
         one.sampling.count = section.count
         one.sampling.format = "npz"
+        plan = job.plan()
         started = time.monotonic()
         sample(one, workdir / name)
         seconds = time.monotonic() - started
@@ -77,8 +78,8 @@ def evaluate(config, workdir: Path) -> None:
             "rule": str(to_config(job.rule)),
             "command": f"{section.row_command.format(row=name)}",
             **measure(extractor, real, store.read(indices), job.labels(indices)),
-            "evaluations": job.plan().totals,
-            "multiply_adds": job.macs(),
+            "evaluations": plan.totals,
+            "multiply_adds": plan.macs,
             "seconds": seconds,
         }
         shown = ", ".join(f"{k} {v:.3f}" for k, v in rows[name].items() if isinstance(v, float))

@@ -39,7 +39,7 @@ def clouds(
         density itself as the first row of the latter.
     """
     networks = load_networks(weights)
-    solver, sigmas = samplers.from_config(section.sampler.to_dict())
+    solver, sigmas, _ = samplers.from_config(section.sampler.to_dict())
     root = jax.random.key(section.seed)
     indices = jnp.arange(section.points)
     clean, _ = fractal2d.sample(root, section.points, ("A",))

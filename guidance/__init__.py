@@ -53,6 +53,7 @@ from .wrappers.history import higs
 from .wrappers.interval import between
 from .wrappers.rectified import reg
 from .wrappers.skipping import skip_aligned
+from .wrappers.stitched import stitch_point, stitched
 from .wrappers.thresholding import dynamic_threshold, static_threshold
 from .wrappers.together import cfg_and_autoguidance, together
 
@@ -131,6 +132,8 @@ __all__ = [
     "sliding_windows",
     "static_threshold",
     "std_rescale",
+    "stitch_point",
+    "stitched",
     "swg",
     "tangential",
     "tcfg",

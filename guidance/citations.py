@@ -106,6 +106,12 @@ PAPERS: dict[str, Paper] = {
         "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance",
         2024,
     ),
+    "2402.14167": Paper(
+        "pan2024tstitch",
+        "Pan, Zizheng and Zhuang, Bohan and Huang, De-An and others",
+        "T-Stitch: Accelerating Sampling in Pre-Trained Diffusion Models with Trajectory Stitching",
+        2024,
+    ),
     "2404.07724": Paper(
         "kynkaanniemi2024interval",
         'Kynk{\\"a}{\\"a}nniemi, Tuomas and Aittala, Miika and Karras, Tero and Laine, Samuli and '

@@ -58,6 +58,12 @@ class Denoiser:
 
     Parameters are pytree leaves and everything else is static, so a denoiser passes through
     `jax.jit` as an argument and new weights never recompile.
+
+    Attributes:
+        params, network: the network and its parameters.
+        preconditioner: between EDM's coordinates and the network's own.
+        sigma_range: lowest and highest noise level that the network was trained for.
+        latent: whether it denoises an autoencoder's latents rather than pixels.
     """
 
     params: Any
@@ -66,6 +72,7 @@ class Denoiser:
     sigma_range: tuple[float, float] = dataclasses.field(
         metadata={"static": True}, default=(0.002, 80.0)
     )
+    latent: bool = dataclasses.field(metadata={"static": True}, default=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -54,17 +54,15 @@ class Side:
     """One half of a picture.
 
     Attributes:
-        config: of the rule.
-        sampler: config of solver and schedule.
-        rule, solver, sigmas: what they stand for.
+        rule_config, sampler_config: as configs write them.
+        rule, sampler: what they stand for.
         plan: what one sample evaluates.
     """
 
-    config: dict
-    sampler: dict
+    rule_config: dict
+    sampler_config: dict
     rule: guidance.Rule
-    solver: samplers.Solver
-    sigmas: np.ndarray
+    sampler: samplers.Sampler
     plan: samplers.Plan
 
 
@@ -130,8 +128,9 @@ def _side(config, entry, rule: dict, solver: str) -> Side:
         sampler["solver"] = {"name": solver}
     if entry.steps:
         sampler["schedule"]["steps"] = entry.steps
-    built, (made, sigmas) = guidance.from_config(rule), samplers.from_config(sampler)
-    return Side(rule, sampler, built, made, sigmas, samplers.plan(made, sigmas, built, SHAPE))
+    built, made = guidance.from_config(rule), samplers.from_config(sampler)
+    plan = samplers.plan(made.solver, made.sigmas, built, SHAPE)
+    return Side(rule, sampler, built, made, plan)
 
 
 def identity(config, name: str, sides: tuple[Side, Side]) -> str:
@@ -152,7 +151,7 @@ def _record(config, entry, side: Side) -> str:
     weights = _weights(config, entry.subject)
     used = {name: digest(weights[name]) for name in sorted(side.plan.totals) if name in weights}
     amount = config.atlas.seeds if entry.subject == IMAGES else config.fractal.points
-    made = dict(guidance=side.config, sampler=side.sampler, subject=entry.subject)
+    made = dict(guidance=side.rule_config, sampler=side.sampler_config, subject=entry.subject)
     made |= dict(classes=entry.classes, amount=amount, weights=used)
     return json.dumps(made)
 
@@ -192,7 +191,7 @@ def _images(config, entry, side: Side, networks) -> np.ndarray:
     main = networks["main"]
     count = main.network.num_classes
     classes = None if entry.classes == "none" else tuple(range(count))
-    job = Job(networks, side.rule, side.solver, side.sigmas, config.seed, classes)
+    job = Job(networks, side.rule, side.sampler, config.seed, classes)
     return to_uint8(job.images(np.arange(config.atlas.seeds * count)))
 
 
@@ -205,9 +204,9 @@ def _points(config, entry, side: Side, networks) -> np.ndarray:
     points = samplers.sample(
         networks,
         side.rule,
-        side.solver,
-        side.sigmas,
-        clean / np.float32(side.sigmas[0]) + noise,
+        side.sampler.solver,
+        side.sampler.sigmas,
+        clean / np.float32(side.sampler.sigmas[0]) + noise,
         jnp.zeros(section.points, jnp.int32),  # class A, for those who ask
         samplers.sample_keys(root, samplers.STEPS, indices),
     )
@@ -242,7 +241,7 @@ def _save(path: Path, image: Image.Image, made: str) -> None:
 
 def _section(config, name: str, base: Side, shown: Side) -> str:
     entry = config.atlas.entries[name]
-    parts = [f'<a id="{name}"></a>', f"### `{call(shown.config)}`", f"{entry.title}."]
+    parts = [f'<a id="{name}"></a>', f"### `{call(shown.rule_config)}`", f"{entry.title}."]
     parts.append(f"```math\n{entry.equation}\n```")
     if entry.subject:
         sides = (base, shown)
@@ -267,9 +266,9 @@ def _section(config, name: str, base: Side, shown: Side) -> str:
 
 def _shown(side: Side, sides: tuple[Side, Side]) -> str:
     """Return a side's rule, and its solver where the two differ."""
-    solvers = [one.sampler["solver"]["name"] for one in sides]
-    with_solver = f" with {side.sampler['solver']['name']}" if len(set(solvers)) > 1 else ""
-    return f"`{call(side.config)}`{with_solver}"
+    solvers = [one.sampler_config["solver"]["name"] for one in sides]
+    with_solver = f" with {side.sampler_config['solver']['name']}" if len(set(solvers)) > 1 else ""
+    return f"`{call(side.rule_config)}`{with_solver}"
 
 
 def _cost(config, entry, base: Side, shown: Side) -> str:

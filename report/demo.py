@@ -49,12 +49,13 @@ def report(config, workdir: Path) -> None:
             images, seconds = _sample_row(job, count, config.demo.batch_size, bar)
             _, predicted = extractor(images)
             save_png(workdir / f"{name}.png", grid(images, columns=classes), magnify=2)
+            plan = job.plan()
             rows[name] = {
                 "title": config.rows[name].title,
                 "rule": config.rows[name].guidance.to_dict(),
                 "agreement": float(np.mean(predicted == job.labels(np.arange(count)))),
-                "evaluations": job.plan().totals,
-                "multiply_adds": job.macs(),
+                "evaluations": plan.totals,
+                "multiply_adds": plan.macs,
                 "seconds_per_image": seconds,
                 "grid": f"{name}.png",
             }

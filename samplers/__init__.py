@@ -1,18 +1,15 @@
 """Noise schedules, solvers and the one sampling loop. Knows guidance's protocol and no network."""
 
 from ..guidance.draws import unit_noise
-from .ancestral import dpmpp_2s_ancestral, euler_ancestral
-from .config import from_config
-from .deis import deis
-from .dpmpp import dpmpp
-from .euler import euler
-from .feynman_kac import feynman_kac
-from .heun import heun
-from .ipndm import ipndm, ipndm_v
-from .lms import lms
+from . import search
+from .calibrate import calibrate
+from .config import Sampler, from_config
+from .gaussian_fit import GaussianFit, fit_gaussian
+from .inversion import invert
+from .likelihood import bits_per_dimension, log_likelihood
 from .loop import sample
 from .plan import Plan, plan
-from .pndm import pndm
+from .priors import Prior, gaussian, pfgmpp, pfgmpp_kernel, teleport
 from .schedules import (
     align_your_steps,
     arctan,
@@ -28,7 +25,36 @@ from .schedules import (
     vp,
     vp_discrete,
 )
-from .solver import Solver
+from .solvers import (
+    ancestral,
+    consistency,
+    ctm,
+    deis,
+    dpm_2,
+    dpm_2_ancestral,
+    dpm_solver,
+    dpm_solver_v3,
+    dpmpp,
+    dpmpp_2m_sde,
+    dpmpp_2s_ancestral,
+    dpmpp_3m_sde,
+    dpmpp_sde,
+    edm_churn,
+    euler,
+    euler_maruyama,
+    evodiff,
+    feynman_kac,
+    heun,
+    ipndm,
+    ipndm_v,
+    lms,
+    per_step,
+    pndm,
+    sa_solver,
+    unipc,
+)
+from .solvers.dpm_solver_v3 import Statistics
+from .solvers.solver import Solver
 from .streams import LABELS, NOISE, STEPS, sample_keys
 from .times import convert
 
@@ -36,34 +62,63 @@ __all__ = [
     "LABELS",
     "NOISE",
     "STEPS",
+    "GaussianFit",
     "Plan",
+    "Prior",
+    "Sampler",
     "Solver",
+    "Statistics",
     "align_your_steps",
+    "ancestral",
     "arctan",
+    "bits_per_dimension",
+    "calibrate",
+    "consistency",
     "convert",
+    "ctm",
     "deis",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "dpm_solver",
+    "dpm_solver_v3",
     "dpmpp",
+    "dpmpp_2m_sde",
     "dpmpp_2s_ancestral",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
+    "edm_churn",
     "euler",
-    "euler_ancestral",
+    "euler_maruyama",
+    "evodiff",
     "explicit",
     "exponential",
     "feynman_kac",
+    "fit_gaussian",
     "flow",
     "from_config",
+    "gaussian",
     "heun",
     "iddpm",
+    "invert",
     "ipndm",
     "ipndm_v",
     "karras",
     "linear",
     "lms",
+    "log_likelihood",
     "log_snr",
+    "per_step",
+    "pfgmpp",
+    "pfgmpp_kernel",
     "plan",
     "pndm",
     "polyexponential",
+    "sa_solver",
     "sample",
     "sample_keys",
+    "search",
+    "teleport",
+    "unipc",
     "unit_noise",
     "ve",
     "vp",

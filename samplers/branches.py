@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 
 from ..guidance.modes import Active, Mode
 from ..guidance.protocol import CLASSIFIER, GIVEN, NULL, Branch
+from .networks import Networks
 
 MODES = ("fused", "sequential")
-Networks = Mapping[str, Callable]
 
 
 class Evaluator:
@@ -33,6 +33,8 @@ class Evaluator:
         sigma: their noise level, a scalar.
         condition: what ``given`` means; an array, a pytree of arrays, or None.
         mode: ``fused`` or ``sequential``.
+        to: the noise level that a flow map is to jump to (see `samplers.ctm`), which its network
+            takes as the argument ``to``; None for denoisers.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Evaluator:
         sigma: Array,
         condition: Any,
         mode: str,
+        to: Array | None = None,
     ):
         self.networks, self.x, self.sigma = networks, x, sigma
-        self.condition, self.mode = condition, mode
+        self.condition, self.mode, self.to = condition, mode, to
 
     def __call__(
         self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
@@ -63,6 +66,9 @@ class Evaluator:
             modes = _active([branches[i].modes for i in group], batch)
             _require_support(network, self.networks[network], modes)
             options = {"modes": modes} if modes else {}
+            if self.to is not None:
+                _require_jumps(network, self.networks[network])
+                options["to"] = self.to
             if count == 1:
                 (i,) = group
                 results[i] = self.networks[network](x, sigma, resolved[i], **options)
@@ -167,9 +173,7 @@ def _require_support(name: str, network: Callable, modes: tuple[Active, ...]) ->
         return
     sites = getattr(network, "sites", None)
     if sites is None:
-        parameters = inspect.signature(network).parameters.values()
-        takes = any(p.name == "modes" or p.kind == p.VAR_KEYWORD for p in parameters)
-        sites = {one.mode.site for one in modes} if takes else ()
+        sites = {one.mode.site for one in modes} if _takes(network, "modes") else ()
     for mode, _ in modes:
         if mode.site not in sites:
             raise ValueError(
@@ -177,3 +181,18 @@ def _require_support(name: str, network: Callable, modes: tuple[Active, ...]) ->
                 f"{mode.site!r} of a network, and the network {name!r} has none to offer: choose a "
                 f"rule with another reference, or give the denoiser a `modes` argument"
             )
+
+
+def _require_jumps(name: str, network: Callable) -> None:
+    """Refuse a network that knows no second noise level, before it is called."""
+    if not _takes(network, "to"):
+        raise ValueError(
+            f"samplers.sample: the solver jumps between noise levels in one evaluation, and the "
+            f"network {name!r} has no argument `to`, the level to jump to: give a consistency "
+            f"trajectory model, or take a solver for denoisers such as samplers.heun()"
+        )
+
+
+def _takes(network: Callable, argument: str) -> bool:
+    parameters = inspect.signature(network).parameters.values()
+    return any(p.name == argument or p.kind == p.VAR_KEYWORD for p in parameters)

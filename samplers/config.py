@@ -1,62 +1,44 @@
-"""Solvers and schedules from dictionaries, as configs write them."""
+"""Solvers, schedules and priors from dictionaries, as configs write them."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import schedules
-from .ancestral import dpmpp_2s_ancestral, euler_ancestral
-from .deis import deis
-from .dpmpp import dpmpp
-from .euler import euler
-from .feynman_kac import feynman_kac
-from .heun import heun
-from .ipndm import ipndm, ipndm_v
-from .lms import lms
-from .pndm import pndm
-from .solver import Solver
+from . import priors, schedules, solvers
+from .priors import Prior
+from .solvers.solver import Solver
 
-SOLVERS = {
-    "deis": deis,
-    "dpmpp": dpmpp,
-    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
-    "euler": euler,
-    "euler_ancestral": euler_ancestral,
-    "feynman_kac": feynman_kac,
-    "heun": heun,
-    "ipndm": ipndm,
-    "ipndm_v": ipndm_v,
-    "lms": lms,
-    "pndm": pndm,
-}
-SCHEDULES = {
-    "align_your_steps": schedules.align_your_steps,
-    "arctan": schedules.arctan,
-    "explicit": schedules.explicit,
-    "exponential": schedules.exponential,
-    "flow": schedules.flow,
-    "iddpm": schedules.iddpm,
-    "karras": schedules.karras,
-    "linear": schedules.linear,
-    "log_snr": schedules.log_snr,
-    "polyexponential": schedules.polyexponential,
-    "ve": schedules.ve,
-    "vp": schedules.vp,
-    "vp_discrete": schedules.vp_discrete,
+SOLVERS: dict[str, Callable] = {name: getattr(solvers, name) for name in solvers.__all__}
+SCHEDULES: dict[str, Callable] = {name: getattr(schedules, name) for name in schedules.__all__}
+
+
+PRIORS: dict[str, Callable] = {
+    name: getattr(priors, name) for name in ("gaussian", "pfgmpp", "teleport")
 }
 
+DEFAULT_PRIOR = {"name": "gaussian"}
 
-def from_config(section: Mapping[str, Any]) -> tuple[Solver, np.ndarray]:
-    """Build a solver and a schedule from ``{"solver": {...}, "schedule": {...}}``.
 
-    Each part is ``{"name": constructor, argument: value, ...}``.
+class Sampler(NamedTuple):
+    """What `sample` takes beside networks, rule and noise."""
+
+    solver: Solver
+    sigmas: np.ndarray
+    prior: Prior
+
+
+def from_config(section: Mapping[str, Any]) -> Sampler:
+    """Build a sampler from ``{"solver": {...}, "schedule": {...}, "prior": {...}}``.
+
+    Each part is ``{"name": constructor, argument: value, ...}``; without a prior it is Gaussian.
 
     Raises:
         ValueError: unknown name or argument, or numbers that the constructor refuses.
     """
     solver = _build("solver", SOLVERS, section["solver"])
-    return solver, _build("schedule", SCHEDULES, section["schedule"])
+    sigmas = _build("schedule", SCHEDULES, section["schedule"])
+    return Sampler(solver, sigmas, _build("prior", PRIORS, section.get("prior") or DEFAULT_PRIOR))
 
 
 def _build(kind: str, constructors: Mapping[str, Any], section: Mapping[str, Any]) -> Any:

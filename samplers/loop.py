@@ -5,9 +5,10 @@ noise levels is not in the program there at all.
 """
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,18 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..guidance.cost import evaluations
 from ..guidance.draws import fold_each
 from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
 from ..guidance.registry import name_of
-from .branches import MODES, Evaluator, Networks
+from .arguments import separated
+from .branches import MODES, Evaluator
 from .config import SOLVERS
-from .schedules import checked
-from .solver import Interval, Solver
+from .networks import Networks, check_networks
+from .priors import Gaussian, Prior
+from .schedules.checks import checked
+from .solvers.solver import Interval, Solver
 
 SAVED = ("x", "denoised", "info")
 # Evaluation n of a step draws from stream n; the solver's own noise from this one.
 SOLVER_STREAM = 2**20
+# Step n draws from stream n of a sample's key; the prior from this one.
+PRIOR_STREAM = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,26 +73,29 @@ def sample(
     condition: Any,
     key: Key[Array, ""] | Key[Array, " batch"],
     *,
+    prior: Prior = Gaussian(),  # noqa: B008  (immutable)
     save: str | tuple[str, ...] | None = None,
     branches: str = "fused",
 ):
-    """Sample: follow dx/dsigma = (x - D)/sigma from ``noise * sigmas[0]`` down the schedule.
+    """Sample: follow dx/dsigma = (x - D)/sigma from noise down the schedule.
 
     Args:
         denoise: callable ``(x, sigma, condition) -> x0 estimate`` in EDM coordinates
             (x = x0 + sigma noise; sigma arrives as a scalar), or a dictionary of them by network
             name: ``{"main": ..., "guide": ...}``. A callable with a ``null_condition`` attribute
             has its branches stacked into one call; one without gets ``condition=None`` for the
-            unconditional branch. Pytree callables (`guidestar.models.Denoiser`,
-            `jax.tree_util.Partial`) are passed as arguments, so new weights do not recompile.
+            unconditional branch. One with a ``sigma_range`` is not asked above it, and of one
+            that is ``latent`` no prediction is thresholded. Pytree
+            callables (`guidestar.models.Denoiser`, `jax.tree_util.Partial`) are passed as
+            arguments, so new weights do not recompile.
         rule: a guidance rule, ``guidance.cfg(2.0)``; 1 is off.
         solver: ``samplers.heun()``, ``samplers.euler()``, ...
         sigmas: decreasing noise levels known on the host, with or without a final 0.
-        noise: unit normal noise; the first state is ``noise * sigmas[0]``. float32, or float64
-            where x64 is on; the state keeps its type.
+        noise: unit normal noise. float32, or float64 where x64 is on; the state keeps its type.
         condition: passed to the denoiser for the ``given`` branch; None for none.
         key: one key, from which sample i of the batch takes ``fold_in(key, i)``, or one key a
             sample (`samplers.sample_keys`), which makes a sample independent of its batch.
+        prior: makes the first state from the noise, ``noise * sigmas[0]`` unless said otherwise.
         save: ``"x"``, ``"denoised"``, ``"info"`` or several: also return these at every step.
         branches: ``fused`` or ``sequential`` evaluation of one network's branches.
 
@@ -97,9 +105,10 @@ def sample(
         rule's diagnostics.
 
     Raises:
-        ValueError: unusable sigmas, a network the rule needs that was not given, unknown
-            ``save`` or ``branches``, a rule that the solver is not defined for, or a batch that
-            it cannot take.
+        ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network the rule
+            needs that was not given, thresholding of latents, unknown ``save`` or ``branches``, a
+            rule that the solver is not defined for, or a batch, a schedule or samples that solver
+            or prior cannot take.
     """
     sigmas = checked(sigmas)
     networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
@@ -112,20 +121,16 @@ def sample(
     if not jnp.issubdtype(noise.dtype, jnp.floating):
         raise ValueError(f"samplers.sample: noise must be floating point, got {noise.dtype}")
     solver.check(noise.shape[0], condition)
-    owner = name_of(rule)
+    prior.check(sigmas, noise)
     # An integer would be an argument of another type: cfg(3) must not compile beside cfg(3.0).
     rule = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, rule)
     parts = segments(rule, solver, sigmas)
-    _require_networks(owner, parts, networks, noise)
+    check_networks("sample", rule, parts, sigmas, networks, noise)
     program = [(part.rule, part.solver) for part in parts]
-    leaves, structure = jax.tree.flatten((networks, rule, solver, program))
-    # Numbers and arrays are arguments of the compiled program, everything else (functions,
-    # frozen solvers) is part of it.
-    numeric = [leaf if _is_number(leaf) else None for leaf in leaves]
-    fixed = tuple(None if _is_number(leaf) else leaf for leaf in leaves)
+    fixed, numbers = separated((networks, rule, solver, prior, program))
     x, kept = _run(
-        (structure, fixed, tuple(part.steps for part in parts), saved, branches),
-        [None if leaf is None else jnp.asarray(leaf) for leaf in numeric],
+        (fixed, tuple(part.steps for part in parts), saved, branches),
+        numbers,
         noise,
         condition,
         keys_per_sample("samplers.sample", key, noise.shape[0]),
@@ -136,11 +141,10 @@ def sample(
 
 
 @partial(jax.jit, static_argnums=0)
-def _run(static, numeric, noise, condition, keys, sigmas, tables):
-    structure, fixed, counts, saved, mode = static
-    leaves = [f if n is None else n for n, f in zip(numeric, fixed, strict=True)]
-    networks, rule, solver, program = jax.tree.unflatten(structure, leaves)
-    x = noise * sigmas[0]
+def _run(static, numbers, noise, condition, keys, sigmas, tables):
+    fixed, counts, saved, mode = static
+    networks, rule, solver, prior, program = fixed.filled(numbers)
+    x = prior(noise, sigmas[0], fold_each(keys, PRIOR_STREAM), condition)
     carry = (x, rule.init(x), solver.init(x))
     number = jnp.arange(sum(counts))
     steps = (number, Interval(sigmas[:-1], sigmas[1:], tables))
@@ -158,7 +162,7 @@ def _step(networks, rule, solver, condition, keys, mode, saved, carry, step):
     x, rule_state, solver_state = carry
     number, interval = step
     step_keys = fold_each(keys, number)
-    denoise = _GuidedDenoiser(networks, rule, rule_state, condition, step_keys, mode)
+    denoise = GuidedDenoiser(networks, rule, rule_state, condition, step_keys, mode)
     after, guided, solver_state = solver.step(
         denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
@@ -168,20 +172,35 @@ def _step(networks, rule, solver, condition, keys, mode, saved, carry, step):
     return (after, denoise.state, solver_state), out
 
 
-class _GuidedDenoiser:
-    """What a solver calls: ``(x, sigma) -> Guided``, carrying the rule's state between calls."""
+class GuidedDenoiser:
+    """What a solver calls (see `solver.Denoise`); it carries the rule's state between calls."""
 
-    def __init__(self, networks, rule, state, condition, keys, mode):
-        self.state, self.count = state, 0
-        self._networks, self._rule, self._mode = networks, rule, mode
-        self._condition, self._keys = condition, keys
+    def __init__(self, networks, rule, state, condition, keys, mode, count=0):
+        self.state, self.count = state, count
+        self._networks, self._rule = networks, rule
+        self._fixed = (condition, keys, mode)
 
-    def __call__(self, x: Array, sigma: Array) -> Guided:
-        evaluate = Evaluator(self._networks, x, sigma, self._condition, self._mode)
-        keys = fold_each(self._keys, self.count)
+    def __call__(self, x: Array, sigma: Array, to: Array | None = None) -> Guided:
+        condition, keys, mode = self._fixed
+        evaluate = Evaluator(self._networks, x, sigma, condition, mode, to)
+        keys = fold_each(keys, self.count)
         guided, self.state = self._rule.apply(evaluate, x, sigma, self.state, keys)
         self.count += 1
         return guided
+
+    def scan(self, body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+        def once(carry, row):
+            carry, state = carry
+            number, x = row
+            inner = GuidedDenoiser(self._networks, self._rule, state, *self._fixed, number)
+            carry, y = body(inner, carry, x)
+            return (carry, inner.state), y
+
+        rows = len(jax.tree.leaves(xs)[0])
+        numbers = self.count + jnp.arange(rows)
+        (carry, self.state), ys = jax.lax.scan(once, (carry, self.state), (numbers, xs))
+        self.count += rows
+        return carry, ys
 
 
 def _joined(kept: list[dict], saved: tuple[str, ...]) -> dict:
@@ -198,29 +217,12 @@ def _joined(kept: list[dict], saved: tuple[str, ...]) -> dict:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept) if saved else {}
 
 
-def _require_networks(owner: str, parts: list[Segment], networks: Networks, x: Array) -> None:
-    for part in parts:
-        leaves, structure = jax.tree.flatten(part.rule)
-        kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        missing = sorted(_networks_of(structure, kinds, x.shape, x.dtype) - networks.keys())
-        if missing:
-            raise ValueError(
-                f"samplers.sample: the rule {owner} needs a network named {missing[0]!r}: pass "
-                f"denoise={{'main': ..., '{missing[0]}': ...}}"
-            )
-
-
-@lru_cache(maxsize=1024)
-def _networks_of(structure, kinds, shape, dtype) -> frozenset[str]:
-    """Return the networks that a kind of rule evaluates; found by tracing, which takes a while."""
-    rule = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
-    return frozenset(evaluations(rule, jax.ShapeDtypeStruct(shape, dtype)))
-
-
 def _require_renoising(rule: Rule, guided: Guided, solver: Solver) -> None:
     if guided.renoise_from is None or getattr(solver, "renoises", False):
         return
-    able = ", ".join(name for name, make in SOLVERS.items() if make().renoises)
+    able = ", ".join(
+        name for name, make in SOLVERS.items() if not _required(make) and make().renoises
+    )
     raise ValueError(
         f"samplers.sample: the rule {name_of(rule)} takes its noise from another prediction than "
         f"the guided one (CFG++), which is not defined for {name_of(solver)}; solvers it is "
@@ -228,5 +230,6 @@ def _require_renoising(rule: Rule, guided: Guided, solver: Solver) -> None:
     )
 
 
-def _is_number(leaf: Any) -> bool:
-    return isinstance(leaf, (bool, int, float, complex, np.ndarray, np.generic, jax.Array))
+def _required(make: Callable) -> bool:
+    parameters = inspect.signature(make).parameters.values()
+    return any(parameter.default is parameter.empty for parameter in parameters)

@@ -11,6 +11,8 @@ from .. import guidance, samplers
 from ..errors import UserError
 from ..models.denoiser import Denoiser
 from ..models.macs import macs
+from ..samplers.loop import segments
+from ..samplers.networks import check_networks
 from .networks import Classifier, load_networks
 
 
@@ -20,7 +22,8 @@ class Job:
 
     Attributes:
         networks: denoisers by name; under ``classifier`` a classifier.
-        rule, solver, sigmas: as `samplers.sample` takes them.
+        rule: as `samplers.sample` takes it.
+        sampler: solver, schedule and prior.
         seed: root of every image's random streams.
         classes: labels that the images cycle through; None for a run without conditions.
         branches: ``fused`` or ``sequential``.
@@ -28,8 +31,7 @@ class Job:
 
     networks: dict[str, Denoiser | Classifier]
     rule: guidance.Rule
-    solver: samplers.Solver
-    sigmas: np.ndarray
+    sampler: samplers.Sampler
     seed: int
     classes: tuple[int, ...] | None
     branches: str = "fused"
@@ -42,12 +44,9 @@ class Job:
 
     def plan(self) -> samplers.Plan:
         """Return what one image will evaluate."""
-        shape = self.networks["main"].shape
-        return samplers.plan(self.solver, self.sigmas, self.rule, shape)
-
-    def macs(self) -> int:
-        """Return the multiply-adds of one image."""
-        return self.plan().macs({name: macs(network) for name, network in self.networks.items()})
+        counted = {name: macs(network) for name, network in self.networks.items()}
+        solver, sigmas, _ = self.sampler
+        return samplers.plan(solver, sigmas, self.rule, self.networks["main"].shape, macs=counted)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Sample the images with these global indices, float32 in the data's range.
@@ -69,11 +68,12 @@ class Job:
         result = samplers.sample(
             jax.device_put(self.networks, NamedSharding(mesh, PartitionSpec())),
             self.rule,
-            self.solver,
-            self.sigmas,
+            self.sampler.solver,
+            self.sampler.sigmas,
             jax.device_put(noise, spread),
             None if labels is None else jax.device_put(labels, spread),
             jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
+            prior=self.sampler.prior,
             branches=self.branches,
         )
         return np.asarray(jax.device_get(result))[: len(indices)]
@@ -87,12 +87,12 @@ def job_from_config(config) -> Job:
     """
     try:
         rule = guidance.from_config(config.guidance.to_dict())
-        solver, sigmas = samplers.from_config(config.sampler.to_dict())
+        sampler = samplers.from_config(config.sampler.to_dict())
     except ValueError as error:
         raise UserError(str(error)) from error
     networks = load_networks(config.sampling.weights.to_dict())
     try:
-        plan = samplers.plan(solver, sigmas, rule, networks["main"].shape)
+        plan = samplers.plan(sampler.solver, sampler.sigmas, rule, networks["main"].shape)
     except ValueError as error:
         raise UserError(str(error)) from error
     if missing := sorted(plan.totals.keys() - networks.keys()):
@@ -101,15 +101,31 @@ def job_from_config(config) -> Job:
             f"{missing[0]!r}: set config.sampling.weights.{missing[0]}"
         )
     main = networks["main"]
+    like = jax.ShapeDtypeStruct((1, *main.shape), jnp.float32)
+    parts = segments(rule, sampler.solver, sampler.sigmas)
+    try:
+        check_networks("sample", rule, parts, sampler.sigmas, networks, like)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    _require_clean_end(sampler.sigmas, main.sigma_range)
     return Job(
         networks,
         rule,
-        solver,
-        sigmas,
+        sampler,
         config.seed,
         _classes(config.sampling.classes, main.network.num_classes),
         config.sampling.branches,
     )
+
+
+def _require_clean_end(sigmas: np.ndarray, known: tuple[float, float]) -> None:
+    lowest, _ = known
+    if sigmas[-1] > lowest * (1 + 1e-6):
+        raise UserError(
+            f"config.sampler.schedule ends at sigma {sigmas[-1]:g}, above the network's lowest "
+            f"noise level {lowest:g}: images would keep that noise; set "
+            f"config.sampler.schedule.final_zero=True, or sigma_min={lowest:g}"
+        )
 
 
 def _classes(wanted: str, count: int) -> tuple[int, ...] | None:

@@ -36,7 +36,7 @@ def sample(config, workdir: Path) -> None:
     evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
     print(
         f"{config.name}: {section.count} images to {workdir}, {len(todo)} still to make; network "
-        f"evaluations an image: {evaluations} ({job.macs() / 1e9:.3f} G multiply-adds) on "
+        f"evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds) on "
         f"{len(jax.local_devices())} {jax.devices()[0].platform} device(s)",
         flush=True,
     )

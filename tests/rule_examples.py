@@ -75,6 +75,7 @@ EXAMPLES = {
     "skipped_blocks": {"layers": (2,)},
     "sliding_windows": {"size": 40, "count": 2},
     "slg": {"scale": 2.8, "layers": (2,)},
+    "stitched": {"rule": CFG, "network": "small", "low": 2.0},
     "static_threshold": {"rule": CFG, "bound": 1.0},
     "std_rescale": {"phi": 0.5},
     "swg": {"scale": 1.2, "size": 40},

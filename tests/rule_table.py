@@ -117,6 +117,12 @@ RULES = {
         lambda s: guidance.between(guidance.cfg(s), *INTERVAL), TWO, LABELS, reference="null"
     ),
     "between(apg)": case(lambda s: guidance.between(guidance.apg(s), *INTERVAL), TWO, LABELS),
+    # Inside its interval the guide answers for everything.
+    "stitched": case(
+        lambda s: guidance.stitched(guidance.cfg(s), "guide", *INTERVAL),
+        *({"guide": 2}, LABELS, GUIDE),
+        off=None,
+    ),
     "together": case(
         lambda s: guidance.together(guidance.cfg(s), guidance.autoguidance(s)),
         {"main": 2, "guide": 1},

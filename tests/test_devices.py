@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rule_table import EVERY
-from sharded_sampling import NETWORKS, SIGMAS, inputs, pairs, parametric
-from test_solvers import SOLVERS
+from sharded_sampling import NETWORKS, inputs, pairs, parametric, sigmas
+from solver_table import SOLVERS
 
 from guidestar import samplers
 
@@ -39,7 +39,7 @@ def longer(tmp_path_factory):
 
 def check(eight, how, rule, solver):
     networks = parametric() if how == "fsdp" else NETWORKS
-    one = samplers.sample(networks, EVERY[rule], SOLVERS[solver][0], SIGMAS, *inputs())
+    one = samplers.sample(networks, EVERY[rule], SOLVERS[solver].solver, sigmas(solver), *inputs())
     np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ from oracles import Labelled, keys
 
 from guidestar import guidance, samplers
 from guidestar.guidance.references.fkc import fkc
-from guidestar.samplers.feynman_kac import effective, systematic, worn
+from guidestar.samplers.solvers.feynman_kac import effective, systematic, worn
 
 SIGMAS = samplers.karras(9, 0.02, 10.0)
 
@@ -249,7 +249,7 @@ def test_float64_is_kept(x64):
 def test_configs_write_rule_and_solver():
     section = {"name": "fkc", "scale": 1.5}
     assert guidance.to_config(guidance.from_config(section)) == section
-    solver, _ = samplers.from_config(
+    solver, _, _ = samplers.from_config(
         {
             "solver": {"name": "feynman_kac", "particles": 8},
             "schedule": {"name": "karras", "steps": 4},

@@ -13,13 +13,13 @@ from guidestar import guidance, samplers
 from guidestar.guidance.protocol import Guided
 from guidestar.guidance.times import vp_time
 from guidestar.models.mixture import GaussianMixture
-from guidestar.samplers.deis import deis
-from guidestar.samplers.ipndm import ipndm, ipndm_v
-from guidestar.samplers.lms import lms
-from guidestar.samplers.multistep import EQUAL_STEPS, Multistep, adams_bashforth
-from guidestar.samplers.pndm import pndm
-from guidestar.samplers.runge_kutta import TABLEAUS
-from guidestar.samplers.solver import Interval
+from guidestar.samplers.solvers.deis import deis
+from guidestar.samplers.solvers.ipndm import ipndm, ipndm_v
+from guidestar.samplers.solvers.lms import lms
+from guidestar.samplers.solvers.multistep import EQUAL_STEPS, Multistep, adams_bashforth
+from guidestar.samplers.solvers.pndm import pndm
+from guidestar.samplers.solvers.runge_kutta import TABLEAUS
+from guidestar.samplers.solvers.solver import Interval
 
 # The linear schedule for which sigma is 0.002 at time 0.001 and 80 at time 1.
 TOP, LOW = np.log1p(80.0**2), np.log1p(0.002**2)

@@ -10,7 +10,7 @@ import pytest
 
 from guidestar import samplers
 from guidestar.samplers.config import SCHEDULES
-from guidestar.samplers.schedules import iddpm_table
+from guidestar.samplers.schedules.diffusion_time import iddpm_table
 from guidestar.samplers.times import (
     COORDINATES,
     flow_sigma,
@@ -244,7 +244,7 @@ def test_written_levels_stay_as_they_are():
 def test_configs_reach_every_schedule(name):
     arguments = {"sigmas": [3.0, 1.0]} if name == "explicit" else {"steps": 5}
     section = {"solver": {"name": "euler"}, "schedule": {"name": name, **arguments}}
-    _, sigmas = samplers.from_config(section)
+    _, sigmas, _ = samplers.from_config(section)
     np.testing.assert_array_equal(sigmas, SCHEDULES[name](**arguments))
     section["schedule"]["sharpness"] = 1
     with pytest.raises(ValueError, match=f"sampler.schedule {name}: .*sharpness"):

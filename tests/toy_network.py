@@ -29,7 +29,7 @@ class Toy:
     def __init__(self, spread=SPREAD, trust=0.3):
         self.spread, self.trust = spread, trust
 
-    def __call__(self, x, sigma, condition, modes=()):
+    def __call__(self, x, sigma, condition, modes=(), to=None):
         dtype, column = x.dtype, (-1,) + (1,) * (x.ndim - 1)
         if condition is None:
             condition = jnp.full(x.shape[:1], self.null_condition)
@@ -48,6 +48,9 @@ class Toy:
             tokens = self._layer(modes, layer, tokens, grid)
         opinion = jnp.tanh(tokens @ jnp.asarray(READ_OUT, dtype))
         opinion = opinion.reshape((*x.shape[:-1], 1) if x.ndim == 4 else x.shape)
+        if to is not None:
+            # A flow map's view of a shorter way.
+            opinion = opinion * (sigma - to) / sigma
         return mean + (x - mean) * share + self.trust * (1 - share) * opinion
 
     def _layer(self, modes, layer, tokens, grid):

@@ -24,7 +24,7 @@ def cfgpp(scale: float | Array = 0.6, *, network: str = MAIN) -> Push:
     ``cfg``    2     5     7.5   9     12.5
     ========  ====  ====  ====  ====  ====
 
-    Runs with the solvers that say how they renoise (`samplers.euler`, `euler_ancestral`,
+    Runs with the solvers that say how they renoise (`samplers.euler`, `ancestral`,
     `dpmpp_2s_ancestral`, `dpmpp`); the others refuse it.
 
     Args:

@@ -48,16 +48,26 @@ def between(rule: Rule, low: float, high: float) -> Between:
 
     Source: arXiv 2404.07724, eq. 4 (there in terms of sigma as well).
     """
+    remedy = "use guidance.unguided() for no guidance at all"
+    return Between(rule, *ends("between", low, high, remedy))
+
+
+def ends(owner: str, low: float, high: float, remedy: str) -> tuple[float, float]:
+    """Return the ends of a half-open interval of noise levels as plain numbers.
+
+    Raises:
+        ValueError: not numbers, negative, or nothing between them, in the name of
+            ``guidance.owner``.
+    """
     try:
         low, high = float(low), float(high)
     except Exception as error:
         raise ValueError(
-            "guidance.between: low and high must be plain numbers, not traced arrays: they decide "
-            "which evaluations exist"
+            f"guidance.{owner}: low and high must be plain numbers, not traced arrays: they decide "
+            f"which evaluations exist"
         ) from error
     if math.isnan(low) or math.isnan(high) or low < 0 or low >= high:
         raise ValueError(
-            f"guidance.between: need 0 <= low < high, got low={low}, high={high}; use "
-            f"guidance.unguided() for no guidance at all"
+            f"guidance.{owner}: need 0 <= low < high, got low={low}, high={high}; {remedy}"
         )
-    return Between(rule, low, high)
+    return low, high

@@ -1,10 +1,13 @@
 """Thresholding of the guided prediction (Saharia et al., arXiv 2205.11487): pixels in a range."""
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..protocol import Rule, require_finite
-from ..pytrees import pytree
+from ..pytrees import pytree, static
 from ..registry import constructor
 from .wrapper import Wrapper
 
@@ -15,6 +18,7 @@ class StaticThreshold(Wrapper):
 
     rule: Rule
     bound: float | Array
+    latents: bool = static(default=False)
 
     def init(self, x):
         return self.rule.init(x)
@@ -26,20 +30,24 @@ class StaticThreshold(Wrapper):
 
 
 @constructor("2205.11487")
-def static_threshold(rule: Rule, bound: float | Array = 1.0) -> StaticThreshold:
-    """Return ``clip(D, -bound, bound)`` of what a rule predicts; for pixel models alone.
+def static_threshold(
+    rule: Rule, bound: float | Array = 1.0, *, latents: bool = False
+) -> StaticThreshold:
+    """Return ``clip(D, -bound, bound)`` of what a rule predicts; for pixel models.
 
     Args:
         rule: any rule; its ``renoise_from`` stays as it is.
         bound: end of the data's range ``[-bound, bound]``.
+        latents: allow a network of latents, whose values keep to no range of their own; the
+            bound is then yours to know.
 
     Raises:
-        ValueError: bound not positive and finite.
+        ValueError: bound not positive and finite; when sampling, a network of latents.
 
     Source: Saharia et al., arXiv 2205.11487, section 2.3.
     """
     _require_bound("static_threshold", bound)
-    return StaticThreshold(rule, bound)
+    return StaticThreshold(rule, bound, bool(latents))
 
 
 @pytree
@@ -49,6 +57,7 @@ class DynamicThreshold(Wrapper):
     rule: Rule
     percentile: float | Array
     bound: float | Array
+    latents: bool = static(default=False)
 
     def init(self, x):
         return self.rule.init(x)
@@ -66,21 +75,28 @@ class DynamicThreshold(Wrapper):
 
 @constructor("2205.11487")
 def dynamic_threshold(
-    rule: Rule, percentile: float | Array = 0.995, bound: float | Array = 1.0
+    rule: Rule,
+    percentile: float | Array = 0.995,
+    bound: float | Array = 1.0,
+    *,
+    latents: bool = False,
 ) -> DynamicThreshold:
     """Return ``clip(D, -q, q) * bound / q`` with ``q = max(quantile(|D|), bound)``.
 
     The quantile is each sample's own, over everything in it, interpolated linearly. A prediction
-    within the range stays as it is, and no result leaves it; for pixel models alone.
+    within the range stays as it is, and no result leaves it; for pixel models.
 
     Args:
         rule: any rule; its ``renoise_from`` stays as it is.
         percentile: which quantile, in (0, 1].
         bound: end of the data's range ``[-bound, bound]``, 1 in the paper. It is both the least
             ``q`` and what ``q`` is scaled to, so that the range is kept whatever it is.
+        latents: allow a network of latents, whose values keep to no range of their own; the
+            bound is then yours to know.
 
     Raises:
-        ValueError: percentile outside (0, 1], bound not positive and finite.
+        ValueError: percentile outside (0, 1], bound not positive and finite; when sampling, a
+            network of latents.
 
     Source: Saharia et al., arXiv 2205.11487, section 2.3.
     """
@@ -90,7 +106,7 @@ def dynamic_threshold(
             f"{percentile}"
         )
     _require_bound("dynamic_threshold", bound)
-    return DynamicThreshold(rule, percentile, bound)
+    return DynamicThreshold(rule, percentile, bound, bool(latents))
 
 
 def _require_bound(owner: str, bound) -> None:
@@ -99,3 +115,12 @@ def _require_bound(owner: str, bound) -> None:
         raise ValueError(
             f"guidance.{owner}: bound must be positive, the end of the data's range, got {bound}"
         )
+
+
+def pixels_alone(rule: Any) -> bool:
+    """Return whether a rule, or a part of it, thresholds and was not allowed to on latents."""
+    if isinstance(rule, (StaticThreshold, DynamicThreshold)) and not rule.latents:
+        return True
+    if dataclasses.is_dataclass(rule):
+        return any(pixels_alone(getattr(rule, field.name)) for field in dataclasses.fields(rule))
+    return isinstance(rule, (tuple, list)) and any(map(pixels_alone, rule))

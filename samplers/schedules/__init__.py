@@ -3,20 +3,18 @@
 Every constructor takes the number of noise levels to evaluate first, and ``final_zero`` last.
 """
 
-from .checks import checked
-from .diffusion_time import flow, iddpm, iddpm_table, vp, vp_discrete
+from .diffusion_time import flow, iddpm, vp, vp_discrete
 from .published import align_your_steps, explicit
 from .spaced import arctan, exponential, karras, linear, log_snr, polyexponential, ve
 
+# Constructors, and nothing else: configs name these.
 __all__ = [
     "align_your_steps",
     "arctan",
-    "checked",
     "explicit",
     "exponential",
     "flow",
     "iddpm",
-    "iddpm_table",
     "karras",
     "linear",
     "log_snr",

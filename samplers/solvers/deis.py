@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..guidance.times import BETA_MAX, BETA_MIN, linear_time
+from ...guidance.times import BETA_MAX, BETA_MIN, linear_time
 from .lms import Lms
 from .multistep import Multistep, adams_bashforth, checked_order
 from .runge_kutta import RungeKutta

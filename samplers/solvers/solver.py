@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..guidance.protocol import Guided
+from ...guidance.protocol import Guided
 
 
 class Interval(NamedTuple):
@@ -15,6 +17,31 @@ class Interval(NamedTuple):
     start: Float[Array, ""]
     end: Float[Array, ""]
     table: Any
+
+
+class Denoise(Protocol):
+    """The guided denoiser that a step is given: it carries the rule's state between calls."""
+
+    def __call__(
+        self, x: Float[Array, " batch *shape"], sigma: Array, to: Array | None = None
+    ) -> Guided:
+        """Return the guided prediction at ``x``, of noise level ``sigma``.
+
+        May be called any number of times, but not inside another traced loop; `scan` is for that.
+        ``to`` asks a flow map for its prediction on the way to another noise level.
+        """
+
+    def scan(self, body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+        """Run stages whose network is compiled once: `jax.lax.scan` of a body that denoises.
+
+        Args:
+            body: ``(denoise, carry, x) -> (carry, y)``, calling its ``denoise`` once.
+            carry: the first state, of one structure throughout.
+            xs: pytree of arrays with a row a stage.
+
+        Returns:
+            The last carry, and the stages' y stacked.
+        """
 
 
 class Solver(Protocol):
@@ -42,7 +69,7 @@ class Solver(Protocol):
 
     def step(
         self,
-        denoise: Callable[[Array, Array], Guided],
+        denoise: Denoise,
         x: Float[Array, " batch *shape"],
         interval: Interval,
         state: Any,
@@ -50,9 +77,7 @@ class Solver(Protocol):
     ) -> tuple[Float[Array, " batch *shape"], Guided, Any]:
         """Advance ``x`` over one interval.
 
-        ``denoise(x, sigma)`` may be called any number of times, but not inside another traced
-        loop: it carries the rule's state from one call to the next. Returns the new x, the
-        step's first guided prediction (for trajectories) and the state.
+        Returns the new x, the step's first guided prediction (for trajectories) and the state.
         """
 
     def at(self, step: int, sigmas: np.ndarray) -> "Solver":
@@ -96,3 +121,49 @@ def source(guided: Guided) -> Array:
 def direction(x: Array, guided: Guided, sigma: Array) -> Array:
     """Return dx/dsigma, the noise direction ``(x - S) / sigma`` that the step keeps."""
     return (x - source(guided)) / sigma
+
+
+def two_stages(
+    denoise: Denoise,
+    x: Float[Array, " batch *shape"],
+    sigmas: tuple[Array, Array],
+    ahead: Callable[[Guided], Array],
+) -> tuple[Guided, Float[Array, " batch *shape"], Guided]:
+    """Evaluate at x, and where the prediction there leads.
+
+    Args:
+        denoise: of the step.
+        x: noisy samples.
+        sigmas: noise levels of the two evaluations.
+        ahead: from the first prediction to the point of the second.
+
+    Returns:
+        The first prediction, the second point, and the prediction there.
+    """
+
+    def stage(denoise, point, sigma):
+        guided = denoise(point, sigma)
+        return ahead(guided), (point, guided)
+
+    _, (points, guided) = denoise.scan(stage, x, jnp.stack(sigmas))
+    first, second = (jax.tree.map(lambda value, n=n: value[n], guided) for n in range(2))
+    return first, points[1], second
+
+
+class TooFewSteps(ValueError):
+    """A schedule too short for a solver's order."""
+
+
+def require_steps(owner: str, order: int, sigmas: np.ndarray) -> None:
+    """Refuse a schedule with fewer steps than an order.
+
+    Raises:
+        TooFewSteps: for one step to combine as many predictions as the order asks for.
+    """
+    steps = len(sigmas) - 1
+    if steps < order:
+        raise TooFewSteps(
+            f"samplers.{owner}: a step of order {order} combines {order} predictions, which "
+            f"{steps} steps never have: take {order} steps or more, or a solver of order {steps} "
+            f"or less"
+        )

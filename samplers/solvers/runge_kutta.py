@@ -3,6 +3,10 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from .euler import Euler
 from .solver import Memoryless, direction
 
@@ -39,19 +43,26 @@ def runge_kutta(tableau: Tableau, denoise, x, interval):
     Returns:
         The new x, the first guided prediction and the first noise direction.
     """
-    h = interval.end - interval.start
+    h, count = interval.end - interval.start, len(tableau.weights)
+    nodes = np.array([0.0, *tableau.nodes])
+    # Weights of the directions in the point that each stage leads to: the next stage's, the end.
+    ahead = np.zeros((count, count))
+    for stage, weights in enumerate((*tableau.stages, tableau.weights)):
+        ahead[stage, : len(weights)] = weights
+    # Not start + 1.0 * h: the last stage is at the step's end to the bit.
+    sigmas = jnp.where(nodes == 1, interval.end, interval.start + nodes.astype(x.dtype) * h)
 
-    def moved(weights):
-        return x + h * sum(w * d for w, d in zip(weights, directions, strict=True) if w)
+    def stage(denoise, carry, row):
+        trial, directions = carry
+        number, sigma, weights = row
+        guided = denoise(trial, sigma)
+        directions = directions.at[number].set(direction(trial, guided, sigma))
+        return (x + h * jnp.tensordot(weights, directions, axes=1), directions), guided
 
-    guided = denoise(x, interval.start)
-    directions = [direction(x, guided, interval.start)]
-    for node, weights in zip(tableau.nodes, tableau.stages, strict=True):
-        # Not start + 1.0 * h: the last stage is at the step's end to the bit.
-        sigma = interval.end if node == 1 else interval.start + node * h
-        trial = moved(weights)
-        directions.append(direction(trial, denoise(trial, sigma), sigma))
-    return moved(tableau.weights), guided, directions[0]
+    blank = jnp.zeros((count, *x.shape), x.dtype)
+    rows = (jnp.arange(count), sigmas, ahead.astype(x.dtype))
+    (x_end, directions), guided = denoise.scan(stage, (x, blank), rows)
+    return x_end, jax.tree.map(lambda stages: stages[0], guided), directions[0]
 
 
 @dataclasses.dataclass(frozen=True)

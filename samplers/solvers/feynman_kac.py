@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ..guidance.draws import fold_each, unit_noise
-from ..guidance.pytrees import pytree, static
+from ...guidance.draws import fold_each, unit_noise
+from ...guidance.pytrees import pytree, static
 from .solver import Common
 
 RATE = "log_weight_rate"

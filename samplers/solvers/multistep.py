@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .solver import Common, direction
+from .quadrature import over
+from .solver import Common, direction, require_steps
 
 MOST = 4
 # Adams and Bashforth's weights on equal steps, by order: of this direction, the one before, ...
@@ -22,8 +23,6 @@ EQUAL_STEPS = {
     3: np.array([23.0, -16.0, 5.0]) / 12,
     4: np.array([55.0, -59.0, 37.0, -9.0]) / 24,
 }
-# Enough for an integrand in any smooth time to be exact in float64 over one step.
-POINTS = 64
 
 
 class Table(NamedTuple):
@@ -69,17 +68,17 @@ def adams_bashforth(
     Returns:
         float64 ``[steps, order]``, newest first.
     """
-    points, shares = np.polynomial.legendre.leggauss(POINTS)
     weights = np.zeros((len(sigmas) - 1, order))
     for i, (start, end) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         # The integral is over sigma, whose times are smooth down to 0, where d sigma/d time of
         # variance-preserving diffusion is not.
-        inside = time((start + end) / 2 + (end - start) / 2 * points)
+        points, shares = over(start, end)
+        inside = time(points)
         nodes = time(sigmas[max(0, i + 1 - order) : i + 1][::-1])
         for j, node in enumerate(nodes):
             others = np.delete(nodes, j)
             basis = np.prod((inside[:, None] - others) / (node - others), axis=1)
-            weights[i, j] = (end - start) / 2 * shares @ basis
+            weights[i, j] = shares @ basis
     return weights
 
 
@@ -112,13 +111,7 @@ class Multistep(Common):
         Raises:
             ValueError: too few steps for one to combine as many directions as asked for.
         """
-        steps = len(sigmas) - 1
-        if steps < self.directions:
-            raise ValueError(
-                f"samplers.{self.name}: a step combines {self.directions} noise directions, which "
-                f"{steps} steps never have: take {self.directions} steps or more, or a solver of "
-                f"order {steps} or less"
-            )
+        require_steps(self.name, self.directions, sigmas)
         return table(self.weights(sigmas), sigmas, lower_order_final=self.lower_order_final)
 
     def init(self, x):

@@ -1,0 +1,180 @@
+"""Upward along a schedule: the noise that a sampler turns into a given sample (DDIM inversion).
+
+A step up follows the step down over the same two noise levels: it holds the rule that holds
+there, decided at the upper level, and draws what is drawn there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ..guidance.draws import fold_each
+from ..guidance.protocol import MAIN, Rule, keys_per_sample
+from .arguments import Fixed, separated
+from .branches import MODES
+from .loop import GuidedDenoiser, segments
+from .networks import Networks, check_networks
+from .schedules.checks import checked
+from .solvers.euler import Euler
+from .solvers.solver import Interval, Solver
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What an upward run compiles in: the structure of its arguments, and how steps group.
+
+    Attributes:
+        fixed: networks and rules without their numbers.
+        counts: number of steps of each rule, in the schedule's order.
+        mode: ``fused`` or ``sequential``.
+    """
+
+    fixed: Fixed
+    counts: tuple[int, ...]
+    mode: str
+
+    def climb(self, numbers: list, intervals: Interval, start: Callable, step: Callable) -> Any:
+        """Take all steps from the lowest noise level to the highest; traced.
+
+        Args:
+            numbers, intervals: the numbers and the steps that `upward` found.
+            start: ``rule -> carry``.
+            step: ``(networks, rule, carry, number, interval) -> carry``, with the number of the
+                step in the schedule and the interval from its lower end to its upper.
+        """
+        networks, rule, holding = self.fixed.filled(numbers)
+        carry, stop = start(rule), sum(self.counts)
+        steps = (jnp.arange(stop), intervals)
+        for holds, count in zip(reversed(holding), reversed(self.counts), strict=True):
+
+            def body(carry, row, holds=holds):
+                return step(networks, holds, carry, *row), None
+
+            rows = jax.tree.map(lambda a: a[stop - count : stop], steps)  # noqa: B023
+            carry, _ = jax.lax.scan(body, carry, rows, reverse=True)
+            stop -= count
+        return carry
+
+
+def upward(
+    owner: str,
+    denoise: Callable | Networks,
+    rule: Rule,
+    solver: Solver,
+    sigmas: np.ndarray,
+    x: Float[Array, " batch *shape"],
+    branches: str,
+) -> tuple[Program, list, Interval]:
+    """Return the program of an upward run, the numbers it takes, and its steps.
+
+    The steps are in the schedule's order; each begins at its lower noise level, with the solver's
+    constants for that direction.
+
+    Raises:
+        ValueError: as `invert`, in the name of ``owner``.
+    """
+    sigmas = checked(sigmas, owner)
+    if sigmas[-1] == 0:
+        raise ValueError(
+            f"samplers.{owner}: the schedule ends in 0, where the noise direction is not defined: "
+            f"leave the 0 out (sigmas[:-1], or final_zero=False) and give the sample as it is at "
+            f"sigma {sigmas[-2]:g}, which the clean one stands for"
+        )
+    if branches not in MODES:
+        raise ValueError(f"samplers.{owner}: branches is {' or '.join(MODES)}, got {branches!r}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"samplers.{owner}: x must be floating point, got {x.dtype}")
+    networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
+    rule = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, rule)
+    parts = segments(rule, solver, sigmas)
+    check_networks(owner, rule, parts, sigmas, networks, x)
+    fixed, numbers = separated((networks, rule, [part.rule for part in parts]))
+    counts = tuple(part.steps for part in parts)
+    tables = jax.tree.map(lambda table: table[::-1], solver.tables(sigmas[::-1]))
+    intervals = Interval(sigmas[1:], sigmas[:-1], tables)
+    intervals = jax.tree.map(lambda a: np.asarray(a, x.dtype), intervals)
+    return Program(fixed, counts, branches), numbers, intervals
+
+
+def invert(
+    denoise: Callable | Networks,
+    rule: Rule,
+    sigmas: np.ndarray,
+    x: Float[Array, " batch *shape"],
+    condition: Any,
+    key: Key[Array, ""] | Key[Array, " batch"],
+    *,
+    refinements: int = 0,
+    branches: str = "fused",
+) -> Float[Array, " batch *shape"]:
+    """Return the noise from which Euler's method (DDIM) makes ``x``.
+
+    ``sample(denoise, rule, euler(), sigmas, noise, ...)`` with the same condition and key leads
+    back to x. Every step up is one of Euler's, from ``sigma'`` to ``sigma``: without refinement
+    the way back misses x by an error of first order in the steps, larger under a guidance scale
+    above 1. A refinement solves ``Euler's step down from x_up = x`` by one more iteration of
+    ``x_up + (x - down(x_up))``, which is ``x + (sigma - sigma')(x_up - D(x_up))/sigma``: each
+    brings x_up nearer to the exact inverse as long as ``(1 - sigma'/sigma) |I - dD/dx| < 1``.
+    Where strong guidance breaks this, take more steps. Rules that keep the noise of another
+    prediction (CFG++) are followed by their own step, ``D + sigma (x - S)/sigma'``; there also
+    ``dD/dx - dS/dx`` must be small, however many the steps.
+
+    A rule that carries a state carries it upward, the evaluations of one step all beginning from
+    the same: the way back, whose state runs downward, then misses x however often it is refined.
+
+    Args:
+        denoise, rule, condition, key, branches: as in `sample`. A rule that draws draws in every
+            step what it will draw there on the way back.
+        sigmas: decreasing noise levels without a final 0.
+        x: samples at the lowest noise level, which clean ones stand for. float32, or float64
+            where x64 is on.
+        refinements: iterations a step; ``1 + refinements`` guided predictions a step.
+
+    Returns:
+        Unit noise: the state at ``sigmas[0]``, divided by it.
+
+    Raises:
+        ValueError: sigmas that end in 0 or that `sample` refuses too, a network that the rule
+            needs and that was not given, a number of refinements that is none.
+
+    Source: Song et al., arXiv 2010.02502.
+    """
+    if not isinstance(refinements, int) or isinstance(refinements, bool) or refinements < 0:
+        raise ValueError(
+            f"samplers.invert: refinements must be 0 or a positive integer, got {refinements!r}"
+        )
+    x = jnp.asarray(x)
+    program, numbers, steps = upward("invert", denoise, rule, Euler(), sigmas, x, branches)
+    keys = keys_per_sample("samplers.invert", key, x.shape[0])
+    return _invert((program, refinements), numbers, x, condition, keys, steps)
+
+
+@partial(jax.jit, static_argnums=0)
+def _invert(static, numbers, x, condition, keys, intervals):
+    program, refinements = static
+
+    def step(networks, rule, carry, number, interval):
+        x, state = carry
+        step_keys = fold_each(keys, number)
+
+        def euler(at, interval):
+            # Every evaluation from the same state and keys: what is solved for stands still.
+            denoise = GuidedDenoiser(networks, rule, state, condition, step_keys, program.mode)
+            after, _, _ = Euler().step(denoise, at, interval, (), None)
+            return after, denoise.state
+
+        def refined(_, carry):
+            up, _ = carry
+            down, after = euler(up, Interval(interval.end, interval.start, ()))
+            return up + (x - down), after
+
+        return jax.lax.fori_loop(0, refinements, refined, euler(x, interval))
+
+    x, _ = program.climb(numbers, intervals, lambda rule: (x, rule.init(x)), step)
+    return x / intervals.end[0]

@@ -1,0 +1,57 @@
+"""Multistep consistency sampling (Song et al., arXiv 2303.01469)."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from ...guidance.draws import unit_noise
+from ...guidance.pytrees import pytree
+from ..schedules.checks import plain
+from .solver import Memoryless
+
+
+@pytree
+class Consistency(Memoryless):
+    """Jump to the data and back to the next noise level; one evaluation a step.
+
+    Attributes:
+        sigma_min: the noise level that the network jumps to.
+    """
+
+    # What more steps change is not the error of a solver: the jump has none.
+    order: ClassVar[int] = 0
+    sigma_min: float
+
+    def tables(self, sigmas):
+        """Return the standard deviation of each step's noise."""
+        end = sigmas[1:]
+        return np.sqrt(np.maximum(end - self.sigma_min, 0) * (end + self.sigma_min))
+
+    def step(self, denoise, x, interval, state, key):
+        guided = denoise(x, interval.start)
+        x = guided.denoised + interval.table * unit_noise(key, x.shape[1:], x.dtype)
+        return x, guided, state
+
+
+def consistency(sigma_min: float = 0.002) -> Consistency:
+    """Return multistep consistency sampling, for a denoiser that is a consistency function f.
+
+    ``x' = f(x, sigma) + sqrt(sigma'^2 - sigma_min^2) z``, without noise at and below sigma_min.
+    A schedule of n noise levels that ends in 0 makes n evaluations; one level is one jump from
+    noise to data. An ordinary denoiser in the place of f gives blurred samples.
+
+    Args:
+        sigma_min: the noise level at which f leaves x as it is.
+
+    Raises:
+        ValueError: sigma_min negative or not finite.
+
+    Source: Song et al., arXiv 2303.01469, algorithm 1.
+    """
+    plain("consistency", sigma_min=sigma_min)
+    if sigma_min < 0:
+        raise ValueError(
+            f"samplers.consistency: need sigma_min >= 0, got {sigma_min}; 0.002 is what the "
+            f"published networks were trained to"
+        )
+    return Consistency(float(sigma_min))
