@@ -32,5 +32,10 @@ def separated(tree: Any) -> tuple[Fixed, list]:
     return Fixed(structure, fixed), [jnp.asarray(x) if _is_number(x) else None for x in leaves]
 
 
+def floats(tree: Any) -> Any:
+    """Return a tree with floats for its integers: cfg(3) must not compile beside cfg(3.0)."""
+    return jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, tree)
+
+
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, (bool, int, float, complex, np.ndarray, np.generic, jax.Array))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from ..guidance.draws import fold_each
 from ..guidance.protocol import MAIN, Rule, keys_per_sample
-from .arguments import Fixed, separated
+from .arguments import Fixed, floats, separated
 from .branches import MODES
 from .loop import GuidedDenoiser, segments
 from .networks import Networks, check_networks
@@ -91,10 +91,9 @@ def upward(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"samplers.{owner}: x must be floating point, got {x.dtype}")
     networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
-    rule = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, rule)
     parts = segments(rule, solver, sigmas)
     check_networks(owner, rule, parts, sigmas, networks, x)
-    fixed, numbers = separated((networks, rule, [part.rule for part in parts]))
+    fixed, numbers = separated((networks, *floats((rule, [part.rule for part in parts]))))
     counts = tuple(part.steps for part in parts)
     tables = jax.tree.map(lambda table: table[::-1], solver.tables(sigmas[::-1]))
     intervals = Interval(sigmas[1:], sigmas[:-1], tables)

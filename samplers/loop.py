@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from ..guidance.draws import fold_each
 from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
 from ..guidance.registry import name_of
-from .arguments import separated
+from .arguments import floats, separated
 from .branches import MODES, Evaluator
 from .config import SOLVERS
 from .networks import Networks, check_networks
@@ -122,12 +122,10 @@ def sample(
         raise ValueError(f"samplers.sample: noise must be floating point, got {noise.dtype}")
     solver.check(noise.shape[0], condition)
     prior.check(sigmas, noise)
-    # An integer would be an argument of another type: cfg(3) must not compile beside cfg(3.0).
-    rule = jax.tree.map(lambda leaf: float(leaf) if type(leaf) is int else leaf, rule)
     parts = segments(rule, solver, sigmas)
     check_networks("sample", rule, parts, sigmas, networks, noise)
-    program = [(part.rule, part.solver) for part in parts]
-    fixed, numbers = separated((networks, rule, solver, prior, program))
+    program = [(floats(part.rule), part.solver) for part in parts]
+    fixed, numbers = separated((networks, floats(rule), solver, prior, program))
     x, kept = _run(
         (fixed, tuple(part.steps for part in parts), saved, branches),
         numbers,
