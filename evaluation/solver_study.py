@@ -1,6 +1,6 @@
 """The solvers verb: every solver of a config against its number of network evaluations."""
 
-import copy
+import bisect
 import datetime
 import hashlib
 import json
@@ -83,17 +83,28 @@ def most_steps(sampler_config: Mapping[str, Any], problem: Problem, evaluations:
 
     None where the solver takes more for its fewest steps.
     """
-    for steps in range(evaluations, 0, -1):
-        section = copy.deepcopy(dict(sampler_config))
-        section["schedule"]["steps"] = steps
-        made = samplers.from_config(section)
+
+    def cost(steps: int) -> int:
+        made = _made(sampler_config, steps)
         try:
             plan = samplers.plan(made.solver, made.sigmas, problem.rule, problem.shape)
         except TooFewSteps:
-            return None
-        if plan.totals["main"] <= evaluations:
-            return steps
-    return None
+            return 0
+        return plan.totals["main"]
+
+    # More steps never cost less.
+    steps = bisect.bisect_right(range(1, evaluations + 1), evaluations, key=cost)
+    return steps if steps and cost(steps) else None
+
+
+def _made(sampler_config: Mapping[str, Any], steps: int) -> samplers.Sampler:
+    schedule = dict(sampler_config["schedule"]) | {"steps": steps}
+    return samplers.from_config(dict(sampler_config) | {"schedule": schedule})
+
+
+def _digest(*identity: Any) -> str:
+    """Return a name for what a stored result depends on."""
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
 class _Runner:
@@ -119,42 +130,33 @@ class _Runner:
 
     def row(self, name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the measurements of a row, one a number of evaluations that it can keep to."""
-        cells = []
         with jax.enable_x64(self.problem.x64):
-            for evaluations in self.section.evaluations:
-                made = self._sampler(row, evaluations)
-                # Two budgets may allow a solver of two evaluations a step the same steps.
-                if made is None or any(cell["sigmas"] == list(made.sigmas) for cell in cells):
-                    continue
-                cells.append(self._cell(name, row, made))
-        return cells
+            solver = dict(row["solver"])
+            if row.get("calibrate"):
+                solver["statistics"] = str(self._statistics())
+            section = {"solver": solver, "schedule": self.schedule}
+            search = row.get("search", {})
+            budgets = [
+                evaluations
+                for evaluations in self.section.evaluations
+                if evaluations in search.get("at", (evaluations,))
+            ]
+            # Two budgets may allow a solver of two evaluations a step the same steps.
+            steps = dict.fromkeys(most_steps(section, self.problem, budget) for budget in budgets)
+            return [self._cell(name, row, section, count) for count in steps if count is not None]
 
-    def _sampler(self, row, evaluations: int) -> samplers.Sampler | None:
-        solver = dict(row["solver"])
-        if row.get("calibrate"):
-            solver["statistics"] = str(self._statistics())
-        section = {"solver": solver, "schedule": dict(self.schedule)}
-        steps = most_steps(section, self.problem, evaluations)
-        if steps is None:
-            return None
-        section["schedule"]["steps"] = steps
-        made = samplers.from_config(section)
-        if not row.get("search"):
-            return made
-        if evaluations not in row["search"].get("at", (evaluations,)):
-            return None
-        return self._searched(made, row["search"])
-
-    def _cell(self, name, row, made: samplers.Sampler) -> dict[str, Any]:
-        sigmas = [float(sigma) for sigma in made.sigmas]
-        identity = json.dumps([row, sigmas, self.schedule, self.section.to_dict(), self.weights])
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        path = self.folder / f"{name}_{len(sigmas) - 1}_{digest}.json"
+    def _cell(self, name, row, section: Mapping[str, Any], steps: int) -> dict[str, Any]:
+        digest = _digest(row, self.schedule, self.section.to_dict(), self.calibration, self.weights)
+        path = self.folder / f"{name}_{steps}_{digest}.json"
         if path.exists():
             return json.loads(path.read_text())
+        made = _made(section, steps)
+        if row.get("search"):
+            made = self._searched(made, row["search"])
         plan = samplers.plan(made.solver, made.sigmas, self.problem.rule, self.problem.shape)
         measured = self.problem.measure(self.problem.ends(made), self._truth())
         values = {key: value if value < DIVERGED else None for key, value in measured.items()}
+        sigmas = [float(sigma) for sigma in made.sigmas]
         cell = {"evaluations": plan.totals["main"], "sigmas": sigmas, **values}
         path.write_text(json.dumps(cell) + "\n")
         shown = ", ".join(f"{key} {value:.3g}" for key, value in measured.items())
@@ -164,19 +166,18 @@ class _Runner:
     def _truth(self) -> np.ndarray:
         """Return the ends of the flow, followed finely once."""
         path = self.folder / "truth.npz"
-        identity = json.dumps([self.schedule, self.section.to_dict(), self.weights])
+        identity = _digest(self.schedule, self.section.to_dict(), self.weights)
         if path.exists() and str((stored := np.load(path))["identity"]) == identity:
             return stored["ends"]
-        section = {"solver": self.section.reference.solver.to_dict()}
-        section["schedule"] = dict(self.schedule) | {"steps": self.section.reference.steps}
-        ends = self.problem.ends(samplers.from_config(section))
+        section = {"solver": self.section.reference.solver.to_dict(), "schedule": self.schedule}
+        ends = self.problem.ends(_made(section, self.section.reference.steps))
         np.savez(path, ends=ends, identity=identity)
         return ends
 
     def _statistics(self) -> Path:
         """Return a file of statistics for DPM-Solver-v3, estimated once."""
-        identity = json.dumps([self.calibration, self.schedule, self.weights])
-        path = self.folder / f"v3_{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+        digest = _digest(self.calibration, self.schedule, self.weights)
+        path = self.folder / f"v3_{digest}.safetensors"
         if not path.exists():
             print(f"{self.problem.name}: estimating the statistics of DPM-Solver-v3", flush=True)
             samplers.calibrate(
@@ -225,8 +226,8 @@ class _Runner:
     def _teacher(self, count: int) -> samplers.search.Trajectories:
         """Return fine trajectories of other noise than the samples', made once."""
         if "teacher" not in self._kept:
-            schedule = self.schedule | {"steps": self.search["steps"]}
-            fine = samplers.from_config({"solver": self.search["solver"], "schedule": schedule})
+            section = {"solver": self.search["solver"], "schedule": self.schedule}
+            fine = _made(section, self.search["steps"])
             self._kept["teacher"] = samplers.search.teacher(
                 self.problem.denoise,
                 self.problem.rule,

@@ -53,8 +53,8 @@ from .solvers import (
     sa_solver,
     unipc,
 )
-from .solvers.dpm_solver_v3 import Statistics
 from .solvers.solver import Solver
+from .solvers.statistics import Statistics
 from .streams import LABELS, NOISE, STEPS, sample_keys
 from .times import convert
 

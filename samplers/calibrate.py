@@ -22,11 +22,11 @@ from ..guidance.protocol import MAIN, Rule
 from ..guidance.registry import name_of
 from .arguments import separated
 from .branches import MODES
+from .checks import span, whole
 from .loop import GuidedDenoiser, sample, segments
 from .networks import Networks, check_networks
-from .schedules.checks import span, whole
-from .solvers.dpm_solver_v3 import Statistics, grid
 from .solvers.dpmpp import dpmpp
+from .solvers.statistics import Statistics, grid
 
 # A sample's key is folded with these: out of the way of data drawn from the same key, whose
 # noise would be its own.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from ..guidance.draws import fold_each, unit_noise
 from ..guidance.protocol import keys_per_sample
 from ..guidance.pytrees import pytree, static
-from .schedules.checks import positive, whole
+from .checks import positive, whole
 
 ARRAYS = ("mean", "eigenvalues", "eigenvectors", "shape")
 

@@ -18,9 +18,9 @@ from ..guidance.draws import fold_each
 from ..guidance.protocol import MAIN, Rule, keys_per_sample
 from .arguments import Fixed, floats, separated
 from .branches import MODES
+from .checks import checked
 from .loop import GuidedDenoiser, segments
 from .networks import Networks, check_networks
-from .schedules.checks import checked
 from .solvers.euler import Euler
 from .solvers.solver import Interval, Solver
 

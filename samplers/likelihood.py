@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Key
 from ..guidance.draws import fold_each
 from ..guidance.protocol import Guided, Rule, keys_per_sample
 from ..guidance.registry import name_of
+from .checks import positive, whole
 from .inversion import upward
 from .loop import SOLVER_STREAM, GuidedDenoiser
 from .networks import Networks
-from .schedules.checks import positive, whole
 from .solvers.heun import heun
 
 TRACES = ("hutchinson", "exact")

@@ -21,10 +21,10 @@ from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
 from ..guidance.registry import name_of
 from .arguments import floats, separated
 from .branches import MODES, Evaluator
+from .checks import checked
 from .config import SOLVERS
 from .networks import Networks, check_networks
 from .priors import Gaussian, Prior
-from .schedules.checks import checked
 from .solvers.solver import Interval, Solver
 
 SAVED = ("x", "denoised", "info")

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..guidance.cost import SHAPE, Counting, counts_text
 from ..guidance.protocol import Guided, Rule
+from .checks import checked
 from .loop import segments
-from .schedules.checks import checked
 from .solvers.solver import Interval, Solver
 
 

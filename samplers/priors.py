@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Key
 from ..guidance.draws import fold_each, unit_noise
 from ..guidance.protocol import keys_per_sample
 from ..guidance.pytrees import pytree, static
+from .checks import positive
 from .gaussian_fit import GaussianFit
-from .schedules.checks import positive
 
 STARTS = ("noise", "fit")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from guidestar import samplers
-from guidestar.samplers.solvers.dpm_solver_v3 import degenerate
+from guidestar.samplers.solvers.statistics import degenerate
 
 # One sample's shape, and the number of steps of tests that take one schedule.
 SHAPE, STEPS = (4, 4, 1), 6

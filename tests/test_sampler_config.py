@@ -5,7 +5,7 @@ import pytest
 
 from guidestar import samplers
 from guidestar.samplers.config import PRIORS, SCHEDULES, SOLVERS
-from guidestar.samplers.solvers.dpm_solver_v3 import degenerate
+from guidestar.samplers.solvers.statistics import degenerate
 
 SCHEDULE = {"name": "karras", "steps": 4}
 # What constructors cannot do without; a path stands for a file made below.

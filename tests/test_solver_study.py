@@ -64,7 +64,7 @@ def test_the_exact_flow_takes_the_noises_quantiles_to_the_datas(x64):
 
 
 @pytest.mark.filterwarnings("ignore:Frechet distance")
-def test_a_study_measures_each_cell_once(tmp_path):
+def test_a_study_measures_and_searches_each_cell_once(tmp_path, monkeypatch):
     config = small("euler", "euler_boss", "dpm_solver_v3", "strategies", "ancestral")
     config.rows.strategies.on = ("mixture",)
     config.rows.strategies.search.update(at=(4,), trials=13, samples=8)
@@ -87,6 +87,8 @@ def test_a_study_measures_each_cell_once(tmp_path):
     # Distances from the flow say nothing of a solver that adds noise.
     assert page.count("| Ancestral (DDPM) |") == 1
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")}
+    for search in ("teacher", "select", "strategies"):
+        monkeypatch.delattr(samplers.search, search)
     study(config, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.json")} == kept
     assert json.loads((tmp_path / "samplers.json").read_text())["mixture"] == found["mixture"]

@@ -11,7 +11,7 @@ from solver_table import SHAPE, SOLVERS, STEPS
 
 from guidestar import guidance, samplers
 from guidestar.models.mixture import GaussianMixture
-from guidestar.samplers.schedules.checks import checked
+from guidestar.samplers.checks import checked
 
 GOLDEN = Path(__file__).parent / "golden" / "samplers_gmm.npz"
 

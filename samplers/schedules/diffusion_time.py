@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from ..checks import plain, positive, span, whole
 from ..times import flow_sigma, flow_time, vp_sigma
-from .checks import ended, plain, positive, span, whole
+from .ending import ended
 
 # The cosine table of improved DDPM as EDM reads it (arXiv 2206.00364, table 1): its length, the
 # least ratio of neighbouring alpha_bar, and the offset that keeps the first noise level above 0.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .checks import checked, on_host, whole
+from ..checks import checked, on_host, whole
 
 # Eleven levels each, ten steps between them.
 ALIGN_YOUR_STEPS = {

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .checks import ended, positive, span
+from ..checks import positive, span
+from .ending import ended
 
 
 def karras(

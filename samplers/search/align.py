@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Key
 from ...guidance.draws import fold_each, unit_noise
 from ...guidance.protocol import Rule, keys_per_sample
 from ...guidance.pytrees import pytree
+from ..checks import checked, plain
 from ..loop import PRIOR_STREAM, sample
 from ..networks import Networks
-from ..schedules.checks import checked, plain
 from ..schedules.spaced import exponential
 from ..solvers.solver import Common
 from .nodes import cheapest, enough

@@ -4,7 +4,7 @@ from collections.abc import Sized
 
 import numpy as np
 
-from ..schedules.checks import positive, whole
+from ..checks import positive, whole
 
 
 def enough(owner: str, steps: int, levels: Sized) -> None:

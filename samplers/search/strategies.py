@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..schedules.checks import checked
+from ..checks import checked
 from ..solvers.per_step import MENU, MOST, PREDICTIONS, Choice, PerStep, per_step
 from .objectives import Objective
 from .study import Candidate, Result, Space, minimise

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..schedules.checks import whole
+from ..checks import whole
 from ..solvers.per_step import PerStep
 from ..solvers.solver import Solver
 from .objectives import Objective

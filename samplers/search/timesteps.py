@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..schedules.checks import checked
+from ..checks import checked
 from ..solvers.euler import euler
 from ..solvers.solver import Solver
 from .nodes import enough

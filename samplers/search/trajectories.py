@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Key
 from ...guidance.cost import Counting
 from ...guidance.protocol import Rule
 from ...guidance.registry import name_of
+from ..checks import checked
 from ..loop import sample, segments
 from ..networks import Networks
-from ..schedules.checks import checked
 from ..solvers.euler import euler
 from ..solvers.solver import Solver
 

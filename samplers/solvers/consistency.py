@@ -6,7 +6,7 @@ import numpy as np
 
 from ...guidance.draws import unit_noise
 from ...guidance.pytrees import pytree
-from ..schedules.checks import plain
+from ..checks import plain
 from .solver import Memoryless
 
 

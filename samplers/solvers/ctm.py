@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ...guidance.draws import unit_noise
 from ...guidance.pytrees import pytree
-from ..schedules.checks import plain
+from ..checks import plain, switches
 from .solver import Memoryless, direction
 
 # The noise level at which the public implementation ends its trajectories.
@@ -76,6 +76,5 @@ def ctm(gamma: float = 0.0, *, as_published: bool = False) -> Ctm:
     plain("ctm", gamma=gamma)
     if not 0 <= gamma <= 1:
         raise ValueError(f"samplers.ctm: need 0 <= gamma <= 1, got {gamma}; 0 adds no noise")
-    if not isinstance(as_published, bool):
-        raise ValueError(f"samplers.ctm: as_published must be True or False, got {as_published!r}")
+    switches("ctm", as_published=as_published)
     return Ctm(float(gamma), PUBLISHED_END if as_published else 0.0)

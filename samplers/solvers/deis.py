@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 
 from ...guidance.times import BETA_MAX, BETA_MIN, linear_time
+from ..checks import checked_order
 from .lms import Lms
-from .multistep import Multistep, adams_bashforth, checked_order
+from .multistep import MOST, Multistep, adams_bashforth
 from .runge_kutta import RungeKutta
 
 MODES = ("tab", "rhoab", "rhork")
@@ -76,6 +77,6 @@ def deis(
             f"beta_max={beta_max}"
         )
     if mode == "rhork":
-        return RungeKutta(checked_order("deis", order, least=2))
-    order = checked_order("deis", order)
+        return RungeKutta(checked_order("deis", order, MOST, least=2))
+    order = checked_order("deis", order, MOST)
     return RhoAb(order) if mode == "rhoab" else TAb(order, float(beta_min), float(beta_max))

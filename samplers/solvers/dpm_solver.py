@@ -5,11 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..checks import checked_order, switches
 from .dpmpp import less_curved, lowered
 from .euler import Euler, euler
 from .exponential import integrals, log_steps, orders, past_nodes
 from .multistep import Multistep
-from .singlestep import Singlestep, slope_weight, switches, up_to_three, without_use
+from .singlestep import MOST, Singlestep, slope_weight, without_use
 from .solver import direction
 
 
@@ -100,7 +101,7 @@ def dpm_solver(
 
     Source: Lu et al., arXiv 2206.00927; multistep as in the authors' implementation.
     """
-    order = up_to_three("dpm_solver", order)
+    order = checked_order("dpm_solver", order, MOST)
     switches(
         "dpm_solver",
         singlestep=singlestep,

@@ -8,171 +8,22 @@ the same with noise prediction. `samplers.calibrate` estimates better ones.
 """
 
 import dataclasses
-import functools
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from safetensors.numpy import save as serialise
-from scipy.interpolate import CubicSpline, PPoly
 
-from ..schedules.checks import span
+from ..checks import checked_order, switches
 from .exponential import orders, past_nodes
+from .quadrature import cumulative
 from .solver import Common, require_steps, source
+from .statistics import Statistics
 
 MOST = 3
-PREDICTIONS = {"data": (1.0, 0.0), "noise": (0.0, -1.0)}
-# Enough for smooth statistics times an exponential to be exact in float64 over any step.
-POINTS = 64
 # Schedules are computed in float64 and meet their own ends up to rounding.
 ROUNDING = 1e-6
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Statistics:
-    """A denoiser's statistics on a grid of ``lambda = -log sigma``, one value an element of x.
-
-    Between the grid's values they are cubic splines.
-
-    Attributes:
-        l: of the noise in x: the elements of ``d(sigma eps)/dx`` on its diagonal.
-        s, b: slope and intercept of ``df/dlambda`` on f.
-        lambdas: the grid, increasing.
-
-    Raises:
-        ValueError: arrays of different shapes or lengths, of values that are not finite, or a
-            grid that does not increase.
-    """
-
-    l: Float[np.ndarray, " grid *shape"]
-    s: Float[np.ndarray, " grid *shape"]
-    b: Float[np.ndarray, " grid *shape"]
-    lambdas: Float[np.ndarray, " grid"]
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            array = np.array(getattr(self, field.name))
-            if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-                raise ValueError(
-                    f"samplers.Statistics: {field.name} must be finite floating-point numbers: "
-                    f"calibrate again, with a denoiser that is finite at every noise level"
-                )
-            array.flags.writeable = False
-            object.__setattr__(self, field.name, array)
-        if self.lambdas.ndim != 1 or len(self.lambdas) < 2 or (np.diff(self.lambdas) <= 0).any():
-            raise ValueError(
-                "samplers.Statistics: lambdas must be two or more numbers that increase, "
-                "-log of noise levels from high to low"
-            )
-        shapes = [array.shape for array in (self.l, self.s, self.b)]
-        if len(set(shapes)) > 1 or shapes[0][:1] != self.lambdas.shape:
-            raise ValueError(
-                f"samplers.Statistics: l, s and b must have one shape that begins with that of "
-                f"lambdas, {self.lambdas.shape}, got {shapes}"
-            )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """One sample's shape; () where every element has the same statistics."""
-        return self.l.shape[1:]
-
-    @property
-    def sigma_min(self) -> float:
-        """The lowest noise level they cover."""
-        return float(np.exp(-self.lambdas[-1]))
-
-    @property
-    def sigma_max(self) -> float:
-        """The highest noise level they cover."""
-        return float(np.exp(-self.lambdas[0]))
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, replaced as a whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        partial.write_bytes(serialise(arrays))
-        os.replace(partial, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Statistics":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: no such file, or one that does not hold statistics.
-        """
-        path = Path(path)
-        remedy = "make one with samplers.calibrate(denoise, rule, ...).save(path)"
-        if not path.exists():
-            raise ValueError(f"samplers.Statistics: there is no file {path}: {remedy}")
-        try:
-            arrays = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"samplers.Statistics: {path} is not a readable safetensors file ({error}): "
-                f"{remedy}"
-            ) from error
-        names = {field.name for field in dataclasses.fields(cls)}
-        if arrays.keys() != names:
-            raise ValueError(
-                f"samplers.Statistics: {path} holds {', '.join(sorted(arrays)) or 'nothing'} and "
-                f"not {', '.join(sorted(names))}: {remedy}"
-            )
-        try:
-            return cls(**arrays)
-        except ValueError as error:
-            raise ValueError(f"{error}; the file {path} is damaged: {remedy}") from error
-
-    @functools.cached_property
-    def curves(self) -> tuple[PPoly, PPoly, PPoly, PPoly]:
-        """Splines of l and of b, and the integrals of those of l and s from the grid's start."""
-        l, s, b = (
-            CubicSpline(self.lambdas, np.asarray(array, np.float64))
-            for array in (self.l, self.s, self.b)
-        )
-        return l, b, l.antiderivative(), s.antiderivative()
-
-
-def degenerate(
-    shape: tuple[int, ...] = (),
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    intervals: int = 1,
-    *,
-    prediction: str = "data",
-) -> Statistics:
-    """Return statistics of no network, with which DPM-Solver-v3 is an older solver.
-
-    Args:
-        shape: one sample's shape; () serves samples of any.
-        sigma_min, sigma_max: noise levels to cover.
-        intervals: of the grid; one is enough for what is constant.
-        prediction: ``data`` is ``l = 1, s = b = 0``, DPM-Solver++; ``noise`` is
-            ``l = 0, s = -1, b = 0``, DPM-Solver. Both are exact where the prediction, of data or
-            noise, is a polynomial in log sigma.
-
-    Raises:
-        ValueError: unusable noise levels or intervals, or another prediction.
-
-    Source: Zheng et al., arXiv 2310.13268.
-    """
-    span("degenerate", intervals, sigma_min, sigma_max)
-    if prediction not in PREDICTIONS:
-        raise ValueError(
-            f"samplers.degenerate: prediction is {' or '.join(PREDICTIONS)}, got {prediction!r}"
-        )
-    l, s = (np.full((int(intervals) + 1, *shape), value) for value in PREDICTIONS[prediction])
-    return Statistics(l, s, np.zeros_like(l), grid(sigma_min, sigma_max, intervals))
-
-
-def grid(sigma_min: float, sigma_max: float, intervals: int) -> np.ndarray:
-    """Return ``intervals + 1`` even steps of ``-log sigma``."""
-    return np.linspace(-np.log(sigma_max), -np.log(sigma_min), int(intervals) + 1)
 
 
 class Table(NamedTuple):
@@ -248,7 +99,7 @@ class DpmSolverV3(Common):
         known, correct = np.zeros_like(big_s), np.zeros_like(ahead)
         terms = orders(sigmas, self.terms, lower_order_final=self.lower_order_final)
         for i, (start, end) in enumerate(zip(lambdas[:-1], lambdas[1:], strict=True)):
-            u, shares, up_to = _quadrature(end - start)
+            u, shares, up_to = cumulative(end - start)
             back = big_s[i] - integral_s(start + u)
             decay = np.exp(integral_l(start + u) - integral_l(end) - back)
             decay = shares.reshape((-1,) + (1,) * (decay.ndim - 1)) * decay
@@ -340,16 +191,9 @@ def dpm_solver_v3(
 
     Source: Zheng et al., arXiv 2310.13268.
     """
-    if isinstance(order, bool) or order not in range(1, MOST + 1):
-        raise ValueError(
-            f"samplers.dpm_solver_v3: order must be an integer from 1 to {MOST}, got {order!r}"
-        )
-    switches = dict(corrector=corrector, pseudo=pseudo, lower_order_final=lower_order_final)
-    for name, switch in switches.items():
-        if not isinstance(switch, bool):
-            raise ValueError(
-                f"samplers.dpm_solver_v3: {name} must be True or False, got {switch!r}"
-            )
+    order = checked_order("dpm_solver_v3", order, MOST)
+    options = dict(corrector=corrector, pseudo=pseudo, lower_order_final=lower_order_final)
+    switches("dpm_solver_v3", **options)
     if isinstance(statistics, (str, Path)):
         statistics = Statistics.load(statistics)
     if not isinstance(statistics, Statistics):
@@ -357,7 +201,7 @@ def dpm_solver_v3(
             f"samplers.dpm_solver_v3: statistics must be those samplers.calibrate returns, or the "
             f"path of a file they were saved to, got {type(statistics).__name__}"
         )
-    return DpmSolverV3(int(order), statistics=statistics, **switches)
+    return DpmSolverV3(order, statistics=statistics, **options)
 
 
 def basis(u: np.ndarray, nodes: np.ndarray, *, pseudo: bool = False) -> np.ndarray:
@@ -380,24 +224,6 @@ def basis(u: np.ndarray, nodes: np.ndarray, *, pseudo: bool = False) -> np.ndarr
             values[j] += power / np.prod(nodes[j] - np.delete(nodes[: p + 1], j))
         power = power * (u if pseudo else u - nodes[p])
     return values
-
-
-@functools.cache
-def _unit_quadrature() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    points, shares = np.polynomial.legendre.leggauss(POINTS)
-    degrees = np.arange(POINTS + 1)
-    legendre = np.polynomial.legendre.legvander(points, POINTS)
-    # The integral of P_k from -1 is (P_(k+1) - P_(k-1)) / (2 k + 1), and of P_0 it is x + 1.
-    before = np.column_stack([-np.ones(POINTS), legendre[:, : POINTS - 1]])
-    integrated = (legendre[:, 1:] - before) / (2 * degrees[:POINTS] + 1)
-    projected = (legendre[:, :POINTS] * shares[:, None] * (degrees[:POINTS] + 0.5)).T
-    return points, shares, integrated @ projected
-
-
-def _quadrature(h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return points in (0, h), their weights, and ``[points, points]`` weights up to each."""
-    points, shares, up_to = _unit_quadrature()
-    return h / 2 * (1 + points), h / 2 * shares, h / 2 * up_to
 
 
 def _require_cover(statistics: Statistics, sigmas: np.ndarray) -> None:

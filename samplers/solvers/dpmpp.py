@@ -5,15 +5,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..checks import checked_order, switches
 from .euler import Euler, euler
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
 from .singlestep import (
+    MOST,
     SLOPES,
     Singlestep,
     singlestep_orders,
     slope_weight,
-    switches,
-    up_to_three,
     without_use,
 )
 from .solver import require_steps, source
@@ -161,7 +161,7 @@ def dpmpp(
     Source: Lu et al., arXiv 2211.01095, algorithms 1 and 2 (orders 2); order 3 as in the authors'
     implementation; with CFG++: Chung et al., arXiv 2406.08070.
     """
-    order = up_to_three("dpmpp", order)
+    order = checked_order("dpmpp", order, MOST)
     switches(
         "dpmpp",
         singlestep=singlestep,

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ...guidance.draws import fold_each, unit_noise
 from ...guidance.pytrees import pytree, static
-from ..schedules.checks import plain
+from ..checks import plain, switches
 from .ancestral import checked_eta, levels
 from .dpmpp import less_curved
 from .euler import Euler
@@ -213,10 +213,7 @@ def dpmpp_3m_sde(
 
     Source: Lu et al., arXiv 2211.01095, as in k-diffusion.
     """
-    if not isinstance(as_published, bool):
-        raise ValueError(
-            f"samplers.dpmpp_3m_sde: as_published must be True or False, got {as_published!r}"
-        )
+    switches("dpmpp_3m_sde", as_published=as_published)
     eta = _not_negative("dpmpp_3m_sde", "eta", eta)
     s_noise = _not_negative("dpmpp_3m_sde", "s_noise", s_noise)
     return DpmppMultistepSde(2, eta, s_noise, "as_published" if as_published else "exact")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ...guidance.draws import unit_noise
 from ...guidance.pytrees import pytree
-from ..schedules.checks import plain
+from ..checks import plain
 from .heun import heun
 from .solver import Interval, Memoryless, Solver
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ...guidance.draws import unit_noise
 from ...guidance.pytrees import pytree, static
 from ...guidance.times import BETA_MAX, BETA_MIN
-from ..schedules.checks import plain
+from ..checks import plain
 from ..times import flow_time, vp_sigma, vp_time
 from .solver import Memoryless, direction
 

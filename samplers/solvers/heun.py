@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...guidance.pytrees import pytree
-from ..schedules.checks import plain
+from ..checks import plain
 from .euler import Euler
 from .solver import Memoryless, direction, two_stages
 

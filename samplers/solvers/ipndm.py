@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .multistep import EQUAL_STEPS, Multistep, adams_bashforth, checked_order
+from ..checks import checked_order, switches
+from .multistep import EQUAL_STEPS, MOST, Multistep, adams_bashforth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def ipndm(order: int = 4) -> Ipndm:
     Source: Zhang and Chen, arXiv 2204.13902, section 3; the weights of Liu et al.,
     arXiv 2202.09778, eq. 12.
     """
-    return Ipndm(checked_order("ipndm", order))
+    return Ipndm(checked_order("ipndm", order, MOST))
 
 
 def ipndm_v(order: int = 4, *, as_published: bool = False) -> IpndmV:
@@ -116,8 +117,5 @@ def ipndm_v(order: int = 4, *, as_published: bool = False) -> IpndmV:
 
     Source: Zhou et al., arXiv 2312.00094, the solver their implementation adds to iPNDM.
     """
-    if not isinstance(as_published, bool):
-        raise ValueError(
-            f"samplers.ipndm_v: as_published must be True or False, got {as_published!r}"
-        )
-    return IpndmV(checked_order("ipndm_v", order), as_published)
+    switches("ipndm_v", as_published=as_published)
+    return IpndmV(checked_order("ipndm_v", order, MOST), as_published)

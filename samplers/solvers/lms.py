@@ -3,7 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-from .multistep import Multistep, adams_bashforth, checked_order
+from ..checks import checked_order
+from .multistep import MOST, Multistep, adams_bashforth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,4 +42,4 @@ def lms(order: int = 4, *, lower_order_final: bool = True) -> Lms:
     Source: Karras et al., arXiv 2206.00364, for the equation in sigma; Adams and Bashforth's
     method in the form of k-diffusion's ``sample_lms``.
     """
-    return Lms(checked_order("lms", order), lower_order_final)
+    return Lms(checked_order("lms", order, MOST), lower_order_final)

@@ -128,16 +128,3 @@ class Multistep(Common):
         for weight, past in zip(interval.table.beyond, directions, strict=True):
             x = x + weight * past
         return x, guided, directions[: len(state)]
-
-
-def checked_order(name: str, order: int, least: int = 1) -> int:
-    """Return an order of convergence.
-
-    Raises:
-        ValueError: not an integer from ``least`` to 4, in the name of ``samplers.name``.
-    """
-    if isinstance(order, bool) or order not in range(least, MOST + 1):
-        raise ValueError(
-            f"samplers.{name}: order must be an integer from {least} to {MOST}, got {order!r}"
-        )
-    return int(order)

@@ -3,12 +3,11 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .euler import Euler
-from .solver import Memoryless, direction
+from .solver import Memoryless, direction, first_of
 
 
 class Tableau(NamedTuple):
@@ -62,7 +61,7 @@ def runge_kutta(tableau: Tableau, denoise, x, interval):
     blank = jnp.zeros((count, *x.shape), x.dtype)
     rows = (jnp.arange(count), sigmas, ahead.astype(x.dtype))
     (x_end, directions), guided = denoise.scan(stage, (x, blank), rows)
-    return x_end, jax.tree.map(lambda stages: stages[0], guided), directions[0]
+    return x_end, first_of(guided), directions[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...guidance.pytrees import pytree, static
-from ..schedules.checks import plain
+from ..checks import checked_order, plain, switches
 from .dpmpp_sde import fresh_noise
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
-from .multistep import checked_order
+from .multistep import MOST
 from .solver import require_steps
 
 
@@ -111,9 +111,9 @@ def sa_solver(
 
     Source: Xue et al., arXiv 2309.05019.
     """
-    predictor_order = checked_order("sa_solver", predictor_order)
+    predictor_order = checked_order("sa_solver", predictor_order, MOST)
     if corrector_order != 0:
-        corrector_order = checked_order("sa_solver", corrector_order)
+        corrector_order = checked_order("sa_solver", corrector_order, MOST)
     plain("sa_solver", tau=tau)
     if tau < 0:
         raise ValueError(f"samplers.sa_solver: need tau >= 0, got {tau}; 0 adds no noise")
@@ -123,8 +123,7 @@ def sa_solver(
             f"samplers.sa_solver: tau_range is (low, high) in sigma with 0 <= low < high, got "
             f"{tau_range}; tau=0 adds no noise anywhere"
         )
-    if not isinstance(few_step, bool):
-        raise ValueError(f"samplers.sa_solver: few_step must be True or False, got {few_step!r}")
+    switches("sa_solver", few_step=few_step)
     # Correcting a step takes back the weights of all that it looked at.
     past = max(predictor_order, corrector_order) if corrector_order else predictor_order - 1
     return SaSolver(

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..schedules.checks import whole
+from ..checks import checked_order, whole
 from .exponential import integrals, log_steps
-from .solver import Memoryless, direction
+from .solver import Memoryless, direction, first_of
 
 MOST = 3
 SLOPES = ("midpoint", "taylor")
@@ -140,7 +140,7 @@ class Singlestep(Memoryless):
 
         begun = First(*(jnp.zeros_like(x),) * 3)
         (x, _), guided = denoise.scan(stage, (x, begun), rows)
-        return x, jax.tree.map(lambda stages: stages[0], guided), state
+        return x, first_of(guided), state
 
     def at(self, step, sigmas):
         order = self.orders(sigmas)[step]
@@ -167,7 +167,7 @@ def singlestep_orders(evaluations: int, order: int) -> list[int]:
     Source: Lu et al., arXiv 2206.00927.
     """
     whole("singlestep_orders", evaluations=evaluations)
-    order = up_to_three("singlestep_orders", order)
+    order = checked_order("singlestep_orders", order, MOST)
     full, left = divmod(int(evaluations), order)
     if order == MOST and left == 0:
         # A last step of order 1 is what a step to 0 is, and costs no more.
@@ -189,30 +189,6 @@ def slope_weight(h: float, node: float, slope: str, k: float = 1.0) -> float:
     if slope == "taylor":
         return integrals(h, (0.0, node), k)[1]
     return -np.expm1(-k * h) * h / (2 * node)
-
-
-def up_to_three(name: str, order: int) -> int:
-    """Return an order of convergence.
-
-    Raises:
-        ValueError: not an integer from 1 to 3, in the name of ``samplers.name``.
-    """
-    if isinstance(order, bool) or order not in range(1, MOST + 1):
-        raise ValueError(
-            f"samplers.{name}: order must be an integer from 1 to {MOST}, got {order!r}"
-        )
-    return int(order)
-
-
-def switches(name: str, **values) -> None:
-    """Refuse switches that are neither on nor off.
-
-    Raises:
-        ValueError: in the name of ``samplers.name``.
-    """
-    for switch, value in values.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"samplers.{name}: {switch} must be True or False, got {value!r}")
 
 
 def without_use(

@@ -150,6 +150,11 @@ def two_stages(
     return first, points[1], second
 
 
+def first_of(stages: Any) -> Any:
+    """Return the first row of what `Denoise.scan` stacked."""
+    return jax.tree.map(lambda rows: rows[0], stages)
+
+
 class TooFewSteps(ValueError):
     """A schedule too short for a solver's order."""
 

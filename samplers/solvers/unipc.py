@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..checks import checked_order, switches
 from .dpmpp import lowered
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
-from .singlestep import slope_weight, switches, up_to_three
+from .singlestep import MOST, slope_weight
 from .solver import require_steps
 
 VARIANTS = ("bh1", "bh2")
@@ -110,7 +111,7 @@ def unipc(
 
     Source: Zhao et al., arXiv 2302.04867.
     """
-    order = up_to_three("unipc", order)
+    order = checked_order("unipc", order, MOST)
     switches("unipc", corrector=corrector, lower_order_final=lower_order_final)
     if variant not in VARIANTS:
         raise ValueError(f"samplers.unipc: variant is {' or '.join(VARIANTS)}, got {variant!r}")

@@ -1,4 +1,4 @@
-"""What every schedule refuses, and how each ends."""
+"""What schedules, solvers and searches refuse before anything is compiled."""
 
 import math
 from numbers import Real
@@ -69,6 +69,30 @@ def plain(owner: str, **numbers) -> None:
             )
 
 
+def switches(owner: str, **values) -> None:
+    """Refuse switches that are neither on nor off.
+
+    Raises:
+        ValueError: in the name of ``owner``.
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"samplers.{owner}: {name} must be True or False, got {value!r}")
+
+
+def checked_order(owner: str, order: int, most: int, *, least: int = 1) -> int:
+    """Return an order of convergence.
+
+    Raises:
+        ValueError: not an integer from ``least`` to ``most``, in the name of ``owner``.
+    """
+    if isinstance(order, bool) or order not in range(least, most + 1):
+        raise ValueError(
+            f"samplers.{owner}: order must be an integer from {least} to {most}, got {order!r}"
+        )
+    return int(order)
+
+
 def span(owner: str, steps: int, sigma_min: float, sigma_max: float) -> None:
     """Refuse a number of steps, or a range of noise levels, that no schedule has.
 
@@ -94,35 +118,3 @@ def positive(owner: str, **numbers) -> None:
     for name, value in numbers.items():
         if not value > 0:
             raise ValueError(f"samplers.{owner}: need {name} > 0, got {value}")
-
-
-def ended(
-    owner: str,
-    sigmas: np.ndarray,
-    final_zero: bool,
-    first: float | None = None,
-    last: float | None = None,
-) -> np.ndarray:
-    """Return noise levels with the final 0 if asked for, once they are known to decrease.
-
-    Args:
-        owner: the schedule.
-        sigmas: its levels.
-        final_zero: append a 0.
-        first, last: levels that were asked for, put in without the rounding of the formula, so
-            that a network's own limits are not passed by a last bit.
-
-    Raises:
-        ValueError: rounding has made two levels equal, or one infinite.
-    """
-    sigmas = np.append(np.asarray(sigmas, np.float64), 0.0)
-    if last is not None:
-        sigmas[-2] = last
-    if first is not None:
-        sigmas[0] = first
-    if not np.isfinite(sigmas).all() or (np.diff(sigmas) >= 0).any():
-        raise ValueError(
-            f"samplers.{owner}: these arguments give noise levels that do not decrease in float64; "
-            "ask for fewer steps, a wider range, or exponents nearer 1"
-        )
-    return sigmas if final_zero else sigmas[:-1]
