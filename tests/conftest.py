@@ -2,13 +2,20 @@
 
 import contextlib
 import os
+from importlib.metadata import version
 
-# Tests compile thousands of small programs and run each a few times: optimising them costs more
-# than it saves. Processes that tests start inherit it.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-
-import jax
 import pytest
+
+# Tests compile thousands of small programs and run each a few times: optimising them, or splitting
+# them to be compiled in parallel, costs more than it saves. Processes that tests start inherit it.
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if version("jaxlib").startswith("0.10."):
+    # The emitters of fused kernels double the time to compile; later versions have no other, and
+    # end the process at a flag that they do not know.
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+
+import jax  # noqa: E402  (reads the flags)
 
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 

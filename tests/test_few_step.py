@@ -83,10 +83,11 @@ def test_consistency_of_a_denoiser_has_the_exact_moments_too():
     draw_moments(consistency(0.1), renoised(0.1))
 
 
-def test_one_level_is_one_jump():
+def test_one_level_is_one_jump(x64):
     noise = jax.random.normal(jax.random.key(0), (4, 2))
     end = run(consistency(), consistent(0.002), np.array([80.0, 0.0]), noise)
-    np.testing.assert_array_equal(end, consistent(0.002)(80 * noise, jnp.float32(80.0), None))
+    jump = consistent(0.002)(80 * noise, jnp.float64(80.0), None)
+    np.testing.assert_allclose(end, jump, rtol=1e-13)
 
 
 def test_no_noise_is_added_at_and_below_the_lowest_level():
