@@ -3,8 +3,8 @@
 import jax
 
 from guidestar.models.denoiser import Denoiser, initialise
-from guidestar.models.dit import DiT
 from guidestar.models.preconditioning import EDM
+from guidestar.models.transformers.dit import DiT
 
 LATENTS, CLASSES = (32, 32, 4), 1000
 

@@ -2,9 +2,9 @@
 
 from .classifier import Classifier
 from .denoiser import Denoiser
-from .dit import DiT
 from .macs import macs
 from .mixture import GaussianMixture
 from .score_mlp import ScoreMLP
+from .transformers.dit import DiT
 
 __all__ = ["Classifier", "Denoiser", "DiT", "GaussianMixture", "ScoreMLP", "macs"]

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .blueprint import Blueprint
+
 GROUPS = 8
 
 
@@ -108,3 +110,14 @@ class Classifier(nnx.Module):
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch class"]:
         """Return logits for images in [-1, 1]."""
         return self.head(self.features(x))
+
+
+def blueprint(image_size, channels, num_classes, **fields) -> Blueprint:
+    """Read the model section of a classifier: the fields of `Classifier`."""
+
+    def build(rngs):
+        return Classifier(
+            image_size=image_size, channels=channels, num_classes=num_classes, rngs=rngs, **fields
+        )
+
+    return Blueprint(build, num_classes, (image_size, image_size, channels), None)

@@ -12,43 +12,67 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from .preconditioning import EDM, Direct
+from .blueprint import SIGMA_RANGE
+from .macs import count
+from .preconditioning import Preconditioner
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The structure of a module without its parameters; hashable, so static under `jax.jit`."""
+    """The structure of a module without its parameters; hashable, so static under `jax.jit`.
+
+    Attributes:
+        structure: what is left of an nnx module without its parameters.
+        num_classes: real classes; 0 when the network takes no label.
+        shape: one input's shape, without the batch.
+        sites: where modes may step in (see `models.sites`).
+        condition: names and shapes of what stands in a label's place (see `Blueprint`).
+    """
 
     structure: nnx.GraphDef
     num_classes: int
     shape: tuple[int, ...]
     sites: tuple[str, ...] = ()
+    condition: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __call__(
-        self, params: Any, x: Array, time: Array, label: Array | None, modes: tuple = ()
+        self, params: Any, x: Array, time: Array, condition: Any, modes: tuple = ()
     ) -> Array:
         """Run the module with ``params`` (a nested dictionary of arrays)."""
         # A module without sites need not know of modes.
         options = {"modes": modes} if modes else {}
-        return self.module(params)(x, time, label, **options)
+        return self.module(params)(x, time, condition, **options)
+
+    def condition_like(self, batch: int) -> Any:
+        """Return shapes and types of a batch of conditions; None for a network that takes none."""
+        if self.condition:
+            return {
+                name: jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+                for name, shape in self.condition
+            }
+        return jax.ShapeDtypeStruct((batch,), jnp.int32) if self.num_classes else None
 
     def module(self, params: Any) -> nnx.Module:
         """Return the module with ``params`` inside, for methods other than its call."""
         return nnx.merge(self.structure, nnx.State(params))
 
 
-def split(module: nnx.Module, *, num_classes: int, shape: tuple[int, ...]) -> tuple[Network, Any]:
+def split(
+    module: nnx.Module, *, num_classes: int, shape: tuple[int, ...], condition: tuple = ()
+) -> tuple[Network, Any]:
     """Split a module into its structure and a nested dictionary of its parameters.
 
     Args:
-        module: an nnx module whose call is ``(x, time, label)``; one with an attribute ``sites``
-            takes ``modes`` as well (see `models.sites`).
+        module: an nnx module whose call is ``(x, time, condition)``; one with an attribute
+            ``sites`` takes ``modes`` as well (see `models.sites`).
         num_classes: its real classes; 0 when it takes no label.
         shape: one input's shape, without the batch.
+        condition: names and shapes of what it takes in a label's place (see `Blueprint`).
     """
     structure, params = nnx.split(module, nnx.Param)
     sites = tuple(getattr(module, "sites", ()))
-    return Network(structure, num_classes, tuple(shape), sites), nnx.to_pure_dict(params)
+    network = Network(structure, num_classes, tuple(shape), sites, tuple(condition))
+    return network, nnx.to_pure_dict(params)
 
 
 @jax.tree_util.register_dataclass
@@ -68,9 +92,9 @@ class Denoiser:
 
     params: Any
     network: Network = dataclasses.field(metadata={"static": True})
-    preconditioner: EDM | Direct = dataclasses.field(metadata={"static": True})
+    preconditioner: Preconditioner = dataclasses.field(metadata={"static": True})
     sigma_range: tuple[float, float] = dataclasses.field(
-        metadata={"static": True}, default=(0.002, 80.0)
+        metadata={"static": True}, default=SIGMA_RANGE
     )
     latent: bool = dataclasses.field(metadata={"static": True}, default=False)
 
@@ -80,9 +104,22 @@ class Denoiser:
         return self.network.shape
 
     @property
-    def null_condition(self) -> int | None:
-        """The label that stands for no condition; None for a network without classes."""
+    def null_condition(self) -> Any:
+        """What stands for no condition; None for a network that takes none.
+
+        The label after the last class, or what a module's ``null_condition()`` returns: a
+        dictionary of arrays, without the batch.
+        """
+        if self.network.condition:
+            return self.network.module(self.params).null_condition()
         return self.network.num_classes or None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one evaluation of one sample, counted from the traced program."""
+        x = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
+        time = jax.ShapeDtypeStruct((1,), jnp.float32)
+        return count(self.network, self.params, x, time, self.network.condition_like(1))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -93,23 +130,49 @@ class Denoiser:
         self,
         x: Float[Array, " batch *shape"],
         sigma: Float[Array, ""] | Float[Array, " batch"],
-        condition: Int[Array, " batch"] | None = None,
+        condition: Int[Array, " batch"] | Any | None = None,
         modes: tuple = (),
     ) -> Float[Array, " batch *shape"]:
-        """Estimate x0 from ``x`` at noise level ``sigma``; condition None is the null class.
+        """Estimate x0 from ``x`` at noise level ``sigma``; condition None is the null condition.
 
-        ``modes`` are pairs (mode, where) that step in at the network's sites.
+        ``modes`` are pairs (mode, where) that step in at the network's sites. What the network
+        predicts beside the sample's own channels (a variance) is left out; see `raw`.
         """
         sigma = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
-        if condition is None and self.network.num_classes:
-            condition = jnp.full(x.shape[:1], self.null_condition, jnp.int32)
         column = sigma.reshape((-1,) + (1,) * (x.ndim - 1))
         skip, out, inside, noise = self.preconditioner.coefficients(column)
-        raw = self.network(self.params, inside * x, noise.reshape(-1), condition, modes)
-        return skip * x + out * raw
+        raw = self.raw(inside * x, noise.reshape(-1), condition, modes)
+        return skip * x + out * raw[..., : x.shape[-1]]
+
+    def raw(
+        self,
+        x: Float[Array, " batch *shape"],
+        time: Float[Array, ""] | Float[Array, " batch"],
+        condition: Any = None,
+        modes: tuple = (),
+    ) -> Float[Array, " batch *output"]:
+        """Return the network's own output in its own coordinates, every channel of it.
+
+        Args:
+            x: the network's own input, already scaled as it expects.
+            time: its own time input (c_noise, a time step, a flow's time).
+            condition: as in a call; None is the null condition.
+            modes: pairs (mode, where) that step in at the network's sites.
+        """
+        batch = x.shape[0]
+        time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), (batch,))
+        if condition is None and (null := self.null_condition) is not None:
+            condition = jax.tree.map(
+                lambda one, like: jnp.broadcast_to(jnp.asarray(one, like.dtype), like.shape),
+                null,
+                self.network.condition_like(batch),
+            )
+        return self.network(self.params, x, time, condition, modes)
 
 
-def initialise(build, key: Key[Array, ""], *, num_classes: int, shape, out_shardings=None):
+def initialise(
+    build, key: Key[Array, ""], *, num_classes: int, shape, condition=(), out_shardings=None
+):
     """Build a network without materialising it on one device, then its parameters in place.
 
     Args:
@@ -117,15 +180,17 @@ def initialise(build, key: Key[Array, ""], *, num_classes: int, shape, out_shard
         key: random key of the parameters.
         num_classes: real classes of the network; 0 when it takes no label.
         shape: one input's shape, without the batch.
+        condition: names and shapes of what it takes in a label's place (see `Blueprint`).
         out_shardings: optional tree of shardings for the parameters, as in `jax.jit`.
 
     Returns:
         The `Network` and its parameters.
     """
+    fields = dict(num_classes=num_classes, shape=shape, condition=condition)
 
     def create(key):
-        return split(build(nnx.Rngs(params=key)), num_classes=num_classes, shape=shape)[1]
+        return split(build(nnx.Rngs(params=key)), **fields)[1]
 
     abstract = nnx.eval_shape(lambda: build(nnx.Rngs(params=0)))
-    network, _ = split(abstract, num_classes=num_classes, shape=shape)
+    network, _ = split(abstract, **fields)
     return network, jax.jit(create, out_shardings=out_shardings)(key)

@@ -5,27 +5,30 @@ Published "Gflops" of diffusion transformers and EDM2 are these multiply-adds, n
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .denoiser import Denoiser
 
-
-def macs(network: Denoiser | Callable) -> int:
+def macs(network: Callable, shape: tuple[int, ...] | None = None) -> int:
     """Count the multiply-adds of matrix products and convolutions in one evaluation of a sample.
 
     Args:
-        network: a denoiser, or a classifier ``(x, sigma) -> logits`` with a ``shape``; its
-            parameters may be shapes alone.
+        network: a denoiser (its parameters may be shapes alone), or any ``(x, sigma) -> output``
+            that passes through `jax.jit` as an argument, such as a classifier.
+        shape: one sample's, without the batch; the network's own if None.
     """
-    x = jax.ShapeDtypeStruct((1, *network.shape), jnp.float32)
+    if shape is None and hasattr(network, "macs"):
+        return network.macs
+    x = jax.ShapeDtypeStruct((1, *(network.shape if shape is None else shape)), jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
-    if not isinstance(network, Denoiser):
-        return _count(jax.make_jaxpr(lambda call, *given: call(*given))(network, x, time).jaxpr)
-    inner = network.network
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if inner.num_classes else None
-    return _count(jax.make_jaxpr(inner)(network.params, x, time, label).jaxpr)
+    return count(lambda call, *given: call(*given), network, x, time)
+
+
+def count(function: Callable, *arguments: Any) -> int:
+    """Count the multiply-adds of ``function(*arguments)``; arrays may be shapes alone."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _count(jaxpr) -> int:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from .sites import BLOCK, TIME_EMBEDDING, around, embedded, for_layer, require_offered
+from .blueprint import Blueprint
+from .preconditioning import Direct
+from .sites import BLOCK, TIME_EMBEDDING, around, changed, for_layer, require_offered
 
 SIGMA_DATA = 0.5
 LAYERS = 4
@@ -84,7 +86,7 @@ class ScoreMLP(nnx.Module):
         """
         require_offered(modes, self.sites, LAYERS)
         inside = x / jnp.sqrt(SIGMA_DATA**2 + sigma**2)[:, None]
-        noise = embedded(modes, TIME_EMBEDDING, jnp.log(sigma)[:, None] / 4)
+        noise = changed(modes, TIME_EMBEDDING, jnp.log(sigma)[:, None] / 4)
         y = jnp.concatenate([inside, noise, jnp.ones_like(noise)], axis=1)
         first, *rest = self.layers
         y = first(y)
@@ -131,3 +133,12 @@ def normalise_weights(params: Any) -> Any:
         return normalise_rows(leaf) if path[-1].key == WEIGHT else leaf
 
     return jax.tree_util.tree_map_with_path(project, params)
+
+
+def blueprint(**fields) -> Blueprint:
+    """Read the model section of a score MLP: the fields of `ScoreMLP`."""
+
+    def build(rngs):
+        return ScoreMLP(rngs=rngs, **fields)
+
+    return Blueprint(build, 0, (2,), Direct(), normalise_weights)

@@ -5,8 +5,11 @@ none) and one method named like its site, and comes as a pair ``(mode, where)``:
 the samples of the batch that it holds for, None being all of them. Nothing more of it is known
 here.
 
-``time_embedding(embedding)`` and ``condition_embedding(embedding, table)`` return an embedding;
-``attention(attend, query, key, value, grid)`` and ``block(run, tokens)`` step in around a function.
+``time_embedding(embedding)`` and ``condition_embedding(embedding, table)`` return an embedding,
+``h_space(features)`` and ``skip(features)`` a UNet's features ``[batch, height, width, channel]``
+at its bottleneck (arXiv 2210.10960) and on a skip connection (its layers number the connections in
+the order in which the encoder makes them); ``attention(attend, query, key, value, grid)`` and
+``block(run, tokens)`` step in around a function.
 """
 
 import itertools
@@ -20,6 +23,8 @@ TIME_EMBEDDING = "time_embedding"
 CONDITION_EMBEDDING = "condition_embedding"
 ATTENTION = "attention"
 BLOCK = "block"
+H_SPACE = "h_space"
+SKIP = "skip"
 
 
 def require_offered(modes: Sequence, sites: Sequence[str], depth: int) -> None:
@@ -76,18 +81,18 @@ def choose(where: Bool[Array, " batch"] | None, new: Array, old: Array) -> Array
     return jnp.where(where.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
 
-def embedded(modes: Sequence, site: str, embedding: Array, *context: Any) -> Array:
-    """Return an embedding as the modes at a site change it.
+def changed(modes: Sequence, site: str, value: Array, *context: Any) -> Array:
+    """Return an embedding, or features, as the modes at a site change them.
 
     Args:
         modes: pairs (mode, where).
-        site: of the two embeddings, which.
-        embedding: ``[batch, width]``.
+        site: one of the embeddings, ``h_space`` or ``skip``.
+        value: ``[batch, ...]``.
         context: what else the site shows to its modes.
     """
     for mode, where in at_site(modes, site):
-        embedding = choose(where, getattr(mode, site)(embedding, *context), embedding)
-    return embedding
+        value = choose(where, getattr(mode, site)(value, *context), value)
+    return value
 
 
 def around(modes: Sequence, site: str, run: Callable, *context: Any) -> Callable:

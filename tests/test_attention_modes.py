@@ -10,7 +10,7 @@ from flax import nnx
 from test_modes import BATCH, branch_of, held, permute
 
 from guidestar.guidance.references import attention
-from guidestar.models.dit import Attention
+from guidestar.models.transformers.dit import Attention
 
 
 def tokens(batch=2, count=12, heads=2, features=4, seed=0):

@@ -11,9 +11,9 @@ from flax import nnx
 from guidestar.models import DiT
 from guidestar.models.build import blueprint
 from guidestar.models.denoiser import Denoiser, initialise, split
-from guidestar.models.dit import sincos_positions, time_features
 from guidestar.models.macs import macs
 from guidestar.models.preconditioning import EDM
+from guidestar.models.transformers.dit import sincos_positions, time_features
 
 # Parameters of the published sizes, without the fixed position table.
 PARAMETERS = {

@@ -18,9 +18,9 @@ from guidestar.guidance.pytrees import pytree, static
 from guidestar.guidance.references import attention, blocks
 from guidestar.models import sites
 from guidestar.models.denoiser import Denoiser, split
-from guidestar.models.dit import DiT, time_features
 from guidestar.models.preconditioning import Direct
 from guidestar.models.score_mlp import LAYERS, ScoreMLP
+from guidestar.models.transformers.dit import DiT, time_features
 from guidestar.samplers.branches import Evaluator
 
 DEPTH, CLASSES, BATCH = 3, 3, 5

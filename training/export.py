@@ -44,7 +44,11 @@ def export(config, workdir: Path) -> Path:
         raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
 
     _, params = initialise(
-        plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
+        plan.build,
+        jax.random.key(0),
+        num_classes=plan.num_classes,
+        shape=plan.shape,
+        condition=plan.condition,
     )
     state, position = checkpoints.restore(shapes_of(initial_state(recipe, params)))
     checkpoints.close()

@@ -112,6 +112,7 @@ def train(config, workdir: Path) -> TrainState:
             jax.random.fold_in(key, PARAMETERS),
             num_classes=plan.num_classes,
             shape=plan.shape,
+            condition=plan.condition,
             out_shardings=replicated,
         )
         state = jax.jit(partial(initial_state, recipe), out_shardings=replicated)(params)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import guidance, samplers
-from ..models.build import Blueprint
+from ..models.blueprint import Blueprint
 from ..models.denoiser import Denoiser, Network
 from ..report.grids import grid, save_png, to_uint8
 

@@ -5,7 +5,7 @@ import optax
 
 from ..data import fractal2d
 from ..errors import UserError
-from ..models.build import Blueprint
+from ..models.blueprint import Blueprint
 from . import classification, denoising, ema, score_matching
 from .state import Recipe
 

@@ -9,13 +9,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from .sites import (
+from ..blueprint import Blueprint, compute_type
+from ..preconditioning import from_config
+from ..sites import (
     ATTENTION,
     BLOCK,
     CONDITION_EMBEDDING,
     TIME_EMBEDDING,
     around,
-    embedded,
+    changed,
     for_layer,
     require_offered,
     runs,
@@ -237,12 +239,12 @@ class DiT(nnx.Module):
         require_offered(modes, self.sites, self.depth)
         h = self.patch_in(self.patchify(x).astype(self.dtype)) + self._positions(grid)
         embedding = self.time_out(jax.nn.silu(self.time_in(time_features(time))))
-        embedding = embedded(modes, TIME_EMBEDDING, embedding)
+        embedding = changed(modes, TIME_EMBEDDING, embedding)
         if self.num_classes:
             label = jnp.full(x.shape[:1], self.num_classes) if label is None else label
             condition = self.label_table(label)
             table = self.label_table.embedding[: self.num_classes].astype(condition.dtype)
-            embedding = embedding + embedded(modes, CONDITION_EMBEDDING, condition, table)
+            embedding = embedding + changed(modes, CONDITION_EMBEDDING, condition, table)
         h = self._through_blocks(h.astype(self.dtype), embedding, grid, modes)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(embedding)), 2, axis=-1)
         h = modulate(self.final_norm(h), shift, scale).astype(self.dtype)
@@ -297,3 +299,30 @@ class _Constant:
 
     def __hash__(self):
         return hash((self.value.shape, self.value.tobytes()))
+
+
+def blueprint(
+    image_size,
+    channels,
+    num_classes,
+    dtype="float32",
+    sigma_data=0.5,
+    preconditioner="edm",
+    **fields,
+) -> Blueprint:
+    """Read the model section of a DiT: fields of `DiT`, ``sigma_data`` and ``preconditioner``."""
+    compute = compute_type(dtype)
+
+    def build(rngs):
+        return DiT(
+            image_size=image_size,
+            channels=channels,
+            num_classes=num_classes,
+            dtype=compute,
+            rngs=rngs,
+            **fields,
+        )
+
+    # 250 ln(sigma)/4 spans about 660 units over [0.002, 80], the range DiT's sinusoids expect.
+    precondition = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
+    return Blueprint(build, num_classes, (image_size, image_size, channels), precondition)

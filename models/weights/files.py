@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialise
 
-from ..errors import UserError
-from .build import Blueprint, blueprint
-from .denoiser import Denoiser, Network, split
+from ...errors import UserError
+from ..blueprint import Blueprint
+from ..build import blueprint
+from ..denoiser import Denoiser, Network, split
 
-SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+SHIPPED = Path(__file__).resolve().parents[2] / "weights"
 SEPARATOR = "/"
 
 
@@ -40,7 +41,10 @@ class Loaded:
     @property
     def denoiser(self) -> Denoiser:
         """The network as a denoiser in EDM coordinates."""
-        return Denoiser(self.params, self.network, self.plan.preconditioner)
+        plan = self.plan
+        return Denoiser(
+            self.params, self.network, plan.preconditioner, plan.sigma_range, plan.latent
+        )
 
 
 def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
@@ -95,7 +99,9 @@ def load(source: str | Path) -> Loaded:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     plan = blueprint(sidecar["model"])
     abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
-    network, wanted = split(abstract, num_classes=plan.num_classes, shape=plan.shape)
+    network, wanted = split(
+        abstract, num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition
+    )
     expected = {name: tuple(leaf.shape) for name, leaf in _flatten(wanted).items()}
     _require_same(path, {k: v.shape for k, v in flat.items()}, expected)
     params = traverse_util.unflatten_dict(

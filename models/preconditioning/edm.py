@@ -1,8 +1,4 @@
-"""Preconditioners: how a raw network becomes a denoiser (Karras et al., arXiv 2206.00364, Table 1).
-
-A preconditioner turns the network's output F into the x0 estimate
-``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``. It knows nothing of the network.
-"""
+"""EDM preconditioning, and none (Karras et al., arXiv 2206.00364, Table 1)."""
 
 import dataclasses
 from typing import NamedTuple

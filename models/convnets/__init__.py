@@ -1,0 +1,1 @@
+"""Convolutional diffusion networks without a UNet's plan, one file each."""

@@ -1,0 +1,47 @@
+"""Preconditioners: how a raw network becomes a denoiser in EDM coordinates, one family a file.
+
+A preconditioner is a frozen dataclass with ``coefficients(sigma) -> Coefficients`` for
+``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``; one that trains by an x0 loss has
+``loss_weight(sigma)`` too. It knows nothing of the network.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float
+
+from .edm import EDM, Coefficients, Direct
+
+
+class Preconditioner(Protocol):
+    """What turns a network into a denoiser."""
+
+    def coefficients(self, sigma: Float[Array, "..."]) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
+
+
+PRECONDITIONERS = {"edm": EDM, "direct": Direct}
+
+
+def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
+    """Read a model's ``preconditioner`` field: a name, or a mapping with ``name`` and its numbers.
+
+    Args:
+        section: ``"edm"`` or ``{"name": "edm", "sigma_data": 0.7}``.
+        defaults: numbers used where the section names none; those that the named preconditioner
+            does not have are left out.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: a number that the named preconditioner does not have.
+    """
+    fields = {"name": section} if isinstance(section, str) else dict(section)
+    name = fields.pop("name", None)
+    if name not in PRECONDITIONERS:
+        raise ValueError(f"preconditioner {name!r} is not one of {', '.join(PRECONDITIONERS)}")
+    kind = PRECONDITIONERS[name]
+    known = {key: value for key, value in defaults.items() if key in kind.__dataclass_fields__}
+    return kind(**(known | fields))
+
+
+__all__ = ["EDM", "PRECONDITIONERS", "Coefficients", "Direct", "Preconditioner", "from_config"]

@@ -1,0 +1,1 @@
+"""Diffusion UNets, one file each, and the layers that several truly share."""
