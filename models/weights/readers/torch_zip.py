@@ -1,0 +1,87 @@
+"""Files of `torch.save` since torch 1.6: a zip archive with a pickle and one member a storage."""
+
+from typing import Any
+
+from .allowed import NAMES
+from .lazy_tensor import Stored
+from .pickle_vm import Allowed, Budget, Cursor, Machine
+from .records import Storage
+from .weight_file import RESAVE, OpenFile
+from .weight_source import WeightSource, from_object
+from .zip_directory import Member, read_directory
+
+FORM = "torch zip"
+PICKLE = "data.pkl"
+ORDERS = {b"little": False, b"big": True}
+
+
+def read_torch_zip(opened: OpenFile, entry: str | None) -> WeightSource:
+    """Read what a torch archive holds.
+
+    Args:
+        opened: the file.
+        entry: as in `open_weights`.
+
+    Raises:
+        UserError: no torch archive, damaged, or with what weight files do not hold.
+    """
+    file = opened.file
+    members = read_directory(opened)
+    pickles = [name for name in members if name.split("/")[1:] == [PICKLE]]
+    if len(pickles) != 1:
+        raise file.refused(_other_archive(members), RESAVE)
+    root = pickles[0].removesuffix(PICKLE)
+    if f"{root}constants.pkl" in members:
+        raise file.refused("is a TorchScript program and not a state dict", RESAVE)
+    swapped = _byte_order(opened, members.get(f"{root}byteorder"))
+    storages: dict[str, Storage] = {}
+
+    def persistent(machine: Machine, identifier: Any) -> Storage:
+        match identifier:
+            case ("storage", Allowed(value=dtype), str() as key, str(), int() as elements):
+                pass
+            case ("module", *_):
+                raise file.refused("holds a whole module, saved with its source", RESAVE)
+            case _:
+                raise machine.malformed("it refers to what is not a storage")
+        if dtype is None:
+            raise machine.malformed("a storage of no type")
+        if key not in storages:
+            storages[key] = Storage(
+                dtype, elements, _stored(members.get(f"{root}data/{key}"), key), swapped
+            )
+        found = storages[key]
+        if (found.dtype, found.elements) != (dtype, elements):
+            raise machine.malformed(f"storage {key[:40]!r} with two sizes or types")
+        if elements < 0 or elements * dtype.itemsize != found.stored.size:
+            raise file.refused(
+                f"is damaged: storage {key[:40]!r} should have {elements} elements of {dtype} and "
+                f"has {found.stored.size} bytes",
+                RESAVE,
+            )
+        return found
+
+    def _stored(member: Member | None, key: str) -> Stored:
+        if member is None:
+            raise file.refused(f"has no storage {key[:40]!r}, which its pickle refers to", RESAVE)
+        return Stored(file, member.start, member.size, member.checksum)
+
+    member = members[pickles[0]]
+    cursor = Cursor(opened, member.start, member.start + member.size)
+    return from_object(file, FORM, Machine(cursor, NAMES, Budget(), persistent).run(), entry)
+
+
+def _byte_order(opened: OpenFile, member: Member | None) -> bool:
+    """Say whether the storages are big-endian; files before torch 2.1 do not say and are not."""
+    if member is None:
+        return False
+    order = opened.read_at(member.start, min(member.size, 16))
+    if order not in ORDERS:
+        raise opened.file.refused(f"has the byte order {order!r}", RESAVE)
+    return ORDERS[order]
+
+
+def _other_archive(members: dict[str, Member]) -> str:
+    if any(name.endswith(".npy") for name in members):
+        return "is a numpy archive (.npz) and not a weight file of torch"
+    return "is a zip archive and not a weight file of torch (it has no data.pkl, or several)"
