@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 PICKLE = b"\x80"
-# What torch's magic number looks like as a pickle, after the two bytes of the protocol.
+# What torch's magic number looks like as a pickle, a few bytes after its protocol.
 LEGACY = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 
 ELSEWHERE = (
@@ -39,6 +39,10 @@ ELSEWHERE = (
     (b"\x89HDF", "is an HDF5 file (Keras)", "convert it to safetensors"),
     (b"\x93NUMPY", "is a single numpy array", "give the file with the whole state dict"),
     (b"GGUF", "is a GGUF file, quantised", "take the file in safetensors"),
+    *(
+        (start, "is a pickle of protocol 0 or 1", "write it again with protocol 4")
+        for start in (b"(", b"}", b"]", b"c", b"L119547037146038801333356L")
+    ),
 )
 
 
@@ -64,7 +68,7 @@ def open_weights(path: str | Path, entry: str | None = None) -> WeightSource:
         if head.startswith((LOCAL, END)):
             return read_torch_zip(opened, entry)
         if head.startswith(PICKLE):
-            if head[2:].startswith(LEGACY):
+            if LEGACY in head:
                 return read_torch_legacy(opened, entry)
             return read_edm_pickle(opened, entry)
         if len(head) > 8 and head[8:9] == b"{":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .lazy_tensor import BFLOAT16, geometry_problem
-from .pickle_vm import Allowed, Machine
+from .pickle_machine import Allowed, Machine
 from .records import ArrayRecord, Attributes, DtypeRecord, ObjectRecord, Storage, TensorRecord
 from .weight_file import RESAVE, Span
 
@@ -19,14 +19,25 @@ LONGEST_PATH = 4096
 
 def _tensor(machine: Machine, arguments: tuple) -> TensorRecord:
     match arguments:
-        case (Storage() as storage, offset, tuple() as shape, tuple() as strides, *_):
+        case (Storage() as storage, offset, tuple() as shape, tuple() as strides, *rest):
+            _require_no_marks(machine, rest[2:])
             return _view(machine, storage, storage.dtype, offset, shape, strides)
     raise machine.wrong("torch._utils._rebuild_tensor_v2")
 
 
 def _typed_tensor(machine: Machine, arguments: tuple) -> TensorRecord:
     match arguments:
-        case (Storage() as storage, offset, tuple() as shape, tuple() as strides, _, _, kind, *_):
+        case (
+            Storage() as storage,
+            offset,
+            tuple() as shape,
+            tuple() as strides,
+            _,
+            _,
+            kind,
+            *rest,
+        ):
+            _require_no_marks(machine, rest)
             if isinstance(kind, Allowed) and isinstance(kind.value, np.dtype):
                 return _view(machine, storage, kind.value, offset, shape, strides)
             if isinstance(kind, Allowed) and kind.name.startswith("torch."):
@@ -35,6 +46,12 @@ def _typed_tensor(machine: Machine, arguments: tuple) -> TensorRecord:
                     "convert it to a floating-point type of 16 bits or more and save it again",
                 )
     raise machine.wrong("torch._utils._rebuild_tensor_v3")
+
+
+def _require_no_marks(machine: Machine, rest: list) -> None:
+    """Refuse lazily conjugated or negated tensors: their stored bytes are not their values."""
+    if rest and rest[0] is not None and (type(rest[0]) is not dict or rest[0]):
+        raise machine.file.refused("has a tensor that is a conjugate or negative view", RESAVE)
 
 
 def _view(

@@ -10,10 +10,11 @@ it.
 from typing import Any
 
 from .allowed import NAMES
-from .pickle_vm import Allowed, Budget, Cursor, Machine
+from .pickle_machine import Allowed, Budget, Machine
+from .pickle_vm import interpret
 from .records import Storage
 from .torch_legacy import read_legacy_object
-from .weight_file import OpenFile, Span
+from .weight_file import Cursor, OpenFile, Span
 from .weight_source import WeightSource, from_object
 
 FORM = "pickle"
@@ -37,8 +38,13 @@ def read_edm_pickle(opened: OpenFile, entry: str | None) -> WeightSource:
                 found: Any = read_legacy_object(opened, span, budget)
                 if isinstance(found, Storage):
                     return found
+            case (bytes(),):
+                raise opened.file.refused(
+                    "holds its tensors as text (pickle protocol 2 or lower)",
+                    "pickle it again with protocol 4",
+                )
         raise machine.wrong("torch.storage._load_from_bytes")
 
     name = "torch.storage._load_from_bytes"
     names = {**NAMES, ("torch.storage", "_load_from_bytes"): Allowed(name, load_from_bytes)}
-    return from_object(opened.file, FORM, Machine(Cursor(opened), names, budget).run(), entry)
+    return from_object(opened.file, FORM, interpret(Cursor(opened), names, budget), entry)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .lazy_tensor import Stored, geometry_problem
-from .pickle_vm import Machine, Stateful
+from .pickle_machine import Machine, Stateful
 from .weight_file import Span
 
 
@@ -85,8 +85,10 @@ class ArrayRecord(Stateful):
                 raise machine.wrong("numpy.ndarray")
         elements, rest = divmod(size, kind.dtype.itemsize)
         problem = geometry_problem(elements, 0, shape, (0,) * len(shape))
-        if problem or rest or math.prod(shape) != elements:
-            raise machine.malformed(f"an array of shape {shape!r:.200} in {size} bytes")
+        if problem:
+            raise machine.malformed(f"an array with {problem:.400}")
+        if rest or math.prod(shape) != elements:
+            raise machine.malformed(f"an array of shape {shape} in {size} bytes")
         self.dtype, self.shape, self.fortran, self.swapped = (
             kind.dtype,
             shape,

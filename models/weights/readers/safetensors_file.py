@@ -11,7 +11,7 @@ from .weight_file import DOWNLOAD, OpenFile
 from .weight_source import Description, WeightSource
 
 FORM = "safetensors"
-LARGEST_HEADER = 32 << 20
+LARGEST_HEADER = 8 << 20
 REWRITE = "write it again with the safetensors library"
 
 DTYPES = {
@@ -75,7 +75,7 @@ def _parsed(opened: OpenFile, raw: bytes) -> dict[str, Any]:
 
     try:
         header = json.loads(raw, object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise file.refused(f"has a header that is not JSON ({reason})", DOWNLOAD) from error
     if not isinstance(header, dict):

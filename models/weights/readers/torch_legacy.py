@@ -9,9 +9,10 @@ from typing import Any
 
 from .allowed import NAMES
 from .lazy_tensor import Stored
-from .pickle_vm import Allowed, Budget, Cursor, Machine
+from .pickle_machine import Allowed, Budget, Machine
+from .pickle_vm import interpret
 from .records import Storage
-from .weight_file import DOWNLOAD, RESAVE, OpenFile, Span
+from .weight_file import DOWNLOAD, RESAVE, Cursor, OpenFile, Span
 from .weight_source import WeightSource, from_object
 
 FORM = "torch legacy"
@@ -37,16 +38,16 @@ def read_legacy_object(opened: OpenFile, span: Span, budget: Budget) -> Any:
     """Interpret the torch file that lies at ``span`` and return its object, storages placed."""
     file = opened.file
     cursor = Cursor(opened, span.start, span.start + span.size)
-    if Machine(cursor, {}, budget).run() != MAGIC:
+    if interpret(cursor, {}, budget) != MAGIC:
         raise file.refused("does not begin with torch's magic number", DOWNLOAD)
-    if (version := Machine(cursor, {}, budget).run()) != PROTOCOL:
-        raise file.refused(f"has torch's file protocol {str(version)[:40]}, not {PROTOCOL}", RESAVE)
-    system = Machine(cursor, {}, budget).run()
+    if interpret(cursor, {}, budget) != PROTOCOL:
+        raise file.refused(f"has another file protocol than torch's {PROTOCOL}", RESAVE)
+    system = interpret(cursor, {}, budget)
     if not isinstance(system, dict) or type(system.get("little_endian", True)) is not bool:
         raise file.refused("does not say which system wrote it", DOWNLOAD)
     pool = _Pool(swapped=not system.get("little_endian", True))
-    root = Machine(cursor, NAMES, budget, pool.persistent).run()
-    keys = Machine(cursor, {}, budget).run()
+    root = interpret(cursor, NAMES, budget, pool.persistent)
+    keys = interpret(cursor, {}, budget)
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise file.refused("has no list of its storages", DOWNLOAD)
     if sorted(keys) != sorted(pool.storages):

@@ -1,17 +1,20 @@
 """Files of `torch.save` since torch 1.6: a zip archive with a pickle and one member a storage."""
 
+import zlib
 from typing import Any
 
 from .allowed import NAMES
 from .lazy_tensor import Stored
-from .pickle_vm import Allowed, Budget, Cursor, Machine
+from .pickle_machine import Allowed, Budget, Machine
+from .pickle_vm import interpret
 from .records import Storage
-from .weight_file import RESAVE, OpenFile
+from .weight_file import DOWNLOAD, RESAVE, Cursor, OpenFile
 from .weight_source import WeightSource, from_object
 from .zip_directory import Member, read_directory
 
 FORM = "torch zip"
 PICKLE = "data.pkl"
+LARGEST_CHECKED = 64 << 20
 ORDERS = {b"little": False, b"big": True}
 
 
@@ -33,6 +36,12 @@ def read_torch_zip(opened: OpenFile, entry: str | None) -> WeightSource:
     root = pickles[0].removesuffix(PICKLE)
     if f"{root}constants.pkl" in members:
         raise file.refused("is a TorchScript program and not a state dict", RESAVE)
+    for member in members.values():
+        if member.compressed:
+            raise file.refused(
+                f"has a compressed member {member.name[:200]!a}, which torch never writes",
+                RESAVE,
+            )
     swapped = _byte_order(opened, members.get(f"{root}byteorder"))
     storages: dict[str, Storage] = {}
 
@@ -64,11 +73,22 @@ def read_torch_zip(opened: OpenFile, entry: str | None) -> WeightSource:
     def _stored(member: Member | None, key: str) -> Stored:
         if member is None:
             raise file.refused(f"has no storage {key[:40]!r}, which its pickle refers to", RESAVE)
-        return Stored(file, member.start, member.size, member.checksum)
+        # Zero is what torch writes where checksums are turned off.
+        return Stored(file, member.start, member.size, member.checksum or None)
 
     member = members[pickles[0]]
+    _require_intact(opened, member)
     cursor = Cursor(opened, member.start, member.start + member.size)
-    return from_object(file, FORM, Machine(cursor, NAMES, Budget(), persistent).run(), entry)
+    return from_object(file, FORM, interpret(cursor, NAMES, Budget(), persistent), entry)
+
+
+def _require_intact(opened: OpenFile, member: Member) -> None:
+    if not member.checksum or member.size > LARGEST_CHECKED:
+        return
+    if zlib.crc32(opened.read_at(member.start, member.size)) != member.checksum:
+        raise opened.file.refused(
+            f"is damaged: {member.name[:200]!a} does not have the checksum stored with it", DOWNLOAD
+        )
 
 
 def _byte_order(opened: OpenFile, member: Member | None) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .lazy_tensor import LazyTensor, contiguous_strides
-from .pickle_vm import Allowed
+from .pickle_machine import Allowed
 from .records import ArrayRecord, ObjectRecord, TensorRecord
 from .weight_file import RESAVE, Span, WeightFile
 
@@ -192,6 +192,8 @@ def _taken(
         rest = {name: plain(value, name) for name, value in found.items() if not _is_tensor(value)}
         modules = {}
     tensors = {name: lazy(file, name, value) for name, value in items.items()}
+    if not tensors:
+        raise file.refused("holds no tensors", RESAVE)
     total = sum(tensor.nbytes for tensor in tensors.values())
     if total > MOST_EXPANSION * file.size + EXPANSION_ALLOWANCE:
         raise file.refused(

@@ -1,9 +1,9 @@
 """The directory of a zip archive of weights: where each stored member lies, strictly checked.
 
-Weight archives are written with their members uncompressed, so an array is a slice of the file.
-Anything cleverer is refused: compression (bombs), members that overlap (bombs of another kind),
-names that leave the archive, names that occur twice, encryption and several disks. The layout is
-PKWARE's APPNOTE 6.3, sections 4.3 and 4.5.
+Weight archives are written with their members uncompressed, so an array is a slice of the file and
+nothing is ever decompressed. Anything cleverer is refused: members that overlap, names that leave
+the archive, names that occur twice, encryption and several disks. The layout is PKWARE's
+APPNOTE 6.3, sections 4.3 and 4.5.
 """
 
 import dataclasses
@@ -26,12 +26,13 @@ WIDE = 1  # the extra field with 64-bit sizes
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Member:
-    """A file in the archive: its bytes lie uncompressed in ``[start, start + size)``."""
+    """A file in the archive: its bytes, as stored, lie in ``[start, start + size)``."""
 
     name: str
     start: int
     size: int
     checksum: int
+    compressed: bool
 
 
 def read_directory(opened: OpenFile) -> dict[str, Member]:
@@ -51,7 +52,7 @@ def read_directory(opened: OpenFile) -> dict[str, Member]:
         if member.name in members:
             raise opened.file.refused(f"has two members named {_shown(member.name)}", RESAVE)
         members[member.name] = member
-    _require_apart(opened, members)
+    _require_apart(opened, members, start)
     return members
 
 
@@ -68,7 +69,7 @@ def _end(opened: OpenFile) -> tuple[int, int, int]:
         raise file.refused("is one part of a zip archive on several disks", DOWNLOAD)
     if found + 22 + comment != len(tail):
         raise file.refused("has bytes behind its end that do not belong to it", DOWNLOAD)
-    if FULL16 not in (count,) and FULL32 not in (size, start):
+    if count != FULL16 and FULL32 not in (size, start):
         return count, size, start
     locator = tail_start + found - 20
     signature, end64 = struct.unpack("<4s4xQ4x", opened.read_at(max(locator, 0), 20))
@@ -101,16 +102,12 @@ def _central(opened: OpenFile, table: bytes, at: int) -> tuple[Member, int]:
     _require_plain_name(opened, name)
     if flags & ENCRYPTED:
         raise file.refused(f"has an encrypted member {_shown(name)}", RESAVE)
-    if method or packed != size:
-        raise file.refused(
-            f"has a compressed member {_shown(name)}, which torch never writes", RESAVE
-        )
+    if not method and packed != size:
+        raise file.refused(f"has two sizes for {_shown(name)}", DOWNLOAD)
     if disk not in (0, FULL16):
         raise file.refused("is one part of a zip archive on several disks", DOWNLOAD)
     start = _data_start(opened, name, local)
-    if start + size > file.size:
-        raise opened.truncated(start + size)
-    return Member(name, start, size, checksum), following
+    return Member(name, start, packed, checksum, compressed=method != 0), following
 
 
 def _widened(
@@ -153,16 +150,19 @@ def _data_start(opened: OpenFile, name: str, local: int) -> int:
     """Return where a member's bytes begin: behind its local header."""
     header = opened.read_at(local, 30)
     signature, name_size, extra_size = struct.unpack("<4s22xHH", header)
-    if signature != LOCAL or opened.read_at(local + 30, name_size) != name.encode():
+    raw = name.encode()
+    if (signature, name_size) != (LOCAL, len(raw)) or opened.read_at(local + 30, len(raw)) != raw:
         raise opened.file.refused(
             f"is damaged: {_shown(name)} is not where the directory says", DOWNLOAD
         )
     return local + 30 + name_size + extra_size
 
 
-def _require_apart(opened: OpenFile, members: dict[str, Member]) -> None:
+def _require_apart(opened: OpenFile, members: dict[str, Member], directory: int) -> None:
     end, before = 0, ""
     for member in sorted(members.values(), key=lambda member: member.start):
+        if member.start + member.size > directory:
+            raise opened.truncated(member.start + member.size)
         if member.size and member.start < end:
             raise opened.file.refused(
                 f"has members that overlap: {_shown(before)} and {_shown(member.name)}", RESAVE
