@@ -88,6 +88,7 @@ class Denoiser:
         preconditioner: between EDM's coordinates and the network's own.
         sigma_range: lowest and highest noise level that the network was trained for.
         latent: whether it denoises an autoencoder's latents rather than pixels.
+        preset: name of the published weights it was made from; empty for others.
     """
 
     params: Any
@@ -97,6 +98,7 @@ class Denoiser:
         metadata={"static": True}, default=SIGMA_RANGE
     )
     latent: bool = dataclasses.field(metadata={"static": True}, default=False)
+    preset: str = dataclasses.field(metadata={"static": True}, default="")
 
     @property
     def shape(self) -> tuple[int, ...]:

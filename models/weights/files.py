@@ -1,50 +1,43 @@
-"""Weight files of this project: safetensors for the arrays, a JSON sidecar for their origin."""
+"""This project's weight files: safetensors for the arrays, a JSON sidecar for their origin.
 
+Arrays are written one after another and read one by one: a file may be larger than the memory
+that is left.
+"""
+
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
+import ml_dtypes
 import numpy as np
-from flax import nnx, traverse_util
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from safetensors.numpy import save as serialise
+from flax import traverse_util
 
 from ...errors import UserError
-from ..blueprint import Blueprint
-from ..build import blueprint
-from ..denoiser import Denoiser, Network, split
+from .stacking import SEPARATOR
 
 SHIPPED = Path(__file__).resolve().parents[2] / "weights"
-SEPARATOR = "/"
+# numpy's types by the names that safetensors gives them.
+TYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
+NAMES = {np.dtype(kind): name for name, kind in TYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
-    """What a weight file holds.
+class Array:
+    """An array that is read when asked for.
 
     Attributes:
-        network, params: the network and its parameters, float32.
-        plan: its blueprint.
-        sidecar: the provenance stored beside the arrays.
+        shape, dtype: of what `read` returns.
+        read: returns the array.
     """
 
-    network: Network
-    params: Any
-    plan: Blueprint
-    sidecar: dict
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The network as a denoiser in EDM coordinates."""
-        plan = self.plan
-        return Denoiser(
-            self.params, self.network, plan.preconditioner, plan.sigma_range, plan.latent
-        )
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
 
 
 def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
@@ -59,86 +52,127 @@ def save(path: Path, params: Any, model: Mapping[str, Any], provenance: Mapping[
     Raises:
         UserError: the parameters do not fit float16, or the file cannot be written.
     """
-    flat = _flatten(jax.device_get(params))
+    half = np.dtype(np.float16)
+    arrays = {
+        name: Array(value.shape, half, lambda name=name, value=value: _halved(name, value))
+        for name, value in flatten(jax.device_get(params)).items()
+    }
+    write(path, arrays, {"model": dict(model), **provenance})
+
+
+def _halved(name: str, value: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows is refused below, by name
-        arrays = {name: np.asarray(value, np.float16, order="C") for name, value in flat.items()}
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise UserError(f"{name} has values outside float16 (or NaN): nothing was written")
+        value = np.asarray(value, np.float16, order="C")
+    if not np.isfinite(value).all():
+        raise UserError(f"{name} has values outside float16 (or NaN): nothing was written")
+    return value
+
+
+def write(path: Path, arrays: Mapping[str, Array], sidecar: Mapping[str, Any]) -> None:
+    """Write arrays and their sidecar, one array in memory at a time.
+
+    Args:
+        path: the .safetensors file; replaced as a whole or not at all.
+        arrays: by name; each is read once.
+        sidecar: JSON data; ``model`` in it is the section that the network is rebuilt from.
+
+    Raises:
+        UserError: a type that is not kept in such files, or the file cannot be written. What
+            reading an array raises passes through, and nothing is written.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(serialise(arrays))
-        sidecar = json.dumps({"model": dict(model), **provenance}, indent=1) + "\n"
-        path.with_suffix(".json").write_text(sidecar)
+        with open(partial, "wb") as file:
+            _write_arrays(file, arrays)
+        path.with_suffix(".json").write_text(json.dumps(dict(sidecar), indent=1) + "\n")
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"writing {path} failed: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
-def load(source: str | Path) -> Loaded:
-    """Read a weight file.
-
-    Args:
-        source: path of a .safetensors file with its .json sidecar beside it, or the name of
-            weights shipped with the package (``fashion_mnist_dit``).
-
-    Raises:
-        UserError: no such file (naming the shipped ones), or arrays that do not fit the network
-            that the sidecar describes, named with both shapes.
-    """
-    path = resolve(source)
-    sidecar_path = path.with_suffix(".json")
-    if not sidecar_path.exists():
-        raise UserError(f"{path} has no {sidecar_path.name} beside it: copy both files together")
-    sidecar = json.loads(sidecar_path.read_text())
-    try:
-        flat = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    plan = blueprint(sidecar["model"])
-    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
-    network, wanted = split(
-        abstract, num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition
-    )
-    expected = {name: tuple(leaf.shape) for name, leaf in _flatten(wanted).items()}
-    _require_same(path, {k: v.shape for k, v in flat.items()}, expected)
-    params = traverse_util.unflatten_dict(
-        {_keys(name): value.astype(np.float32) for name, value in flat.items()}
-    )
-    return Loaded(network, jax.device_put(params), plan, sidecar)
+def _write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    header, end = {}, 0
+    for name, array in arrays.items():
+        dtype = np.dtype(array.dtype)
+        if dtype not in NAMES:
+            raise UserError(f"{name} is {dtype}: weight files keep {', '.join(map(str, NAMES))}")
+        begin, end = end, end + dtype.itemsize * int(np.prod(array.shape, dtype=np.int64))
+        header[name] = {
+            "dtype": NAMES[dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # what follows begins at a multiple of 8 bytes
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name, array in arrays.items():
+        value = np.ascontiguousarray(array.read(), array.dtype)
+        if value.shape != tuple(array.shape):
+            raise UserError(f"{name} was to have shape {array.shape} and has {value.shape}")
+        file.write(value.reshape(-1).view(np.uint8))
 
 
-def resolve(source: str | Path) -> Path:
-    """Return the file that ``source`` names, a path or a shipped name."""
-    path = Path(source)
-    if path.suffix == ".safetensors" and path.exists():
-        return path
-    shipped = SHIPPED / f"{source}.safetensors"
-    if shipped.exists():
-        return shipped
-    names = sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
-    raise UserError(
-        f"no weights at {str(source)!r}: give the path of a .safetensors file, or one of the "
-        f"shipped names: {', '.join(names)}"
-    )
-
-
-def _require_same(path: Path, found: dict, expected: dict) -> None:
-    for name in sorted(found.keys() | expected.keys()):
-        if found.get(name) != expected.get(name):
-            raise UserError(
-                f"{path}: {name} has shape {found.get(name)} in the file and "
-                f"{expected.get(name)} in the network its sidecar describes"
-            )
-
-
-def _flatten(params: Any) -> dict[str, Any]:
+def flatten(params: Any) -> dict[str, Any]:
+    """Return a nested dictionary's leaves by path."""
     flat = traverse_util.flatten_dict(params)
     return {SEPARATOR.join(str(key) for key in keys): value for keys, value in flat.items()}
+
+
+def unflatten(flat: Iterable[tuple[str, Any]]) -> dict:
+    """Return the nested dictionary of leaves by path; the inverse of `flatten`."""
+    return traverse_util.unflatten_dict({_keys(name): value for name, value in flat})
 
 
 def _keys(name: str) -> tuple[str | int, ...]:
     # nnx numbers the members of a list with integers.
     return tuple(int(key) if key.isdigit() else key for key in name.split(SEPARATOR))
+
+
+def sidecar_of(path: Path) -> dict | None:
+    """Return the sidecar beside a weight file; None where there is none.
+
+    Raises:
+        UserError: it is damaged, or describes no model.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        return None
+    try:
+        sidecar = json.loads(beside.read_text())
+        if not isinstance(sidecar.get("model"), dict):
+            raise ValueError("it has no model section")
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{beside} does not describe the weights beside it ({error}): export or import them "
+            f"again"
+        ) from error
+    return sidecar
+
+
+def resolve(source: str | Path) -> Path:
+    """Return the file that ``source`` names, a path or a shipped name.
+
+    Raises:
+        UserError: there is none, naming the shipped ones.
+    """
+    path = Path(source)
+    if path.suffix and path.is_file():
+        return path
+    shipped = SHIPPED / f"{source}.safetensors"
+    if shipped.exists():
+        return shipped
+    names = sorted(shipped_names())
+    raise UserError(
+        f"no weights at {str(source)!r}: give the path of a .safetensors, .pt, .pth or .pkl file, "
+        f"or one of the shipped names: {', '.join(names)}"
+    )
+
+
+def shipped_names() -> Iterator[str]:
+    """Yield the names of the weights that are shipped with the package."""
+    return (path.stem for path in SHIPPED.glob("*.safetensors"))
