@@ -1,8 +1,4 @@
-"""How the arrays of published PyTorch checkpoints are laid out in the networks here.
-
-A key table maps a name of the checkpoint to an `Entry`, or to None where the checkpoint holds a
-constant that the network here computes for itself.
-"""
+"""How a published array is laid out, and how this project lays it out."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,22 +7,28 @@ import numpy as np
 
 
 class Entry(NamedTuple):
-    """Where an array belongs: its path among the parameters, joined by "/", and its transform."""
+    """Where a published array goes.
 
-    path: str
+    Attributes:
+        path: of the parameter here, ``blocks/0/mlp_in/kernel``; None for what is not loaded
+            (the network computes it).
+        transform: from the published layout to this project's.
+    """
+
+    path: str | None
     transform: Callable[[np.ndarray], np.ndarray]
 
 
 def as_is(array: np.ndarray) -> np.ndarray:
-    """Return a bias, a scale or a table as it is."""
+    """Return an array whose layout is the same in both."""
     return array
 
 
-def linear(weight: np.ndarray) -> np.ndarray:
-    """Turn a linear layer's ``[out, in]`` into ``[in, out]``."""
-    return weight.T
+def linear(array: np.ndarray) -> np.ndarray:
+    """Return a matrix ``[out, in]`` as ``[in, out]``."""
+    return array.T
 
 
-def conv(weight: np.ndarray) -> np.ndarray:
-    """Turn a convolution's ``[out, in, height, width]`` into ``[height, width, in, out]``."""
-    return weight.transpose(2, 3, 1, 0)
+def conv(array: np.ndarray) -> np.ndarray:
+    """Return a kernel ``[out, in, height, width]`` as ``[height, width, in, out]``."""
+    return array.transpose(2, 3, 1, 0)
