@@ -54,10 +54,11 @@ def convert(weights: WeightSource, section: Mapping[str, Any]) -> dict[str, Arra
     module = architecture(section["name"])
     taken = inspect.signature(module.keys).parameters
     fields = {key: value for key, value in section.items() if key in taken}
-    table: Mapping[str, Entry] = module.keys(**fields)
-    for name in sorted(table.keys() - weights.tensors.keys()):
+    table: Mapping[str, Entry | None] = module.keys(**fields)
+    loaded = {name: entry for name, entry in table.items() if entry is not None}
+    for name in sorted(loaded.keys() - weights.tensors.keys()):
         raise UserError(
-            f"{weights.path}: {name} is missing; it is {table[name].path} of {section['name']} "
+            f"{weights.path}: {name} is missing; it is {loaded[name].path} of {section['name']} "
             f"({len(table)} arrays, {len(weights.tensors)} in the file)"
         )
     for name in sorted(weights.tensors.keys() - table.keys()):
@@ -65,11 +66,7 @@ def convert(weights: WeightSource, section: Mapping[str, Any]) -> dict[str, Arra
             f"{weights.path}: {name}, of shape {weights.tensors[name].shape}, has no place in "
             f"{section['name']} ({len(table)} arrays, {len(weights.tensors)} in the file)"
         )
-    return {
-        entry.path: _converted(weights, name, entry)
-        for name, entry in table.items()
-        if entry.path is not None
-    }
+    return {entry.path: _converted(weights, name, entry) for name, entry in loaded.items()}
 
 
 def _converted(weights: WeightSource, name: str, entry: Entry) -> Array:

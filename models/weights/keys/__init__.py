@@ -1,18 +1,20 @@
-"""Published names of parameters to this project's, a table for each architecture.
+"""Names and layouts of published checkpoints, a table for each architecture in a file of its own.
 
-A module here has two functions:
+A module here is named like the architecture in `models.build` and has two functions:
 
-``recognise(weights) -> dict | None``: the ``model`` section of the network that a file's tensors
-belong to, as far as the file says; None where they are of another architecture.
+``recognise(weights: WeightSource) -> dict | None``: the ``model`` section of the network that a
+file's tensors belong to, as far as the file says (shapes, classes and their arguments); None where
+they are of another architecture.
 
-``keys(**fields) -> dict[str, Entry]``: for the fields of such a section, every published name with
-the parameter's path here (layers one by one) and its change of layout.
+``keys(**fields) -> dict[str, Entry | None]``: for fields of such a section (it takes those that it
+needs by name), every published name with the parameter's path here, layers one by one, and its
+change of layout; None for a constant that the network here computes for itself.
 """
 
 import importlib
 from types import ModuleType
 
-# Names of model sections; where several recognise a file, the first is taken.
+# Where several recognise a file, the first is taken.
 ARCHITECTURES = (
     "edm2_unet",
     "song_unet",
