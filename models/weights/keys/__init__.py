@@ -1,6 +1,6 @@
 """Names and layouts of published checkpoints, a table for each architecture in a file of its own.
 
-A module here is named like the architecture in `models.build` and has two functions:
+A module here has two functions:
 
 ``recognise(weights: WeightSource) -> dict | None``: the ``model`` section of the network that a
 file's tensors belong to, as far as the file says (shapes, classes and their arguments); None where
@@ -14,21 +14,22 @@ change of layout; None for a constant that the network here computes for itself.
 import importlib
 from types import ModuleType
 
-# Where several recognise a file, the first is taken.
-ARCHITECTURES = (
-    "edm2_unet",
-    "song_unet",
-    "dhariwal_unet",
-    "lightning_dit",
-    "pixart",
-    "dit",
-    "sit",
-    "dico",
-    "dimr",
-    "sd_vae",
-)
+# Names in `models.build` and the files here; where several recognise a file, the first is taken.
+ARCHITECTURES = {
+    "edm2_unet": "edm2",
+    "song_unet": "song",
+    "dhariwal_unet": "dhariwal",
+    "lightning_dit": "lightning_dit",
+    "pixart": "pixart",
+    "dit": "dit",
+    "sit": "sit",
+    "dico": "dico",
+    "dimr": "dimr",
+    "umd": "umd",
+    "sd_vae": "sd_vae",
+}
 
 
 def architecture(name: str) -> ModuleType:
     """Return the module with an architecture's table."""
-    return importlib.import_module(f".{name}", __package__)
+    return importlib.import_module(f".{ARCHITECTURES[name]}", __package__)
