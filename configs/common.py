@@ -29,8 +29,16 @@ def base() -> ConfigDict:
                 weight_decay=0.0,
                 clip_norm=1.0,
             ),
-            # half_life: images, at most ramp_up of those seen; power: a relative std.
-            ema=dict(profile="half_life", images=50_000, ramp_up=0.05, std=0.05),
+            ema=dict(
+                # half_life: images, at most ramp_up of those seen; power: a relative std;
+                # constant: the same decay at every step.
+                profile="half_life",
+                images=50_000,
+                ramp_up=0.05,
+                std=0.05,
+                decay=0.9999,
+                tracked=(),  # stds of power-function averages kept beside the main one
+            ),
             checkpoint=dict(every_steps=500, keep=2),
             # What --mode=sample makes: rule, solver and schedule by constructor name.
             guidance=dict(name="cfg", scale=2.0),

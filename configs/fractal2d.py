@@ -49,7 +49,7 @@ def get_config():
     config.optimizer.update(
         learning_rate=1e-2, schedule="inverse_sqrt", warmup_steps=0, decay_steps=512, clip_norm=0.0
     )
-    config.ema = ConfigDict(dict(profile="power", std=0.01, images=0, ramp_up=0.0))
+    config.ema.update(profile="power", std=0.01)
     config.checkpoint.every_steps = 512
     config.log.every_steps = 64
     config.log.preview_every_steps = 0

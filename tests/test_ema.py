@@ -66,6 +66,42 @@ def test_the_ramp_bounds_the_half_life_to_a_share_of_the_images_seen():
     assert float(beta(5000)) == pytest.approx(0.5 ** (10 / 1000), rel=1e-6)
 
 
+def test_several_averages_at_once_equal_each_alone():
+    schedules = ema.power_function(0.05), ema.half_life(1e4, batch_size=10), ema.constant(0.9)
+    averages = ema.Averages(schedules, (0.05, None, None))
+    weights = jax.random.normal(jax.random.key(0), (6, 3))
+    together = averages.init({"w": weights[0]})
+    alone = [{"w": weights[0]} for _ in schedules]
+    for step in range(1, 6):
+        together = averages.update(together, {"w": weights[step]}, step)
+        alone = [
+            ema.update(one, {"w": weights[step]}, schedule(step))
+            for one, schedule in zip(alone, schedules, strict=True)
+        ]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(one["w"], other["w"])
+    assert averages.main(together) is together[0]
+
+
+def test_averages_start_as_copies_that_may_be_donated_with_the_parameters():
+    params = {"w": jnp.ones(3)}
+    first, second = ema.Averages((ema.constant(0.5),) * 2, (None, None)).init(params)
+    pointers = {tree["w"].unsafe_buffer_pointer() for tree in (params, first, second)}
+    assert len(pointers) == 3
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_constant_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\)"):
+        ema.constant(decay)
+
+
+def test_averages_without_a_schedule_or_with_too_few_widths_are_refused():
+    for arguments in (((), ()), ((ema.constant(0.9),), ())):
+        with pytest.raises(ValueError, match="give at least one schedule"):
+            ema.Averages(*arguments)
+
+
 def test_update_interpolates_leaf_by_leaf():
     average, params = {"a": jnp.ones(2), "b": jnp.zeros(())}, {"a": jnp.zeros(2), "b": jnp.ones(())}
     moved = ema.update(average, params, 0.75)

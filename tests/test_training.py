@@ -191,7 +191,7 @@ def test_export_writes_what_load_reads(finished):
     path = export(tiny(), workdir)
     loaded = load(path)
     assert loaded.sidecar["steps"] == 12 and loaded.sidecar["data"] == "digits"
-    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(state.ema), strict=True):
+    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(state.ema[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
@@ -233,4 +233,4 @@ def test_every_shipped_config_makes_a_recipe():
     ):
         config = module.get_config()
         recipe = recipe_from_config(config, blueprint(config.model))
-        assert 0 <= float(recipe.ema_decay(1)) < 1
+        assert 0 <= float(recipe.averages.schedules[0](1)) < 1

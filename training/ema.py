@@ -1,9 +1,10 @@
-"""Exponential moving averages of weights: a decay for every step, and the update.
+"""Exponential moving averages of weights, several at once.
 
 A schedule is a function from the step, counted from 1, to beta, the weight the average keeps:
 ``average <- beta * average + (1 - beta) * params``.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,55 @@ WIDEST = 1 / math.sqrt(12)
 def update(average: Any, params: Any, beta: jax.Array | float) -> Any:
     """Return ``beta * average + (1 - beta) * params``, leaf by leaf; beta 0 copies exactly."""
     return jax.tree.map(lambda a, p: p + beta * (a - p), average, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averages:
+    """The averages that a run keeps: a tuple of trees like the parameters', one a schedule.
+
+    Attributes:
+        schedules: ``step -> beta``, one an average; the first is the main one.
+        stds: relative width of each average with a power-function profile, None for the others.
+
+    Raises:
+        ValueError: no schedule, or another number of widths.
+    """
+
+    schedules: tuple[Callable, ...]
+    stds: tuple[float | None, ...]
+
+    def __post_init__(self):
+        if not self.schedules or len(self.schedules) != len(self.stds):
+            raise ValueError(
+                f"{len(self.schedules)} averages with {len(self.stds)} widths: give at least one "
+                f"schedule, and a width (or None) for each"
+            )
+
+    def init(self, params: Any) -> tuple:
+        """Return the averages before the first step: copies of the parameters."""
+        return tuple(jax.tree.map(jnp.copy, params) for _ in self.schedules)
+
+    def update(self, averages: tuple, params: Any, step: jax.Array | int) -> tuple:
+        """Return the averages after ``step`` (counted from 1) led to ``params``."""
+        return tuple(
+            update(average, params, schedule(step))
+            for average, schedule in zip(averages, self.schedules, strict=True)
+        )
+
+    def main(self, averages: tuple) -> Any:
+        """Return the one that is exported and that previews are sampled from."""
+        return averages[0]
+
+
+def constant(decay: float) -> Callable:
+    """Average with the same beta at every step, as DiT does (0.9999; arXiv 2212.09748, sec. 4).
+
+    Raises:
+        UserError: a decay outside [0, 1).
+    """
+    if not 0 <= decay < 1:
+        raise UserError(f"EMA decay {decay} must lie in [0, 1): 0.9999 is usual")
+    return lambda step: jnp.full(jnp.shape(step), decay)
 
 
 def half_life(images: float, *, batch_size: int, ramp_up: float | None = 0.05) -> Callable:

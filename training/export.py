@@ -63,6 +63,6 @@ def export(config, workdir: Path) -> Path:
         "data": config.data.name,
         "date": datetime.date.today().isoformat(),
     }
-    save(path, state.ema, config.model.to_dict(), provenance)
+    save(path, recipe.averages.main(state.ema), config.model.to_dict(), provenance)
     print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {int(state.step)}")
     return path

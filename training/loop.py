@@ -143,10 +143,14 @@ def train(config, workdir: Path) -> TrainState:
             )
         )
         previews = Previews(config, network, plan, workdir)
-        return _run(config, state, advance, pipeline, spread, checkpoints, journal, previews)
+        return _run(
+            config, recipe, state, advance, pipeline, spread, checkpoints, journal, previews
+        )
 
 
-def _run(config, state, advance, pipeline, spread, checkpoints, journal, previews) -> TrainState:
+def _run(
+    config, recipe, state, advance, pipeline, spread, checkpoints, journal, previews
+) -> TrainState:
     """Advance from ``state.step`` to the last step."""
     total, log, checkpoint = config.training.steps, config.log, config.checkpoint
     started, waited, first = time.monotonic(), 0.0, int(state.step) + 1
@@ -178,7 +182,7 @@ def _run(config, state, advance, pipeline, spread, checkpoints, journal, preview
                 flush=True,
             )
         if log.preview_every_steps and (step % log.preview_every_steps == 0 or step == total):
-            previews.write(step, state.ema, journal)
+            previews.write(step, recipe.averages.main(state.ema), journal)
         if step % checkpoint.every_steps == 0 or step == total:
             # A state that is not finite must never replace a good checkpoint.
             _stop_if_not_finite({"loss": float(metrics["loss"])}, step, checkpoints)

@@ -82,15 +82,31 @@ def recipe_from_config(config, plan: Blueprint) -> Recipe:
     return Recipe(
         loss=LOSSES[config.training.loss](config, plan),
         optimizer=optax.chain(*steps),
-        ema_decay=_ema_decay(config),
+        averages=averages_from_config(config),
         project=plan.project,
     )
 
 
-def _ema_decay(config):
+def averages_from_config(config) -> ema.Averages:
+    """Return the averages of ``config.ema``: the one of ``profile``, then those of ``tracked``.
+
+    Raises:
+        UserError: an unknown profile or a number out of range.
+    """
     batch, section = config.training.batch_size, config.ema
-    if section.profile == "half_life":
-        return ema.half_life(section.images, batch_size=batch, ramp_up=section.ramp_up or None)
-    if section.profile == "power":
-        return ema.power_function(section.std)
-    raise UserError(f"config.ema.profile {section.profile!r} is not one of half_life, power")
+    profiles = {
+        "constant": lambda: ema.constant(section.decay),
+        "half_life": lambda: ema.half_life(
+            section.images, batch_size=batch, ramp_up=section.ramp_up or None
+        ),
+        "power": lambda: ema.power_function(section.std),
+    }
+    if section.profile not in profiles:
+        raise UserError(
+            f"config.ema.profile {section.profile!r} is not one of {', '.join(profiles)}"
+        )
+    main = section.std if section.profile == "power" else None
+    more = tuple(float(std) for std in section.tracked if std != main)
+    return ema.Averages(
+        (profiles[section.profile](), *map(ema.power_function, more)), (main, *more)
+    )

@@ -16,7 +16,10 @@ from . import ema
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a step changes; a pytree, and exactly what a checkpoint holds."""
+    """Everything a step changes; a pytree, and exactly what a checkpoint holds.
+
+    ``ema`` holds one tree like ``params`` for each of the recipe's averages.
+    """
 
     step: Int[Array, ""]
     params: Any
@@ -31,22 +34,22 @@ class Recipe:
     Attributes:
         loss: ``loss(network, params, batch, keys) -> (scalar, metrics)``.
         optimizer: an optax transformation.
-        ema_decay: ``step -> beta`` (steps counted from 1), the weight kept by the average.
+        averages: which averages of the weights are kept.
         project: applied to the parameters before every update's forward pass and after the
             last one (forced weight normalisation); the identity for most networks.
     """
 
     loss: Callable
     optimizer: optax.GradientTransformation
-    ema_decay: Callable
+    averages: ema.Averages
     project: Callable
 
 
 def initial_state(recipe: Recipe, params: Any) -> TrainState:
-    """Return the state before the first step; the average starts as the parameters."""
+    """Return the state before the first step; the averages start as the parameters."""
     params = recipe.project(params)
-    copy = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, copy, recipe.optimizer.init(params))
+    averages = recipe.averages.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, averages, recipe.optimizer.init(params))
 
 
 def make_step(recipe: Recipe, network: Network, seed: int):
@@ -66,9 +69,8 @@ def make_step(recipe: Recipe, network: Network, seed: int):
         (loss, metrics), gradients = objective(state.params)
         updates, optimizer = recipe.optimizer.update(gradients, state.optimizer, state.params)
         params = recipe.project(optax.apply_updates(state.params, updates))
-        beta = recipe.ema_decay(state.step + 1)
-        average = ema.update(state.ema, params, beta)
+        averages = recipe.averages.update(state.ema, params, state.step + 1)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)} | metrics
-        return TrainState(state.step + 1, params, average, optimizer), metrics
+        return TrainState(state.step + 1, params, averages, optimizer), metrics
 
     return jax.jit(step, donate_argnums=0)
