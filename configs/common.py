@@ -54,6 +54,15 @@ def base() -> ConfigDict:
                 branches="fused",  # or sequential: less memory
                 format="png",  # or npz
             ),
+            # What --mode=import reads: files separated by commas, and what they do not say.
+            weights=dict(
+                source="",
+                entry="",  # of a training checkpoint, which state dict; the averaged one if empty
+                model="",  # fields of the model section, "name=sit,heads=16"
+                dtype="",  # float16, bfloat16, float32; as stored if empty
+                std=0.0,  # of several snapshots: relative width of the average made of them
+                sha256="",  # of the one file, checked before anything is read
+            ),
             log=dict(every_steps=20, preview_every_steps=1000, tensorboard=True),
         )
     )

@@ -6,5 +6,6 @@ from .macs import macs
 from .mixture import GaussianMixture
 from .score_mlp import ScoreMLP
 from .transformers.dit import DiT
+from .weights.loading import load_denoiser as load
 
-__all__ = ["Classifier", "Denoiser", "DiT", "GaussianMixture", "ScoreMLP", "macs"]
+__all__ = ["Classifier", "Denoiser", "DiT", "GaussianMixture", "ScoreMLP", "load", "macs"]

@@ -18,6 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from ...errors import UserError
+from .published import find
 from .stacking import SEPARATOR
 
 SHIPPED = Path(__file__).resolve().parents[2] / "weights"
@@ -155,10 +156,11 @@ def sidecar_of(path: Path) -> dict | None:
 
 
 def resolve(source: str | Path) -> Path:
-    """Return the file that ``source`` names, a path or a shipped name.
+    """Return the file that ``source`` names: a path, a shipped name or a published file's name.
 
     Raises:
-        UserError: there is none, naming the shipped ones.
+        UserError: there is none, naming the shipped ones; or a published one is not on disk, with
+            its address and where to put it.
     """
     path = Path(source)
     if path.suffix and path.is_file():
@@ -166,6 +168,8 @@ def resolve(source: str | Path) -> Path:
     shipped = SHIPPED / f"{source}.safetensors"
     if shipped.exists():
         return shipped
+    if published := find(str(source)):
+        return published
     names = sorted(shipped_names())
     raise UserError(
         f"no weights at {str(source)!r}: give the path of a .safetensors, .pt, .pth or .pkl file, "

@@ -15,6 +15,7 @@ from ..build import blueprint
 from ..denoiser import Denoiser, Network, split
 from .conversion import convert, read_section
 from .files import Array, flatten, resolve, sidecar_of, unflatten
+from .published import lookup
 from .readers import open_weights, require_finite
 from .stacking import Place, places
 
@@ -101,14 +102,31 @@ def load(source: str | Path, *, entry: str | None = None, **overrides: Any) -> L
     return Loaded(fitted.network, params, fitted.plan, fitted.sidecar)
 
 
+def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Denoiser:
+    """Read weights as a denoiser, ``(x, sigma, condition) -> x0 estimate``; arguments as in `load`.
+
+    Raises:
+        UserError: as in `load`; or the weights are of a classifier or an autoencoder.
+    """
+    loaded = load(source, entry=entry, **overrides)
+    if loaded.plan.preconditioner is None:
+        raise UserError(
+            f"{source} is no denoiser but a {loaded.sidecar['model']['name']}: load it with "
+            f"guidestar.models.weights.load"
+        )
+    return loaded.denoiser
+
+
 def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fitted:
     """Find a network's arrays in a file without reading them; arguments as in `load`."""
     path = resolve(source)
     sidecar = sidecar_of(path)
     weights = open_weights(path, entry)
     if sidecar is None:
-        section = read_section(weights, overrides)
-        sidecar = {"model": section, "source": path.name, "format": str(weights.description)}
+        known = lookup(path.name)
+        said = {"preset": path.stem, "licence": known.licence} if known else {}
+        section = read_section(weights, (known.model if known else {}) | overrides)
+        sidecar = {"model": section, "source": path.name, "format": str(weights.description)} | said
         arrays = convert(weights, section)
     else:
         section = sidecar["model"] | overrides
