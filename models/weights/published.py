@@ -109,7 +109,7 @@ def lookup(file: str) -> Published | None:
 
 
 def folder() -> Path:
-    """Return where published files are kept: $GUIDESTAR_WEIGHTS, else ~/.cache/guidestar/weights."""
+    """Return where published files are: $GUIDESTAR_WEIGHTS, else ~/.cache/guidestar/weights."""
     return Path(os.environ.get("GUIDESTAR_WEIGHTS") or "~/.cache/guidestar/weights").expanduser()
 
 
