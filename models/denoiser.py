@@ -36,12 +36,16 @@ class Network:
     condition: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __call__(
-        self, params: Any, x: Array, time: Array, condition: Any, modes: tuple = ()
+        self, params: Any, x: Array, time: Array, condition: Any, modes: tuple = (), **inputs: Any
     ) -> Array:
-        """Run the module with ``params`` (a nested dictionary of arrays)."""
+        """Run the module with ``params`` (a nested dictionary of arrays).
+
+        ``inputs`` are what else its call takes by name, in training alone (``augment``,
+        ``dropout_key``).
+        """
         # A module without sites need not know of modes.
         options = {"modes": modes} if modes else {}
-        return self.module(params)(x, time, condition, **options)
+        return self.module(params)(x, time, condition, **options, **inputs)
 
     def condition_like(self, batch: int) -> Any:
         """Return shapes and types of a batch of conditions; None for a network that takes none."""
@@ -134,16 +138,18 @@ class Denoiser:
         sigma: Float[Array, ""] | Float[Array, " batch"],
         condition: Int[Array, " batch"] | Any | None = None,
         modes: tuple = (),
+        **inputs: Any,
     ) -> Float[Array, " batch *shape"]:
         """Estimate x0 from ``x`` at noise level ``sigma``; condition None is the null condition.
 
         ``modes`` are pairs (mode, where) that step in at the network's sites. What the network
-        predicts beside the sample's own channels (a variance) is left out; see `raw`.
+        predicts beside the sample's own channels (a variance) is left out; see `raw`. ``inputs``
+        go on to the network.
         """
         sigma = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
         column = sigma.reshape((-1,) + (1,) * (x.ndim - 1))
         skip, out, inside, noise = self.preconditioner.coefficients(column)
-        raw = self.raw(inside * x, noise.reshape(-1), condition, modes)
+        raw = self.raw(inside * x, noise.reshape(-1), condition, modes, **inputs)
         return skip * x + out * raw[..., : x.shape[-1]]
 
     def raw(
@@ -152,6 +158,7 @@ class Denoiser:
         time: Float[Array, ""] | Float[Array, " batch"],
         condition: Any = None,
         modes: tuple = (),
+        **inputs: Any,
     ) -> Float[Array, " batch *output"]:
         """Return the network's own output in its own coordinates, every channel of it.
 
@@ -160,6 +167,7 @@ class Denoiser:
             time: its own time input (c_noise, a time step, a flow's time).
             condition: as in a call; None is the null condition.
             modes: pairs (mode, where) that step in at the network's sites.
+            inputs: what else the network's call takes by name.
         """
         batch = x.shape[0]
         time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), (batch,))
@@ -169,7 +177,7 @@ class Denoiser:
                 null,
                 self.network.condition_like(batch),
             )
-        return self.network(self.params, x, time, condition, modes)
+        return self.network(self.params, x, time, condition, modes, **inputs)
 
 
 def initialise(
