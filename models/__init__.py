@@ -1,11 +1,25 @@
 """Networks, their preconditioning and their weight files."""
 
+from .autoencoders.sd_vae import SDVAE
 from .classifier import Classifier
 from .denoiser import Denoiser
 from .macs import macs
 from .mixture import GaussianMixture
 from .score_mlp import ScoreMLP
 from .transformers.dit import DiT
+from .unets.dhariwal import DhariwalUNet
+from .unets.song import SongUNet
 from .weights.loading import load_denoiser as load
 
-__all__ = ["Classifier", "Denoiser", "DiT", "GaussianMixture", "ScoreMLP", "load", "macs"]
+__all__ = [
+    "Classifier",
+    "Denoiser",
+    "DhariwalUNet",
+    "DiT",
+    "GaussianMixture",
+    "SDVAE",
+    "ScoreMLP",
+    "SongUNet",
+    "load",
+    "macs",
+]

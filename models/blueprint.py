@@ -23,6 +23,11 @@ def compute_type(name: str):
     return DTYPES[name]
 
 
+def sigma_range(preconditioner: Preconditioner) -> tuple[float, float]:
+    """Return the noise levels that networks of a family know: its own, or EDM's."""
+    return getattr(preconditioner, "sigma_range", SIGMA_RANGE)
+
+
 def unchanged(params: Any) -> Any:
     """Return parameters as they are: what most networks do to them after an update."""
     return params

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Float
 
+from .diffusion import IDDPM, VE, VP
 from .edm import EDM, Coefficients, Direct
 
 
@@ -20,7 +21,7 @@ class Preconditioner(Protocol):
         """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
 
 
-PRECONDITIONERS = {"edm": EDM, "direct": Direct}
+PRECONDITIONERS = {"edm": EDM, "direct": Direct, "vp": VP, "ve": VE, "iddpm": IDDPM}
 
 
 def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
@@ -44,4 +45,14 @@ def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
     return kind(**(known | fields))
 
 
-__all__ = ["EDM", "PRECONDITIONERS", "Coefficients", "Direct", "Preconditioner", "from_config"]
+__all__ = [
+    "EDM",
+    "IDDPM",
+    "PRECONDITIONERS",
+    "VE",
+    "VP",
+    "Coefficients",
+    "Direct",
+    "Preconditioner",
+    "from_config",
+]

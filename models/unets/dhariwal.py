@@ -1,0 +1,203 @@
+"""DhariwalUNet: ADM (Dhariwal and Nichol, arXiv 2105.05233) as EDM has it (arXiv 2206.00364)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from ..blueprint import Blueprint, compute_type, sigma_range
+from ..preconditioning import from_config
+from ..sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
+from .backbone import Backbone, Passage, sample_keys
+from .layers import Start, Style, UNetBlock, conv, group_norm, linear, sinusoids, zeros
+from .stages import Arrangement, arrange
+
+EPSILON = 1e-5
+CHANNELS_PER_HEAD = 64
+
+
+def _uniform_bias(fan_in: int) -> nnx.Initializer:
+    limit = fan_in**-0.5
+
+    def start(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return start
+
+
+START = Start(nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias)
+LAST = Start(zeros)
+LABEL = Start(nnx.initializers.normal(1.0))
+
+# arXiv 2206.00364, appendix F.1, table 7: ImageNet at 64x64.
+NETWORKS = {"adm-imagenet64": dict(image_size=64, channels=3, num_classes=1000)}
+
+
+def published(name: str) -> dict:
+    """Return the fields of a published network.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown DhariwalUNet {name!r}; use one of {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def dhariwal_arrangement(
+    image_size: int,
+    model_channels: int,
+    channel_mult: Sequence[int],
+    num_blocks: int,
+    attn_resolutions: Sequence[int],
+) -> Arrangement:
+    """Return the blocks of a `DhariwalUNet` of these fields."""
+    widths = [mult * model_channels for mult in channel_mult]
+    first = widths[0] if widths else model_channels
+    return arrange(
+        image_size, first, widths, num_blocks, attn_resolutions, decoder_attends_last=False
+    )
+
+
+class DhariwalUNet(Backbone):
+    """ADM, ``(x, time, label) -> output`` in the network's own coordinates.
+
+    Args:
+        image_size: usual height and width of the input.
+        channels: of the input.
+        num_classes: real classes; the null class is ``num_classes``, an embedding of zeros. 0
+            builds an unconditional network.
+        augment_dim: numbers in a label of augmentation; 0 for a network that takes none.
+        model_channels, channel_mult: width, and its multiple at each resolution, finest first.
+        channel_mult_emb: width of the embedding, in multiples of ``model_channels``.
+        num_blocks: blocks at each resolution of the encoder; the decoder has one more.
+        attn_resolutions: at which blocks have attention, 64 channels a head.
+        dropout: share of activations that training drops; a call drops with a key only.
+        learn_variance: double the output channels.
+        dtype: compute type of the convolutions; parameters stay float32.
+
+    Modes step in at the embedding of the noise level (after its MLP, before the condition's is
+    added), at the condition's, at self-attention and blocks (both numbered in the order in which
+    they run), at the bottleneck's output and at each skip connection.
+
+    Raises:
+        ValueError: sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        num_classes: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 192,
+        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        channel_mult_emb: int = 4,
+        num_blocks: int = 3,
+        attn_resolutions: Sequence[int] = (32, 16, 8),
+        dropout: float = 0.1,
+        learn_variance: bool = False,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.augment_dim, self.model_channels, self.dtype = augment_dim, model_channels, dtype
+        if model_channels % 2:
+            raise ValueError(f"model_channels {model_channels} must be even")
+        self.arrangement = dhariwal_arrangement(
+            image_size, model_channels, channel_mult, num_blocks, attn_resolutions
+        )
+        style = Style(
+            embedding=model_channels * channel_mult_emb,
+            adaptive_scale=True,
+            skip_scale=1.0,
+            epsilon=EPSILON,
+            dropout=dropout,
+            taps=(1, 1),
+            project_resampled=False,
+            channels_per_head=CHANNELS_PER_HEAD,
+            start=START,
+            last=LAST,
+            attention=START,
+            dtype=dtype,
+        )
+        if augment_dim:
+            self.map_augment = linear(augment_dim, model_channels, LAST, rngs=rngs, use_bias=False)
+        self.map_layer0 = linear(model_channels, style.embedding, START, rngs=rngs)
+        self.map_layer1 = linear(style.embedding, style.embedding, START, rngs=rngs)
+        if num_classes:
+            self.map_label = linear(num_classes, style.embedding, LABEL, rngs=rngs, use_bias=False)
+        finest, made = self.arrangement.levels[0], dict(dtype=dtype, rngs=rngs)
+        first = conv(channels, self.arrangement.width, 3, START, **made)
+        encoder, decoder = self.arrangement.encoder, self.arrangement.decoder
+        self.enc = nnx.Dict(
+            {f"{finest.label}_conv": first}
+            | {stage.name: UNetBlock(stage, style, rngs=rngs) for stage in encoder}
+        )
+        self.dec = nnx.Dict({stage.name: UNetBlock(stage, style, rngs=rngs) for stage in decoder})
+        self.out_norm = group_norm(finest.width, EPSILON, rngs=rngs)
+        out_channels = channels * (2 if learn_variance else 1)
+        self.out_conv = conv(finest.width, out_channels, 3, LAST, **made)
+
+    @classmethod
+    def from_name(cls, name: str, **overrides) -> "DhariwalUNet":
+        """Build a published network by name, ``"adm-imagenet64"``."""
+        return cls(**(published(name) | overrides))
+
+    def __call__(
+        self,
+        x: Float[Array, "batch h w c"],
+        time: Float[Array, " batch"],
+        label: Int[Array, " batch"] | None,
+        modes: tuple = (),
+        *,
+        augment: Float[Array, "batch augment"] | None = None,
+        dropout_key: Key[Array, ""] | Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch h w out"]:
+        """Run the network; arguments and errors as of `SongUNet`."""
+        self.require(x, augment, modes)
+        embedding = self._embedding(time, label, augment, modes)
+        passage = Passage(embedding, modes, sample_keys(dropout_key, x.shape[0]))
+        h = self.enc[f"{self.arrangement.levels[0].label}_conv"](x.astype(self.dtype))
+        connections = [h]
+        for stage in self.arrangement.encoder:
+            h = self.run(self.enc, stage, h, passage)
+            connections.append(h)
+        h = self.decode(h, connections, passage)[-1]
+        return self.out_conv(jax.nn.silu(self.out_norm(h)).astype(self.dtype)).astype(jnp.float32)
+
+    def _embedding(self, time, label, augment, modes):
+        embedding = sinusoids(time, self.model_channels, endpoint=False, sine_first=False)
+        if augment is not None:
+            embedding = embedding + self.map_augment(augment)
+        embedding = self.map_layer1(jax.nn.silu(self.map_layer0(embedding)))
+        embedding = changed(modes, TIME_EMBEDDING, embedding)
+        if self.num_classes:
+            condition = self.map_label(self.one_hot(label, time.shape[0]))
+            table = self.map_label.kernel[...]
+            embedding = embedding + changed(modes, CONDITION_EMBEDDING, condition, table)
+        return jax.nn.silu(embedding)
+
+
+def blueprint(
+    size=None, dtype="float32", sigma_data=0.5, preconditioner="edm", **fields
+) -> Blueprint:
+    """Read the model section of a `DhariwalUNet`; arguments as for a `SongUNet`."""
+    fields = (published(size) if size else {}) | fields
+    compute = compute_type(dtype)
+
+    def build(rngs):
+        return DhariwalUNet(dtype=compute, rngs=rngs, **fields)
+
+    precondition = from_config(preconditioner, sigma_data=sigma_data)
+    image_size, channels = fields.get("image_size"), fields.get("channels")
+    return Blueprint(
+        build,
+        fields.get("num_classes", 0),
+        (image_size, image_size, channels),
+        precondition,
+        sigma_range=sigma_range(precondition),
+    )

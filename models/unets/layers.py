@@ -1,0 +1,300 @@
+"""Blocks of EDM's UNets, shared by `SongUNet` and `DhariwalUNet` (arXiv 2206.00364)."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from ..sites import ATTENTION, BLOCK, around, at_site
+from .stages import DOWN, Stage
+
+zeros = nnx.initializers.zeros_init()
+
+
+class Start(NamedTuple):
+    """How a layer starts: its kernel's initialiser, and its bias's by the layer's fan-in."""
+
+    kernel: nnx.Initializer
+    bias: Callable[[int], nnx.Initializer] = lambda fan_in: zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all blocks of a network have in common.
+
+    Attributes:
+        embedding: width of the embedding of noise level and condition.
+        adaptive_scale: the embedding scales and shifts the second norm's output, instead of being
+            added to its input.
+        skip_scale: factor after each residual sum.
+        epsilon: of the group norms.
+        dropout: share of the activations before the second convolution that training drops.
+        taps: of the filter that goes with resampling, one axis.
+        project_resampled: a 1x1 convolution on the residual path wherever it is resampled.
+        channels_per_head: of the attention; None for a single head.
+        start, last, attention: how layers start: in general, the last of a residual branch, the
+            projection to query, key and value.
+        dtype: compute type of the convolutions; norms and embeddings stay float32.
+    """
+
+    embedding: int
+    adaptive_scale: bool
+    skip_scale: float
+    epsilon: float
+    dropout: float
+    taps: tuple[float, ...]
+    project_resampled: bool
+    channels_per_head: int | None
+    start: Start
+    last: Start
+    attention: Start
+    dtype: jnp.dtype
+
+    def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not self.taps or len(self.taps) % 2 or sum(self.taps) <= 0:
+            raise ValueError(
+                f"resample_filter must have an even number of taps with a positive sum, such as "
+                f"(1, 1) or (1, 3, 3, 1), got {self.taps}"
+            )
+
+
+def downsampled(
+    x: Float[Array, "batch h w c"], taps: Sequence[float], padding: int | None = None
+) -> Float[Array, "batch h/2 w/2 c"]:
+    """Filter images and keep every other pixel of every other row.
+
+    Args:
+        x: images.
+        taps: of the filter along one axis, an even number; their sum is divided out.
+        padding: rows and columns of zeros on each side; half of the filter's if None.
+    """
+    padding = (len(taps) - 1) // 2 if padding is None else padding
+    for axis in (1, 2):
+        x = _padded(x, axis, padding)
+        last = x.shape[axis] - len(taps) + 1
+        x = sum(
+            tap / sum(taps) * jax.lax.slice_in_dim(x, k, k + last, stride=2, axis=axis)
+            for k, tap in enumerate(taps)
+        )
+    return x
+
+
+def upsampled(
+    x: Float[Array, "batch h w c"], taps: Sequence[float]
+) -> Float[Array, "batch 2h 2w c"]:
+    """Put zeros between pixels and rows and filter: the transpose of `downsampled`, times four."""
+    size = len(taps)
+    for axis in (1, 2):
+        count = 2 * x.shape[axis]
+        x = _padded(x, axis, size - 1 - (size - 1) // 2, between=1)
+        x = sum(
+            2 * tap / sum(taps) * jax.lax.slice_in_dim(x, k, k + count, axis=axis)
+            for k, tap in enumerate(reversed(taps))
+        )
+    return x
+
+
+def _padded(x: Array, axis: int, sides: int, between: int = 0) -> Array:
+    widths = [(0, 0, 0)] * x.ndim
+    widths[axis] = (sides, sides, between)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+
+def conv(
+    fan_in: int, fan_out: int, size: int, start: Start, *, dtype, rngs, padding: int | None = None
+) -> nnx.Conv:
+    """Return a convolution of odd ``size``; without ``padding`` it keeps the resolution."""
+    padding = size // 2 if padding is None else padding
+    return nnx.Conv(
+        fan_in,
+        fan_out,
+        (size, size),
+        padding=((padding, padding),) * 2,
+        kernel_init=start.kernel,
+        bias_init=start.bias(fan_in * size * size),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def linear(fan_in: int, fan_out: int, start: Start, *, rngs, use_bias: bool = True) -> nnx.Linear:
+    """Return a linear layer of an embedding, computed in float32."""
+    return nnx.Linear(
+        fan_in,
+        fan_out,
+        use_bias=use_bias,
+        kernel_init=start.kernel,
+        bias_init=start.bias(fan_in),
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def group_norm(channels: int, epsilon: float, *, rngs) -> nnx.GroupNorm:
+    """Return a group norm of at most 32 groups, each of 4 channels or more.
+
+    It runs in float32 whatever the compute type: its statistics do not survive bfloat16.
+
+    Raises:
+        ValueError: channels that do not divide into the groups.
+    """
+    groups = min(32, channels // 4)
+    if not groups or channels % groups:
+        raise ValueError(
+            f"{channels} channels do not divide into {groups} groups of equal size: choose "
+            f"model_channels and channel_mult so that every width, and every sum of two that meet "
+            f"at a skip connection, is a multiple of 4 up to 128 and of 32 beyond"
+        )
+    return nnx.GroupNorm(
+        channels,
+        groups,
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def sinusoids(
+    time: Float[Array, " batch"], channels: int, *, endpoint: bool, sine_first: bool
+) -> Float[Array, "batch channels"]:
+    """Return sines and cosines of ``time * 10000^-f``, f evenly from 0 to 1.
+
+    Args:
+        time: the network's time input.
+        channels: of the result, even.
+        endpoint: whether f reaches 1.
+        sine_first: which half holds the sines.
+    """
+    half = channels // 2
+    steps = half - 1 if endpoint else half
+    angles = time.astype(jnp.float32)[:, None] * jnp.exp(
+        -math.log(10000.0) / steps * jnp.arange(half, dtype=jnp.float32)
+    )
+    halves = (jnp.sin(angles), jnp.cos(angles))
+    return jnp.concatenate(halves if sine_first else halves[::-1], axis=-1)
+
+
+class UNetBlock(nnx.Module):
+    """Residual block of two convolutions, and self-attention where its stage says so.
+
+    Args:
+        stage: its channels and its place in the network.
+        style: what all blocks of the network have in common.
+
+    Raises:
+        ValueError: channels that do not divide into groups or heads.
+    """
+
+    def __init__(self, stage: Stage, style: Style, *, rngs: nnx.Rngs):
+        self.stage = stage
+        self.adaptive_scale, self.skip_scale = style.adaptive_scale, style.skip_scale
+        self.dropout, self.taps, self.dtype = style.dropout, style.taps, style.dtype
+        fan_in, fan_out = stage.fan_in, stage.fan_out
+        norm = partial(group_norm, epsilon=style.epsilon, rngs=rngs)
+        make = partial(conv, dtype=style.dtype, rngs=rngs)
+        self.norm0 = norm(fan_in)
+        self.conv0 = make(fan_in, fan_out, 3, style.start)
+        width = fan_out * (2 if style.adaptive_scale else 1)
+        self.affine = linear(style.embedding, width, style.start, rngs=rngs)
+        self.norm1 = norm(fan_out)
+        self.conv1 = make(fan_out, fan_out, 3, style.last)
+        if fan_in != fan_out or (stage.resample and style.project_resampled):
+            self.skip = make(fan_in, fan_out, 1, style.start)
+        if stage.attends:
+            self.heads = (
+                1 if style.channels_per_head is None else fan_out // style.channels_per_head
+            )
+            if not self.heads or fan_out % self.heads:
+                raise ValueError(
+                    f"{stage.name}: {fan_out} channels do not divide into heads of "
+                    f"{style.channels_per_head}"
+                )
+            self.norm2 = norm(fan_out)
+            self.qkv = make(fan_out, 3 * fan_out, 1, style.attention)
+            self.proj = make(fan_out, fan_out, 1, style.last)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch h w fan_in"],
+        embedding: Float[Array, "batch width"],
+        modes: tuple = (),
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch h2 w2 fan_out"]:
+        """Run the block.
+
+        Args:
+            x: features; the skip connection that the block takes is among their channels.
+            embedding: of noise level and condition.
+            modes: pairs (mode, where) that hold in this block.
+            keys: of dropout, one a sample; None drops nothing.
+
+        Raises:
+            ValueError: a mode that leaves out a block that changes the shape.
+        """
+        if not self.stage.keeps_shape:
+            self._require_shape(modes, x)
+        return around(modes, BLOCK, partial(self._run, embedding, modes, keys))(x)
+
+    def _run(self, embedding, modes, keys, x):
+        h = self._resampled(jax.nn.silu(self.norm0(x)).astype(self.dtype))
+        h = self.conv0(h)
+        shift = self.affine(embedding)[:, None, None]
+        if self.adaptive_scale:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            h = jax.nn.silu(shift + self.norm1(h) * (scale + 1))
+        else:
+            h = jax.nn.silu(self.norm1(h + shift))
+        h = self.conv1(self._dropped(h.astype(self.dtype), keys))
+        x = self._resampled(x)
+        h = (h + (self.skip(x) if hasattr(self, "skip") else x)) * self.skip_scale
+        if self.stage.attends:
+            h = (h + self.proj(self._attended(h, modes))) * self.skip_scale
+        return h.astype(self.dtype)
+
+    def _attended(self, x, modes):
+        batch, rows, columns, width = x.shape
+        qkv = self.qkv(self.norm2(x).astype(self.dtype))
+        # Query, key and value are neighbours in the published channels, not blocks of them.
+        qkv = qkv.reshape(batch, rows * columns, self.heads, width // self.heads, 3)
+        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, (rows, columns))
+        return attend(*(qkv[..., i] for i in range(3))).reshape(x.shape)
+
+    def _resampled(self, x):
+        if self.stage.resample is None:
+            return x
+        return (downsampled if self.stage.resample == DOWN else upsampled)(x, self.taps)
+
+    def _dropped(self, x, keys):
+        if keys is None or not self.dropout:
+            return x
+        keep = 1 - self.dropout
+
+        def drop(key, one):
+            key = jax.random.fold_in(key, self.stage.block)
+            return jnp.where(jax.random.bernoulli(key, keep, one.shape), one / keep, 0)
+
+        return jax.vmap(drop)(keys, x)
+
+    def _require_shape(self, modes, x):
+        stage, side = self.stage, {None: 1, DOWN: 0.5}.get(self.stage.resample, 2)
+        batch, rows, columns, _ = x.shape
+        out = (batch, int(rows * side), int(columns * side), stage.fan_out)
+        for mode, _ in at_site(modes, BLOCK):
+            found = jax.eval_shape(
+                lambda x, mode=mode: mode.block(lambda _: jnp.zeros(out, self.dtype), x), x
+            )
+            if found.shape != out:
+                raise ValueError(
+                    f"the mode {mode.name!r} cannot stand in for block {stage.block} "
+                    f"({stage.name}), which turns {x.shape[1:]} into {out[1:]}: choose blocks that "
+                    f"keep the shape"
+                )
