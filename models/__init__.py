@@ -1,6 +1,5 @@
 """Networks, their preconditioning and their weight files."""
 
-from .autoencoders.sd_vae import SDVAE
 from .classifier import Classifier
 from .denoiser import Denoiser
 from .macs import macs
@@ -17,7 +16,6 @@ __all__ = [
     "DhariwalUNet",
     "DiT",
     "GaussianMixture",
-    "SDVAE",
     "ScoreMLP",
     "SongUNet",
     "load",
