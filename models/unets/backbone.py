@@ -111,6 +111,10 @@ class Backbone(nnx.Module):
         block: UNetBlock = blocks[stage.name]
         return block(x, passage.embedding, modes, passage.keys)
 
+    def join(self, x: Array, connection: Array) -> Float[Array, "batch h w c"]:
+        """Put a skip connection's channels beside those of the features that meet it."""
+        return jnp.concatenate([x, connection], axis=-1)
+
     def decode(self, x: Array, connections: list[Array], passage: Passage) -> list[Array]:
         """Run the decoder.
 
@@ -127,7 +131,7 @@ class Backbone(nnx.Module):
             for stage in level.decoder:
                 if stage.takes is not None:
                     held = for_layer(at_site(passage.modes, SKIP), stage.takes)
-                    x = jnp.concatenate([x, changed(held, SKIP, connections[stage.takes])], axis=-1)
+                    x = self.join(x, changed(held, SKIP, connections[stage.takes]))
                 x = self.run(self.dec, stage, x, passage)
                 if stage == self.arrangement.bottleneck:
                     x = changed(passage.modes, H_SPACE, x)

@@ -56,15 +56,6 @@ class Style:
     attention: Start
     dtype: jnp.dtype
 
-    def __post_init__(self):
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not self.taps or len(self.taps) % 2 or sum(self.taps) <= 0:
-            raise ValueError(
-                f"resample_filter must have an even number of taps with a positive sum, such as "
-                f"(1, 1) or (1, 3, 3, 1), got {self.taps}"
-            )
-
 
 def downsampled(
     x: Float[Array, "batch h w c"], taps: Sequence[float], padding: int | None = None
@@ -183,44 +174,45 @@ def sinusoids(
     return jnp.concatenate(halves if sine_first else halves[::-1], axis=-1)
 
 
-class UNetBlock(nnx.Module):
-    """Residual block of two convolutions, and self-attention where its stage says so.
+def heads_of(stage: Stage, channels_per_head: int | None) -> int:
+    """Return how many heads a block's attention has; None stands for a single one.
+
+    Raises:
+        ValueError: channels that do not divide into heads.
+    """
+    heads = 1 if channels_per_head is None else stage.fan_out // channels_per_head
+    if not heads or stage.fan_out % heads:
+        raise ValueError(
+            f"{stage.name}: {stage.fan_out} channels do not divide into heads of "
+            f"{channels_per_head}"
+        )
+    return heads
+
+
+class StagedBlock(nnx.Module):
+    """What the blocks of all UNets here do alike: the modes around them, resampling, dropout.
+
+    A subclass has ``_run(embedding, modes, keys, x)``.
 
     Args:
         stage: its channels and its place in the network.
-        style: what all blocks of the network have in common.
+        dropout: share of the activations before the second convolution that training drops.
+        taps: of the filter that goes with resampling, one axis.
+        dtype: compute type, and that of the features.
 
     Raises:
-        ValueError: channels that do not divide into groups or heads.
+        ValueError: dropout out of range, or taps that are no filter.
     """
 
-    def __init__(self, stage: Stage, style: Style, *, rngs: nnx.Rngs):
-        self.stage = stage
-        self.adaptive_scale, self.skip_scale = style.adaptive_scale, style.skip_scale
-        self.dropout, self.taps, self.dtype = style.dropout, style.taps, style.dtype
-        fan_in, fan_out = stage.fan_in, stage.fan_out
-        norm = partial(group_norm, epsilon=style.epsilon, rngs=rngs)
-        make = partial(conv, dtype=style.dtype, rngs=rngs)
-        self.norm0 = norm(fan_in)
-        self.conv0 = make(fan_in, fan_out, 3, style.start)
-        width = fan_out * (2 if style.adaptive_scale else 1)
-        self.affine = linear(style.embedding, width, style.start, rngs=rngs)
-        self.norm1 = norm(fan_out)
-        self.conv1 = make(fan_out, fan_out, 3, style.last)
-        if fan_in != fan_out or (stage.resample and style.project_resampled):
-            self.skip = make(fan_in, fan_out, 1, style.start)
-        if stage.attends:
-            self.heads = (
-                1 if style.channels_per_head is None else fan_out // style.channels_per_head
+    def __init__(self, stage: Stage, *, dropout: float, taps: Sequence[float], dtype):
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if not taps or len(taps) % 2 or sum(taps) <= 0:
+            raise ValueError(
+                f"resample_filter must have an even number of taps with a positive sum, such as "
+                f"(1, 1) or (1, 3, 3, 1), got {taps}"
             )
-            if not self.heads or fan_out % self.heads:
-                raise ValueError(
-                    f"{stage.name}: {fan_out} channels do not divide into heads of "
-                    f"{style.channels_per_head}"
-                )
-            self.norm2 = norm(fan_out)
-            self.qkv = make(fan_out, 3 * fan_out, 1, style.attention)
-            self.proj = make(fan_out, fan_out, 1, style.last)
+        self.stage, self.dropout, self.taps, self.dtype = stage, dropout, tuple(taps), dtype
 
     def __call__(
         self,
@@ -243,30 +235,6 @@ class UNetBlock(nnx.Module):
         if not self.stage.keeps_shape:
             self._require_shape(modes, x)
         return around(modes, BLOCK, partial(self._run, embedding, modes, keys))(x)
-
-    def _run(self, embedding, modes, keys, x):
-        h = self._resampled(jax.nn.silu(self.norm0(x)).astype(self.dtype))
-        h = self.conv0(h)
-        shift = self.affine(embedding)[:, None, None]
-        if self.adaptive_scale:
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            h = jax.nn.silu(shift + self.norm1(h) * (scale + 1))
-        else:
-            h = jax.nn.silu(self.norm1(h + shift))
-        h = self.conv1(self._dropped(h.astype(self.dtype), keys))
-        x = self._resampled(x)
-        h = (h + (self.skip(x) if hasattr(self, "skip") else x)) * self.skip_scale
-        if self.stage.attends:
-            h = (h + self.proj(self._attended(h, modes))) * self.skip_scale
-        return h.astype(self.dtype)
-
-    def _attended(self, x, modes):
-        batch, rows, columns, width = x.shape
-        qkv = self.qkv(self.norm2(x).astype(self.dtype))
-        # Query, key and value are neighbours in the published channels, not blocks of them.
-        qkv = qkv.reshape(batch, rows * columns, self.heads, width // self.heads, 3)
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, (rows, columns))
-        return attend(*(qkv[..., i] for i in range(3))).reshape(x.shape)
 
     def _resampled(self, x):
         if self.stage.resample is None:
@@ -298,3 +266,59 @@ class UNetBlock(nnx.Module):
                     f"({stage.name}), which turns {x.shape[1:]} into {out[1:]}: choose blocks that "
                     f"keep the shape"
                 )
+
+
+class UNetBlock(StagedBlock):
+    """Residual block of two convolutions, and self-attention where its stage says so.
+
+    Args:
+        stage: its channels and its place in the network.
+        style: what all blocks of the network have in common.
+
+    Raises:
+        ValueError: channels that do not divide into groups or heads.
+    """
+
+    def __init__(self, stage: Stage, style: Style, *, rngs: nnx.Rngs):
+        super().__init__(stage, dropout=style.dropout, taps=style.taps, dtype=style.dtype)
+        self.adaptive_scale, self.skip_scale = style.adaptive_scale, style.skip_scale
+        fan_in, fan_out = stage.fan_in, stage.fan_out
+        norm = partial(group_norm, epsilon=style.epsilon, rngs=rngs)
+        make = partial(conv, dtype=style.dtype, rngs=rngs)
+        self.norm0 = norm(fan_in)
+        self.conv0 = make(fan_in, fan_out, 3, style.start)
+        width = fan_out * (2 if style.adaptive_scale else 1)
+        self.affine = linear(style.embedding, width, style.start, rngs=rngs)
+        self.norm1 = norm(fan_out)
+        self.conv1 = make(fan_out, fan_out, 3, style.last)
+        if fan_in != fan_out or (stage.resample and style.project_resampled):
+            self.skip = make(fan_in, fan_out, 1, style.start)
+        if stage.attends:
+            self.heads = heads_of(stage, style.channels_per_head)
+            self.norm2 = norm(fan_out)
+            self.qkv = make(fan_out, 3 * fan_out, 1, style.attention)
+            self.proj = make(fan_out, fan_out, 1, style.last)
+
+    def _run(self, embedding, modes, keys, x):
+        h = self._resampled(jax.nn.silu(self.norm0(x)).astype(self.dtype))
+        h = self.conv0(h)
+        shift = self.affine(embedding)[:, None, None]
+        if self.adaptive_scale:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            h = jax.nn.silu(shift + self.norm1(h) * (scale + 1))
+        else:
+            h = jax.nn.silu(self.norm1(h + shift))
+        h = self.conv1(self._dropped(h.astype(self.dtype), keys))
+        x = self._resampled(x)
+        h = (h + (self.skip(x) if hasattr(self, "skip") else x)) * self.skip_scale
+        if self.stage.attends:
+            h = (h + self.proj(self._attended(h, modes))) * self.skip_scale
+        return h.astype(self.dtype)
+
+    def _attended(self, x, modes):
+        batch, rows, columns, width = x.shape
+        qkv = self.qkv(self.norm2(x).astype(self.dtype))
+        # Query, key and value are neighbours in the published channels, not blocks of them.
+        qkv = qkv.reshape(batch, rows * columns, self.heads, width // self.heads, 3)
+        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, (rows, columns))
+        return attend(*(qkv[..., i] for i in range(3))).reshape(x.shape)
