@@ -8,12 +8,13 @@ in it is all there is to store. Flips and dropped labels are decided by (seed, p
 import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import grain
 import numpy as np
 from jaxtyping import Float, Int
 
-from .data import digits, tfds_arrays
+from .data import digits, record_folder, tfds_arrays
 from .data.source import Source
 from .errors import UserError
 
@@ -32,17 +33,21 @@ def load_source(
     *,
     memory_limit: int = 2**30,
     cache_dir: str | os.PathLike | None = None,
+    most_damaged: float = record_folder.MOST_DAMAGED,
 ) -> Source:
     """Return a data set by name.
 
     Args:
-        name: "digits" or "fractal2d", which need nothing on disk, or the name of any TFDS
-            image-classification set prepared in ``data_dir``: "cifar10", "set/config".
+        name: "digits" or "fractal2d", which need nothing on disk; a folder that `--mode=prepare`
+            or `--mode=encode` made; or the name of any TFDS image-classification set prepared in
+            ``data_dir``: "cifar10", "set/config".
         split: "train", "test", or a TFDS expression such as "train[:90%]"; for fractal2d "train",
             or "A" or "B" for one class of it.
         data_dir: where TFDS sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
         memory_limit: bytes of pixels; a larger set is read from disk as training goes.
         cache_dir: where decoded sets are kept; $GUIDESTAR_CACHE or ~/.cache/guidestar if None.
+        most_damaged: share of a prepared folder's records that may be damaged; they are named and
+            passed over.
 
     Raises:
         UserError: unknown or not prepared (with the command that prepares it), or no such split.
@@ -51,6 +56,8 @@ def load_source(
         return digits.load(split)
     if name == "fractal2d":
         return _fractal2d(split)
+    if record_folder.is_one(Path(name)):
+        return record_folder.load(Path(name), most_damaged=most_damaged)
     return tfds_arrays.load(
         name, split, data_dir, memory_limit=memory_limit, cache_dir=cache_dir, others=BUNDLED
     )

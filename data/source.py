@@ -1,6 +1,5 @@
 """What every data set looks like to the input pipeline: random access to examples."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,11 +8,14 @@ from jaxtyping import Float, Int, Num, UInt8
 
 
 class Records(Protocol):
-    """Random access to decoded examples on disk, ``{"image": uint8, "label": int}`` each."""
+    """Random access to examples on disk."""
 
     def __len__(self) -> int: ...
 
-    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict]: ...
+    def read(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> tuple[Num[np.ndarray, "batch ..."], Int[np.ndarray, " batch"]]:
+        """Return the arrays at ``indices``, as stored, and their labels, int32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,4 @@ class Source:
         """Return the examples at ``indices``, as stored, and their labels."""
         if self.images is not None:
             return self.images[indices], self.labels[indices]
-        examples = self.records.__getitems__([int(index) for index in indices])
-        images = np.stack([example["image"] for example in examples])
-        return images, np.array([example["label"] for example in examples], np.int32)
+        return self.records.read(indices)

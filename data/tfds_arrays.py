@@ -149,12 +149,14 @@ class _Readable:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitems__(self, keys: Sequence[int]) -> Sequence[dict]:
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            return self.examples.__getitems__(keys)
+            examples = self.examples.__getitems__([int(index) for index in indices])
         except (RuntimeError, OSError) as error:  # array_record's, then the image decoder's
             reason = str(error).partition(";")[0]
             raise UserError(f"{reason}: {self.remedy}") from error
+        images = np.stack([example["image"] for example in examples])
+        return images, np.array([example["label"] for example in examples], np.int32)
 
 
 def _open(
@@ -193,7 +195,7 @@ def _open(
         ) from error
     records = _Readable(examples, remedy)
     if len(records):
-        records.__getitems__([0])  # a missing file is found now, not in the middle of a run
+        records.read([0])  # a missing file is found now, not in the middle of a run
     return records, image.shape, label.num_classes
 
 
@@ -202,10 +204,9 @@ def _decode(what: str, records: _Readable, shape: tuple[int, ...]) -> tuple[np.n
     labels = np.empty(len(records), np.int32)
 
     def decode(start: int) -> int:
-        keys = range(start, min(start + GROUP, len(records)))
-        for key, example in zip(keys, records.__getitems__(list(keys)), strict=True):
-            images[key], labels[key] = example["image"], example["label"]
-        return len(keys)
+        part = slice(start, min(start + GROUP, len(records)))
+        images[part], labels[part] = records.read(range(part.start, part.stop))
+        return part.stop - part.start
 
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,

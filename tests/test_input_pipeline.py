@@ -35,11 +35,12 @@ class Slow:
     def __len__(self):
         return COUNT
 
-    def __getitems__(self, keys):
+    def read(self, indices):
         if self.failure:
             raise self.failure
         self.reads += 1
-        return [{"image": np.full((2, 3, 1), key, np.uint8), "label": key} for key in keys]
+        images = np.stack([np.full((2, 3, 1), index, np.uint8) for index in indices])
+        return images, np.asarray(indices, np.int32)
 
 
 def take(pipeline, count):

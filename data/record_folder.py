@@ -1,0 +1,265 @@
+"""Folders of examples of one size in ArrayRecord shards, with ``dataset.json`` beside them.
+
+A record is the label, a little-endian int32, and the array's bytes in row-major order: nothing is
+decoded, so a core reads tens of thousands a second. Each shard is renamed into place when it is
+whole, and ``dataset.json`` comes last: a preparation that was interrupted goes on with the shards
+that are missing, and what is unfinished is never taken for a data set.
+"""
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from jaxtyping import Int, Num
+
+from ..errors import UserError
+from .source import Source
+
+FORMAT = 1
+DESCRIPTION = "dataset.json"
+DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+LABEL = np.dtype("<i4")
+# One record a chunk: any record is read without its neighbours.
+WRITING = "group_size:1,uncompressed"
+READING = "readahead_buffer_size:0,max_parallelism:0"
+# Of the records of a folder, the share that may be damaged before a run stops.
+MOST_DAMAGED = 0.001
+
+
+class Writer:
+    """Write a folder shard by shard; shards that are already there are kept.
+
+    Args:
+        folder: created when missing.
+        description: JSON data kept in ``dataset.json``: shape, dtype, num_classes and whatever
+            else says what the arrays are.
+
+    Raises:
+        UserError: the folder holds a finished data set, or the beginning of another one.
+    """
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.description = json.loads(json.dumps({"format": FORMAT, **description}))
+        if (self.folder / DESCRIPTION).exists():
+            raise UserError(
+                f"{self.folder} already holds a data set: choose another folder, or move it away"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        begun = self.folder / "unfinished.json"
+        if begun.exists() and json.loads(begun.read_text()) != self.description:
+            raise UserError(
+                f"{self.folder} holds the beginning of a data set made with other settings: give "
+                f"these again to go on with it, or choose another folder"
+            )
+        begun.write_text(json.dumps(self.description, indent=1) + "\n")
+
+    def path(self, shard: int) -> Path:
+        """Return a shard's file."""
+        return self.folder / f"{shard:05d}.array_record"
+
+    def has(self, shard: int) -> bool:
+        """Say whether a shard is whole."""
+        return self.path(shard).exists()
+
+    def write(self, shard: int, arrays: Iterable[np.ndarray], labels: Iterable[int]) -> int:
+        """Write one shard, whole or not at all; return its number of records."""
+        path, count = self.path(shard), 0
+        partial = path.with_suffix(".partial")
+        dtype, shape = DTYPES[self.description["dtype"]], tuple(self.description["shape"])
+        writer = ArrayRecordWriter(str(partial), WRITING)
+        for array, label in zip(arrays, labels, strict=True):
+            array = np.ascontiguousarray(array, dtype)
+            if array.shape != shape:
+                raise ValueError(f"a record of shape {array.shape} in a folder of {shape}")
+            writer.write(LABEL.type(label).tobytes() + array.tobytes())
+            count += 1
+        writer.close()
+        os.replace(partial, path)
+        return count
+
+    def finish(self, shards: int, **facts: Any) -> None:
+        """Declare the folder whole: count the records of all shards and write ``dataset.json``."""
+        counts = [len(_Shard(self.path(shard))) for shard in range(shards)]
+        files = [
+            {"file": self.path(shard).name, "records": count} for shard, count in enumerate(counts)
+        ]
+        whole = self.description | {"shards": files} | facts
+        partial = self.folder / (DESCRIPTION + ".partial")
+        partial.write_text(json.dumps(whole, indent=1) + "\n")
+        os.replace(partial, self.folder / DESCRIPTION)
+        (self.folder / "unfinished.json").unlink(missing_ok=True)
+
+
+def is_one(folder: Path) -> bool:
+    """Say whether a folder holds such a data set, finished or begun."""
+    return any((folder / name).is_file() for name in (DESCRIPTION, "unfinished.json"))
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return what ``dataset.json`` says.
+
+    Raises:
+        UserError: there is none, or it is damaged or of another version.
+    """
+    path = Path(folder) / DESCRIPTION
+    if not path.exists():
+        raise UserError(
+            f"{folder} is not a finished data set: run the command that makes it again, it goes on "
+            f"where it stopped"
+        )
+    try:
+        found = json.loads(path.read_text())
+        if found["format"] != FORMAT:
+            raise ValueError(f"format {found['format']}, and this release reads {FORMAT}")
+        if found["dtype"] not in DTYPES or not found["shards"]:
+            raise ValueError("no shards, or of an unknown type")
+        if not all(shard["records"] > 0 for shard in found["shards"]):
+            raise ValueError("a shard without records")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): make the data set again") from error
+    return found
+
+
+def load(folder: Path, *, most_damaged: float = MOST_DAMAGED) -> Source:
+    """Return a folder's examples as a data set, read as training goes.
+
+    Args:
+        folder: what `Writer` made.
+        most_damaged: share of its records that may be damaged; each is named once and another
+            taken in its place.
+
+    Raises:
+        UserError: not a finished data set, or a shard that is missing or of another length.
+    """
+    description = describe(folder)
+    return Source(
+        name=Path(folder).name,
+        shape=tuple(description["shape"]),
+        num_classes=description["num_classes"],
+        records=RecordFolder(folder, description, most_damaged),
+    )
+
+
+class RecordFolder:
+    """Random access to a folder's records.
+
+    Attributes:
+        damaged: numbers of the damaged records seen so far, with what is wrong with each.
+    """
+
+    def __init__(self, folder: Path, description: Mapping[str, Any], most_damaged: float):
+        self.folder = Path(folder)
+        self.shape, self.dtype = tuple(description["shape"]), DTYPES[description["dtype"]]
+        self._size = LABEL.itemsize + int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        self._shards = [_Shard(self.folder / one["file"]) for one in description["shards"]]
+        counts = [one["records"] for one in description["shards"]]
+        for shard, count in zip(self._shards, counts, strict=True):
+            if len(shard) != count:
+                raise UserError(
+                    f"{shard.path} has {len(shard)} records and {DESCRIPTION} says {count}: copy "
+                    f"it again, or make the data set again"
+                )
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._limit = int(most_damaged * len(self))
+        self._lock = threading.Lock()
+        self.damaged: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> tuple[Num[np.ndarray, "batch ..."], Int[np.ndarray, " batch"]]:
+        """Return the arrays at ``indices``, as stored, and their labels.
+
+        Raises:
+            UserError: more damaged records than may be; all that were seen are named.
+        """
+        indices = np.asarray(indices)
+        raw: list[bytes | None] = [None] * len(indices)
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        for shard in np.unique(shards):
+            places = np.flatnonzero(shards == shard)
+            numbers = indices[places] - self._starts[shard]
+            for place, record in zip(places, self._records(int(shard), numbers), strict=True):
+                raw[place] = record
+        joined = np.frombuffer(b"".join(raw), np.uint8).reshape(len(indices), self._size)
+        labels = joined[:, : LABEL.itemsize].copy().view(LABEL)[:, 0].astype(np.int32)
+        arrays = np.ascontiguousarray(joined[:, LABEL.itemsize :]).view(self.dtype)
+        return arrays.reshape(len(indices), *self.shape), labels
+
+    def _records(self, shard: int, numbers: Sequence[int]) -> list[bytes]:
+        try:
+            found = self._shards[shard].read([int(number) for number in numbers])
+            if all(len(record) == self._size for record in found):
+                return found
+        except (RuntimeError, OSError):
+            pass  # one of them is damaged: which, is seen by reading them one by one
+        return [self._undamaged(int(self._starts[shard] + number)) for number in numbers]
+
+    def _undamaged(self, index: int) -> bytes:
+        """Return a record, or the next one that is whole in its place."""
+        for step in range(len(self)):
+            here = (index + step) % len(self)
+            shard = int(np.searchsorted(self._starts, here, side="right") - 1)
+            number = here - int(self._starts[shard])
+            try:
+                (record,) = self._shards[shard].read([number])
+                if len(record) != self._size:
+                    raise RuntimeError(f"{len(record)} bytes in place of {self._size}")
+                return record
+            except (RuntimeError, OSError) as error:
+                self._count_damaged(here, f"record {number} of {self._shards[shard].path}", error)
+        raise UserError(f"{self.folder}: no record can be read: make the data set again")
+
+    def _count_damaged(self, index: int, where: str, error: Exception) -> None:
+        with self._lock:
+            if index in self.damaged:
+                return
+            self.damaged[index] = f"{where} ({str(error).partition(';')[0]})"
+            if len(self.damaged) > self._limit:
+                raise UserError(
+                    f"{len(self.damaged)} of {len(self)} records of {self.folder} are damaged, more "
+                    f"than the {self._limit} that config.data.most_damaged lets pass: "
+                    f"{'; '.join(self.damaged.values())}. Copy these files again, or make the data "
+                    f"set again"
+                )
+        warnings.warn(f"skipping damaged {self.damaged[index]}", stacklevel=2)
+
+
+class _Shard:
+    """One file; opened when first read, once a thread."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._open = threading.local()
+
+    def _reader(self) -> ArrayRecordReader:
+        if not hasattr(self._open, "reader"):
+            if not self.path.exists():
+                raise UserError(
+                    f"{self.path} is missing: copy it there, or make the data set again"
+                )
+            try:
+                self._open.reader = ArrayRecordReader(str(self.path), READING)
+                self._open.reader.num_records()
+            except (RuntimeError, ValueError, OSError) as error:
+                raise UserError(
+                    f"{self.path} is no whole shard ({str(error).partition(';')[0]}): copy it "
+                    f"again, or make the data set again"
+                ) from error
+        return self._open.reader
+
+    def __len__(self) -> int:
+        return self._reader().num_records()
+
+    def read(self, numbers: list[int]) -> list[bytes]:
+        return self._reader().read(numbers)
