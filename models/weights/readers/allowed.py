@@ -146,6 +146,12 @@ def _encode(machine: Machine, arguments: tuple) -> bytes:
     raise machine.wrong("_codecs.encode")
 
 
+def _no_bytes(machine: Machine, arguments: tuple) -> bytes:
+    if arguments:
+        raise machine.wrong("bytes")
+    return b""
+
+
 def _mapping(machine: Machine, arguments: tuple) -> dict:
     result: dict = {}
     match arguments:
@@ -298,6 +304,7 @@ BUILTINS = {
     "set": _set,
     "frozenset": _set,
     "complex": _complex,
+    "bytes": _no_bytes,  # how protocol 2 writes an empty one
 }
 
 MENTIONED = (

@@ -15,7 +15,8 @@ from .weight_file import RESAVE, Span, WeightFile
 PREFERRED = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
 RAW = ("model", "state_dict", "model_state_dict", "module", "net", "params", "weights")
 DEEPEST = 64
-MOST_VALUES = 1_000_000
+MOST_VALUES = 500_000
+MODULE_COST = 16
 MOST_SHOWN = 4096
 # Tied weights and expanded buffers make a state dict larger than its file, though never by much.
 MOST_EXPANSION = 8
@@ -214,7 +215,7 @@ def _module_items(
     """Yield what a module's ``state_dict()`` has, in its order."""
     state = module.state
     where = ".".join(path)
-    plain.spend(where, len(state), len(path))
+    plain.spend(where, MODULE_COST + len(state), len(path))
     parts = {
         part: state.get(part, {})
         for part in ("_parameters", "_buffers", "_modules", "_init_kwargs")
