@@ -11,7 +11,9 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float
 
 from .diffusion import IDDPM, VE, VP
+from .discrete import Discrete
 from .edm import EDM, Coefficients, Direct
+from .flow import Flow
 
 
 class Preconditioner(Protocol):
@@ -21,7 +23,15 @@ class Preconditioner(Protocol):
         """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
 
 
-PRECONDITIONERS = {"edm": EDM, "direct": Direct, "vp": VP, "ve": VE, "iddpm": IDDPM}
+PRECONDITIONERS = {
+    "edm": EDM,
+    "direct": Direct,
+    "vp": VP,
+    "ve": VE,
+    "iddpm": IDDPM,
+    "discrete": Discrete,
+    "flow": Flow,
+}
 
 
 def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
@@ -53,6 +63,8 @@ __all__ = [
     "VP",
     "Coefficients",
     "Direct",
+    "Discrete",
+    "Flow",
     "Preconditioner",
     "from_config",
 ]

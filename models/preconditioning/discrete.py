@@ -1,0 +1,92 @@
+"""Discrete-time noise prediction: what DDPM's descendants are trained for (arXiv 2006.11239).
+
+DiT and PixArt-alpha take the index of a step of a table of noise levels and predict the noise.
+"""
+
+import dataclasses
+from functools import lru_cache
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .diffusion import NoiseWeight, predicts_noise
+from .edm import Coefficients
+
+BETAS = ("linear", "scaled_linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(NoiseWeight):
+    """Noise prediction on a table of steps: ``D(x; sigma) = x - sigma F(c_in x; step)``.
+
+    ``sigma_j^2 = 1 / alpha_bar_j - 1`` with ``alpha_bar_j = prod_(i<=j) (1 - beta_i)`` and
+    ``c_in = 1 / sqrt(1 + sigma^2)``. Between two steps of the table, and of a noise level between
+    two of its, the index is interpolated in log sigma; beyond the table it stays at its ends.
+
+    Attributes:
+        beta_start, beta_end: the first and the last beta.
+        steps: their number.
+        betas: "linear", or "scaled_linear" for betas whose square roots are evenly spaced (the
+            first version of Stable Diffusion).
+        whole: round the index to a whole step, for a network that knows no others.
+
+    Raises:
+        ValueError: numbers that make no table, unknown betas.
+
+    Source: Ho et al., arXiv 2006.11239, sec. 2 and 4, in the coordinates of Karras et al., arXiv
+    2206.00364, table 1, column iDDPM.
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    steps: int = 1000
+    betas: str = "linear"
+    whole: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"discrete preconditioner: need 0 < beta_start <= beta_end < 1, got "
+                f"{self.beta_start} and {self.beta_end}"
+            )
+        if self.betas not in BETAS:
+            raise ValueError(
+                f"discrete preconditioner: betas must be one of {', '.join(BETAS)}, got "
+                f"{self.betas!r}"
+            )
+        if self.steps < 2:
+            raise ValueError(f"discrete preconditioner: need 2 steps or more, got {self.steps}")
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Lowest and highest noise level of the table; 0.0100 and 157 of DiT's."""
+        table = self._log_sigmas()
+        return float(np.exp(table[0])), float(np.exp(table[-1]))
+
+    def network_time(self, sigma: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the index of the step with noise level ``sigma``, from 0 to ``steps - 1``."""
+        table = jnp.asarray(self._log_sigmas())
+        index = jnp.interp(jnp.log(sigma), table, jnp.arange(self.steps, dtype=table.dtype))
+        return jnp.round(index) if self.whole else index
+
+    def sigma(self, network_time: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the noise level at a step's index, whole or between two; inverse of it."""
+        table = jnp.asarray(self._log_sigmas())
+        return jnp.exp(jnp.interp(network_time, jnp.arange(self.steps, dtype=table.dtype), table))
+
+    def coefficients(self, sigma: Float[Array, "..."]) -> Coefficients:
+        """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
+        return predicts_noise(sigma, 1 / jnp.sqrt(1 + sigma**2), self.network_time(sigma))
+
+    def _log_sigmas(self) -> np.ndarray:
+        return _log_sigmas(self.beta_start, self.beta_end, self.steps, self.betas)
+
+
+@lru_cache(maxsize=16)
+def _log_sigmas(beta_start: float, beta_end: float, steps: int, betas: str) -> np.ndarray:
+    """Return ``log sigma_j`` of a table, float64 ``[steps]``."""
+    power = 2 if betas == "scaled_linear" else 1
+    spaced = np.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps)
+    log_alpha_bar = np.cumsum(np.log1p(-(spaced**power)))
+    return np.log(np.expm1(-log_alpha_bar)) / 2
