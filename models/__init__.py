@@ -1,5 +1,6 @@
 """Networks, their preconditioning and their weight files."""
 
+from .autoencoders.sd_vae import SDVAE
 from .classifier import Classifier
 from .denoiser import Denoiser
 from .macs import macs
@@ -16,6 +17,7 @@ __all__ = [
     "DhariwalUNet",
     "DiT",
     "GaussianMixture",
+    "SDVAE",
     "ScoreMLP",
     "SongUNet",
     "load",

@@ -7,6 +7,7 @@ from flax import nnx
 
 from ..errors import UserError
 from . import classifier, score_mlp
+from .autoencoders import sd_vae
 from .blueprint import Blueprint
 from .transformers import dit
 from .unets import dhariwal, song
@@ -14,6 +15,7 @@ from .unets import dhariwal, song
 # name -> what turns the model section's other fields into a blueprint, in the network's own file.
 MODELS: dict[str, Callable[..., Blueprint]] = {
     "dit": dit.blueprint,
+    "sd_vae": sd_vae.blueprint,
     "score_mlp": score_mlp.blueprint,
     "classifier": classifier.blueprint,
     "dhariwal_unet": dhariwal.blueprint,

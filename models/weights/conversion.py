@@ -53,7 +53,8 @@ def convert(weights: WeightSource, section: Mapping[str, Any]) -> dict[str, Arra
     """
     module = architecture(section["name"])
     taken = inspect.signature(module.keys).parameters
-    fields = {key: value for key, value in section.items() if key in taken}
+    offered = dict(section) | {"names": weights.tensors.keys()}
+    fields = {key: value for key, value in offered.items() if key in taken}
     table: Mapping[str, Entry | None] = module.keys(**fields)
     loaded = {name: entry for name, entry in table.items() if entry is not None}
     for name in sorted(loaded.keys() - weights.tensors.keys()):

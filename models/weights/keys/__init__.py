@@ -8,7 +8,8 @@ they are of another architecture.
 
 ``keys(**fields) -> dict[str, Entry | None]``: for fields of such a section (it takes those that it
 needs by name), every published name with the parameter's path here, layers one by one, and its
-change of layout; None for a constant that the network here computes for itself.
+change of layout; None for a constant that the network here computes for itself. An architecture
+that is published under several sets of names takes ``names``, those of the file, as well.
 """
 
 import importlib
