@@ -70,9 +70,6 @@ def open_weights(path: str | Path, entry: str | None = None) -> WeightSource:
         # The length of a safetensors header may begin with the byte of a pickle.
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.size:
             return read_safetensors(opened, entry)
-        # The length of a safetensors header may begin with the byte of a pickle.
-        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.size:
-            return read_safetensors(opened, entry)
         if head.startswith(PICKLE):
             if LEGACY in head:
                 return read_torch_legacy(opened, entry)
