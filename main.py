@@ -22,6 +22,7 @@ MODES = {
     "evaluate": "guidestar.evaluation.evidence:evaluate",
     "statistics": "guidestar.evaluation.classifier_features:write_statistics",
     "experiment": "guidestar.evaluation.fractal2d_experiment:experiment",
+    "prepare": "guidestar.preparing.run:prepare",
     "report": "guidestar.report.demo:report",
     "atlas": "guidestar.report.atlas:atlas",
     "solvers": "guidestar.evaluation.solver_study:study",

@@ -9,7 +9,7 @@ def base() -> ConfigDict:
         dict(
             name="",
             seed=0,
-            data=dict(name="", split="train", dir="", flip=False),
+            data=dict(name="", split="train", dir="", flip=False, most_damaged=0.001),
             model=dict(name="dit"),
             training=dict(
                 loss="edm",
@@ -54,6 +54,14 @@ def base() -> ConfigDict:
                 branches="fused",  # or sequential: less memory
                 format="png",  # or npz
             ),
+            # What --mode=prepare makes of a folder of pictures.
+            prepare=dict(
+                source="",
+                size=64,
+                channels=3,
+                records_per_shard=10_000,
+                most_damaged=0.001,  # share of pictures that may be unreadable
+            ),
             # What --mode=import reads: files separated by commas, and what they do not say.
             weights=dict(
                 source="",
@@ -63,7 +71,12 @@ def base() -> ConfigDict:
                 std=0.0,  # of several snapshots: relative width of the average made of them
                 sha256="",  # of the one file, checked before anything is read
             ),
-            log=dict(every_steps=20, preview_every_steps=1000, tensorboard=True),
+            log=dict(
+                every_steps=20,
+                preview_every_steps=1000,
+                tensorboard=True,
+                wandb="",  # project of Weights & Biases
+            ),
         )
     )
 

@@ -227,10 +227,10 @@ class RecordFolder:
             self.damaged[index] = f"{where} ({str(error).partition(';')[0]})"
             if len(self.damaged) > self._limit:
                 raise UserError(
-                    f"{len(self.damaged)} of {len(self)} records of {self.folder} are damaged, more "
-                    f"than the {self._limit} that config.data.most_damaged lets pass: "
-                    f"{'; '.join(self.damaged.values())}. Copy these files again, or make the data "
-                    f"set again"
+                    f"{len(self.damaged)} of {len(self)} records of {self.folder} are damaged, and "
+                    f"config.data.most_damaged lets {self._limit} pass: "
+                    f"{'; '.join(self.damaged.values())}. Copy these files again, or make the "
+                    f"data set again"
                 )
         warnings.warn(f"skipping damaged {self.damaged[index]}", stacklevel=2)
 

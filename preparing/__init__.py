@@ -1,0 +1,1 @@
+"""The prepare verb: a folder of pictures becomes a data set."""
