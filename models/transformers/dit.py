@@ -1,7 +1,8 @@
 """DiT: diffusion transformer with adaLN-Zero conditioning (Peebles & Xie, arXiv 2212.09748)."""
 
-import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ..blueprint import Blueprint, compute_type
-from ..preconditioning import from_config
+from ..blueprint import Blueprint, compute_type, sigma_range
+from ..preconditioning import Preconditioner, from_config
 from ..sites import (
     ATTENTION,
     BLOCK,
@@ -18,71 +19,28 @@ from ..sites import (
     TIME_EMBEDDING,
     around,
     changed,
-    for_layer,
     require_offered,
-    runs,
 )
+from .parts import (
+    TIME_FREQUENCIES,
+    Attention,
+    Constant,
+    linear,
+    modulate,
+    patchify,
+    plain_norm,
+    require_dividing,
+    sincos_positions,
+    small_normal,
+    time_features,
+    token_grid,
+    unpatchify,
+    zeros,
+)
+from .stack import stack, through
 
 # name -> (depth, width, heads), arXiv 2212.09748, Table 1.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-TIME_FREQUENCIES = 256
-
-xavier = nnx.initializers.xavier_uniform()
-small_normal = nnx.initializers.normal(0.02)
-zeros = nnx.initializers.zeros_init()
-
-
-def sincos_positions(width: int, rows: int, columns: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine position embedding, ``[rows * columns, width]``, column half first."""
-    frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
-
-    def embed(positions: np.ndarray) -> np.ndarray:
-        angles = positions.reshape(-1, 1) * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    return np.concatenate([embed(column), embed(row)], axis=1).astype(np.float32)
-
-
-def time_features(time: Float[Array, " batch"]) -> Float[Array, "batch 256"]:
-    """Sinusoidal features of the network's time input, cosines first, periods 2*pi to 2e4*pi."""
-    half = TIME_FREQUENCIES // 2
-    angles = time.astype(jnp.float32)[:, None] * jnp.exp(
-        -math.log(10000.0) / half * jnp.arange(half, dtype=jnp.float32)
-    )
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
-    """Apply a per-channel affine map to every token: ``x * (1 + scale) + shift``."""
-    return x * (1 + scale[:, None]) + shift[:, None]
-
-
-def linear(fan_in: int, fan_out: int, *, dtype, rngs, kernel_init=xavier) -> nnx.Linear:
-    return nnx.Linear(
-        fan_in, fan_out, kernel_init=kernel_init, bias_init=zeros, dtype=dtype, rngs=rngs
-    )
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention with one fused qkv projection (rows ordered q, k, v)."""
-
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
-        self.heads = heads
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch token width"],
-        grid: tuple[int, int],
-        modes: tuple = (),
-    ) -> Float[Array, "batch token width"]:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, grid)
-        return self.proj(attend(q, k, v).reshape(batch, tokens, width))
 
 
 class Block(nnx.Module):
@@ -90,9 +48,7 @@ class Block(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, mlp_ratio: float, dtype, rngs: nnx.Rngs):
         self.dtype = dtype
-        self.norm = nnx.LayerNorm(
-            width, epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32, rngs=rngs
-        )
+        self.norm = plain_norm(width, rngs)
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         hidden = int(width * mlp_ratio)
         self.mlp_in = linear(width, hidden, dtype=dtype, rngs=rngs)
@@ -105,8 +61,6 @@ class Block(nnx.Module):
     def _run(self, embedding, grid, modes, x):
         parts = jnp.split(self.modulation(jax.nn.silu(embedding)), 6, axis=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
-        # The normalisation runs in float32 whatever the compute type: its statistics do not
-        # survive bfloat16.
         h = modulate(self.norm(x), shift_a, scale_a).astype(self.dtype)
         x = x + gate_a[:, None] * self.attention(h, grid, modes)
         h = modulate(self.norm(x), shift_m, scale_m).astype(self.dtype)
@@ -132,6 +86,10 @@ class DiT(nnx.Module):
         ValueError: sizes that do not divide.
     """
 
+    # A relative has other blocks, or another normalisation before the last layer.
+    block = Block
+    norm = staticmethod(plain_norm)
+
     def __init__(
         self,
         *,
@@ -148,10 +106,7 @@ class DiT(nnx.Module):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if image_size % patch_size:
-            raise ValueError(f"image_size {image_size} is not divisible by patch_size {patch_size}")
-        if width % heads or width % 4:
-            raise ValueError(f"width {width} must be divisible by 4 and by heads ({heads})")
+        require_dividing(image_size, patch_size, width, heads)
         self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
         self.num_classes, self.depth, self.dtype = num_classes, depth, dtype
         self.scan_layers = scan_layers
@@ -159,7 +114,7 @@ class DiT(nnx.Module):
         grid = image_size // patch_size
         self.patch_in = linear(patch_size**2 * channels, width, dtype=dtype, rngs=rngs)
         # A constant of the architecture, so static structure and not a parameter.
-        self.positions = _Constant(sincos_positions(width, grid, grid))
+        self.positions = Constant(sincos_positions(width, grid, grid))
         self.time_in = linear(
             TIME_FREQUENCIES, width, dtype=dtype, rngs=rngs, kernel_init=small_normal
         )
@@ -168,14 +123,9 @@ class DiT(nnx.Module):
             self.label_table = nnx.Embed(
                 num_classes + 1, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
             )
-        make = partial(Block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype)
-        if scan_layers:
-            self.blocks = nnx.vmap(lambda keys: make(rngs=keys))(rngs.split(depth))
-        else:
-            self.blocks = nnx.List([make(rngs=rngs) for _ in range(depth)])
-        self.final_norm = nnx.LayerNorm(
-            width, epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32, rngs=rngs
-        )
+        make = partial(self.block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype)
+        self.blocks = stack(make, depth, scan_layers, rngs)
+        self.final_norm = self.norm(width, rngs)
         self.final_modulation = linear(width, 2 * width, dtype=dtype, rngs=rngs, kernel_init=zeros)
         self.final = linear(
             width, patch_size**2 * self.out_channels, dtype=dtype, rngs=rngs, kernel_init=zeros
@@ -188,32 +138,41 @@ class DiT(nnx.Module):
         return (TIME_EMBEDDING, *condition, ATTENTION, BLOCK)
 
     @classmethod
-    def from_name(cls, name: str, **overrides) -> "DiT":
-        """Build a published size by name, ``"XL/2"`` for width 1152, depth 28, patch 2."""
+    def fields(cls, name: str) -> dict[str, Any]:
+        """Return the fields of a published size by its name, ``"XL/2"``.
+
+        Raises:
+            ValueError: no such size.
+        """
         size, _, patch = name.partition("/")
         if size not in SIZES or not patch.isdigit():
             known = ", ".join(f"{s}/p" for s in SIZES)
-            raise ValueError(f"unknown DiT size {name!r}; use one of {known} with a patch size p")
+            raise ValueError(
+                f"unknown {cls.__name__} size {name!r}; use one of {known} with a patch size p"
+            )
         depth, width, heads = SIZES[size]
-        published = dict(
-            image_size=32, channels=4, num_classes=1000, learn_variance=True, patch_size=int(patch)
-        )
-        return cls(**(published | dict(depth=depth, width=width, heads=heads) | overrides))
+        own = dict(patch_size=int(patch), depth=depth, width=width, heads=heads)
+        return cls.published() | own
+
+    @classmethod
+    def published(cls) -> dict[str, Any]:
+        """Return what all published sizes have in common."""
+        return dict(image_size=32, channels=4, num_classes=1000, learn_variance=True)
+
+    @classmethod
+    def from_name(cls, name: str, **overrides) -> "DiT":
+        """Build a published size by name, ``"XL/2"`` for width 1152, depth 28, patch 2."""
+        return cls(**(cls.fields(name) | overrides))
 
     def patchify(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch token patch"]:
-        """Cut images into row-major patches, each flattened as (row, column, channel)."""
-        batch, height, width, channels = x.shape
-        p = self.patch_size
-        x = x.reshape(batch, height // p, p, width // p, p, channels)
-        return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * channels)
+        """Cut images into the network's patches (see `parts.patchify`)."""
+        return patchify(x, self.patch_size)
 
     def unpatchify(
         self, tokens: Float[Array, "batch token patch"], grid: tuple[int, int]
     ) -> Float[Array, "batch h w c"]:
         """Put patches back in place, on a grid of (rows, columns); the inverse of `patchify`."""
-        p, (rows, columns) = self.patch_size, grid
-        x = tokens.reshape(tokens.shape[0], rows, columns, p, p, -1)
-        return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], rows * p, columns * p, -1)
+        return unpatchify(tokens, self.patch_size, grid)
 
     def __call__(
         self,
@@ -235,7 +194,7 @@ class DiT(nnx.Module):
             ValueError: an input of other channels or of a size that does not divide, a mode at a
                 site that is not offered or in a layer beyond the depth.
         """
-        grid = self._grid(x.shape)
+        grid = token_grid(self, x.shape)
         require_offered(modes, self.sites, self.depth)
         h = self.patch_in(self.patchify(x).astype(self.dtype)) + self._positions(grid)
         embedding = self.time_out(jax.nn.silu(self.time_in(time_features(time))))
@@ -245,42 +204,14 @@ class DiT(nnx.Module):
             condition = self.label_table(label)
             table = self.label_table.embedding[: self.num_classes].astype(condition.dtype)
             embedding = embedding + changed(modes, CONDITION_EMBEDDING, condition, table)
-        h = self._through_blocks(h.astype(self.dtype), embedding, grid, modes)
+
+        def run(block, h, held):
+            return block(h, embedding, grid, held)
+
+        h = through(self.blocks, self.depth, h.astype(self.dtype), modes, run)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(embedding)), 2, axis=-1)
         h = modulate(self.final_norm(h), shift, scale).astype(self.dtype)
         return self.unpatchify(self.final(h), grid).astype(jnp.float32)
-
-    def _through_blocks(self, h, embedding, grid, modes):
-        if not self.scan_layers:
-            for layer, block in enumerate(self.blocks):
-                h = block(h, embedding, grid, for_layer(modes, layer))
-            return h
-        structure, stacked = nnx.split(self.blocks)
-        for layers, held in runs(modes, self.depth):
-
-            def run(h, parameters, held=held):
-                return nnx.merge(structure, parameters)(h, embedding, grid, held), None
-
-            def run_numbered(h, layer, run=run):
-                take = partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
-                return run(h, jax.tree.map(take, stacked))
-
-            # A slice of the stack would copy its parameters at every evaluation, so part of it is
-            # indexed; that is slow to differentiate in the parameters, so all of it is scanned.
-            if len(layers) == self.depth:
-                h, _ = jax.lax.scan(run, h, stacked)
-            else:
-                h, _ = jax.lax.scan(run_numbered, h, jnp.asarray(layers))
-        return h
-
-    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        p = self.patch_size
-        if len(shape) != 4 or shape[3] != self.channels or any(n % p or n < p for n in shape[1:3]):
-            raise ValueError(
-                f"this DiT takes {self.image_size}x{self.image_size}x{self.channels} inputs, or "
-                f"others of {self.channels} channels and sides divisible by {p}, got {shape[1:]}"
-            )
-        return shape[1] // p, shape[2] // p
 
     def _positions(self, grid: tuple[int, int]) -> np.ndarray:
         if grid == (self.image_size // self.patch_size,) * 2:
@@ -288,41 +219,57 @@ class DiT(nnx.Module):
         return sincos_positions(self.positions.value.shape[1], *grid)
 
 
-class _Constant:
-    """A hashable array constant, so that nnx treats it as static structure."""
+def planned(
+    network: type[DiT],
+    preconditioner: Preconditioner,
+    *,
+    size: str | None,
+    dtype: str,
+    latent: bool | None,
+    fields: Mapping[str, Any],
+) -> Blueprint:
+    """Return the blueprint of a class-conditional transformer.
 
-    def __init__(self, value: np.ndarray):
-        self.value = value
+    Args:
+        network: its class.
+        preconditioner: turns it into a denoiser.
+        size: a published one, whose fields hold where ``fields`` has none; None for none.
+        dtype: name of the compute type.
+        latent: whether it works on an autoencoder's latents; None where published sizes do.
+        fields: of the class.
 
-    def __eq__(self, other):
-        return isinstance(other, _Constant) and np.array_equal(self.value, other.value)
+    Raises:
+        TypeError: neither a size nor one of the fields that a network cannot be without.
+        ValueError: unknown size or type.
+    """
+    compute = compute_type(dtype)
+    fields = (network.fields(size) if size else {}) | dict(fields)
+    for name in ("image_size", "channels", "num_classes"):
+        if name not in fields:
+            raise TypeError(f"{name} is missing: give it, or a published size such as size='XL/2'")
 
-    def __hash__(self):
-        return hash((self.value.shape, self.value.tobytes()))
+    def build(rngs):
+        return network(**fields, dtype=compute, rngs=rngs)
+
+    side = fields["image_size"]
+    return Blueprint(
+        build,
+        fields["num_classes"],
+        (side, side, fields["channels"]),
+        preconditioner,
+        sigma_range=sigma_range(preconditioner),
+        latent=bool(size) if latent is None else latent,
+    )
 
 
 def blueprint(
-    image_size,
-    channels,
-    num_classes,
-    dtype="float32",
-    sigma_data=0.5,
-    preconditioner="edm",
-    **fields,
+    size=None, dtype="float32", latent=None, sigma_data=0.5, preconditioner="edm", **fields
 ) -> Blueprint:
-    """Read the model section of a DiT: fields of `DiT`, ``sigma_data`` and ``preconditioner``."""
-    compute = compute_type(dtype)
+    """Read the model section of a DiT: fields of `DiT`, and five of this function.
 
-    def build(rngs):
-        return DiT(
-            image_size=image_size,
-            channels=channels,
-            num_classes=num_classes,
-            dtype=compute,
-            rngs=rngs,
-            **fields,
-        )
-
+    ``size`` is a published one, "XL/2"; ``preconditioner`` "edm" with ``sigma_data``, or
+    "discrete" as published.
+    """
     # 250 ln(sigma)/4 spans about 660 units over [0.002, 80], the range DiT's sinusoids expect.
-    precondition = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
-    return Blueprint(build, num_classes, (image_size, image_size, channels), precondition)
+    chosen = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
+    return planned(DiT, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
