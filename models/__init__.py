@@ -8,16 +8,18 @@ from .mixture import GaussianMixture
 from .score_mlp import ScoreMLP
 from .transformers.dit import DiT
 from .unets.dhariwal import DhariwalUNet
+from .unets.edm2 import EDM2UNet
 from .unets.song import SongUNet
 from .weights.loading import load_denoiser as load
 
 __all__ = [
+    "SDVAE",
     "Classifier",
     "Denoiser",
     "DhariwalUNet",
     "DiT",
+    "EDM2UNet",
     "GaussianMixture",
-    "SDVAE",
     "ScoreMLP",
     "SongUNet",
     "load",

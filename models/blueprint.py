@@ -33,6 +33,11 @@ def unchanged(params: Any) -> Any:
     return params
 
 
+def nothing(path: str) -> bool:
+    """Say that a parameter is no constant: true of most networks' parameters."""
+    return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Blueprint:
     """What building a model needs to know.
@@ -48,6 +53,8 @@ class Blueprint:
         latent: whether it works on an autoencoder's latents.
         condition: names and shapes, without the batch, of the float arrays in the dictionary that
             a network conditioned on something else than a class takes.
+        frozen: says of a parameter, by its path ``"emb_fourier/freqs"``, whether it is a constant
+            that the network shares with its checkpoints: the optimiser leaves it as it is.
     """
 
     build: Callable
@@ -58,3 +65,4 @@ class Blueprint:
     sigma_range: tuple[float, float] = SIGMA_RANGE
     latent: bool = False
     condition: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    frozen: Callable[[str], bool] = nothing

@@ -10,7 +10,7 @@ from . import classifier, score_mlp
 from .autoencoders import sd_vae
 from .blueprint import Blueprint
 from .transformers import dit
-from .unets import dhariwal, song
+from .unets import dhariwal, edm2_ladder, song
 
 # name -> what turns the model section's other fields into a blueprint, in the network's own file.
 MODELS: dict[str, Callable[..., Blueprint]] = {
@@ -19,6 +19,7 @@ MODELS: dict[str, Callable[..., Blueprint]] = {
     "score_mlp": score_mlp.blueprint,
     "classifier": classifier.blueprint,
     "dhariwal_unet": dhariwal.blueprint,
+    "edm2_unet": edm2_ladder.blueprint,
     "song_unet": song.blueprint,
 }
 

@@ -129,10 +129,8 @@ def linear(fan_in: int, fan_out: int, start: Start, *, rngs, use_bias: bool = Tr
     )
 
 
-def group_norm(channels: int, epsilon: float, *, rngs) -> nnx.GroupNorm:
-    """Return a group norm of at most 32 groups, each of 4 channels or more.
-
-    It runs in float32 whatever the compute type: its statistics do not survive bfloat16.
+def groups_of(channels: int) -> int:
+    """Return into how many groups a norm divides channels: at most 32, each of 4 or more.
 
     Raises:
         ValueError: channels that do not divide into the groups.
@@ -144,9 +142,17 @@ def group_norm(channels: int, epsilon: float, *, rngs) -> nnx.GroupNorm:
             f"model_channels and channel_mult so that every width, and every sum of two that meet "
             f"at a skip connection, is a multiple of 4 up to 128 and of 32 beyond"
         )
+    return groups
+
+
+def group_norm(channels: int, epsilon: float, *, rngs) -> nnx.GroupNorm:
+    """Return a group norm over the groups of `groups_of`, which says what it raises.
+
+    It runs in float32 whatever the compute type: its statistics do not survive bfloat16.
+    """
     return nnx.GroupNorm(
         channels,
-        groups,
+        groups_of(channels),
         epsilon=epsilon,
         use_fast_variance=False,
         dtype=jnp.float32,
