@@ -77,22 +77,19 @@ def prepare(config, workdir: Path) -> None:
                     for pixels, (_, label) in zip(results, part, strict=True)
                     if not isinstance(pixels, str)
                 ]
+                arrays, labels = [pixels for pixels, _ in whole], [label for _, label in whole]
                 unreadable = sorted(
                     {*unreadable, *(result for result in results if isinstance(result, str))}
                 )
                 _require_few(unreadable, len(files), section.most_damaged)
                 noted.write_text("".join(line + "\n" for line in unreadable))
-                writer.write(shard, *([list(column) for column in zip(*whole)] or [[], []]))
+                writer.write(shard, arrays, labels)
             bar.update(len(part))
     writer.finish(shards, unreadable=unreadable)
     noted.unlink(missing_ok=True)
+    left_out = f"; {len(unreadable)} pictures could not be read, see dataset.json"
     print(
-        f"wrote {workdir}: --config.data.name={workdir} trains on it"
-        + (
-            f"; {len(unreadable)} pictures could not be read, see dataset.json"
-            if unreadable
-            else ""
-        )
+        f"wrote {workdir}: --config.data.name={workdir} trains on it" + left_out * bool(unreadable)
     )
 
 
