@@ -11,6 +11,8 @@ from jaxtyping import Array, Int
 
 from ..models.denoiser import Network
 from . import ema
+from .gradients import gradients
+from .sharding import Layout
 
 
 @jax.tree_util.register_dataclass
@@ -52,25 +54,42 @@ def initial_state(recipe: Recipe, params: Any) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, averages, recipe.optimizer.init(params))
 
 
-def make_step(recipe: Recipe, network: Network, seed: int):
-    """Return the jitted ``(state, batch) -> (state, metrics)``; the old state is donated.
+def make_step(
+    recipe: Recipe,
+    network: Network,
+    seed: int,
+    *,
+    layout: Layout | None = None,
+    shardings: TrainState | None = None,
+    accumulate: int = 1,
+):
+    """Return the compiled ``(state, batch) -> (state, metrics)``; the old state is donated.
 
     The noise of one example depends on (seed, step, position in the global batch) alone, so a
     resumed run repeats an uninterrupted one bit for bit.
+
+    Args:
+        recipe, network: what is trained, and how.
+        seed: of the noise.
+        layout: of the devices; None leaves every placement to the arguments.
+        shardings: of the state's arrays, as they come in and go out.
+        accumulate: number of micro-batches whose gradients are added up before the update.
     """
+    axis = "batch" if layout is not None and layout.preset.pmap else None
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         root = jax.random.fold_in(jax.random.key(seed), state.step)
-        count = batch["label"].shape[0]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.arange(count))
-        objective = jax.value_and_grad(
-            lambda params: recipe.loss(network, params, batch, keys), has_aux=True
+        gradient, metrics = gradients(
+            recipe.loss, network, state.params, batch, root, accumulate=accumulate, axis=axis
         )
-        (loss, metrics), gradients = objective(state.params)
-        updates, optimizer = recipe.optimizer.update(gradients, state.optimizer, state.params)
+        updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.params)
         params = recipe.project(optax.apply_updates(state.params, updates))
         averages = recipe.averages.update(state.ema, params, state.step + 1)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)} | metrics
+        metrics = metrics | {"gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, averages, optimizer), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if layout is None:
+        return jax.jit(step, donate_argnums=0)
+    if axis is None:
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.whole))
+    return layout.mapped(step, axis)

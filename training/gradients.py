@@ -1,0 +1,156 @@
+"""Gradients of a batch: in one go, in micro-batches, with activations computed again."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from ..errors import UserError
+from ..models.denoiser import Network
+from ..models.sites import BLOCK
+from .gathering import all_but_gathered
+
+# name -> which results of a block are kept for the backward pass; the others are computed again.
+POLICIES = {
+    "none": all_but_gathered,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def gradients(
+    loss: Callable,
+    network: Network,
+    params: Any,
+    batch: dict[str, Array],
+    root: Key[Array, ""],
+    *,
+    accumulate: int = 1,
+    axis: str | None = None,
+) -> tuple[Any, dict[str, Array]]:
+    """Return the gradient of a batch's mean loss, and the means of the loss and its metrics.
+
+    The example at position ``i`` of the batch gets the key ``fold_in(root, i)``, however the
+    batch is cut. Micro-batches are every ``accumulate``-th example, so that the examples of one
+    are spread over the devices like the batch.
+
+    Args:
+        loss: ``loss(network, params, batch, keys) -> (scalar, metrics)``, all of them means over
+            the batch.
+        network: passed on.
+        params: the parameters.
+        batch: arrays ``[batch, ...]``; what one device holds where ``axis`` is given.
+        root: key of the step.
+        accumulate: number of micro-batches, which divides the batch.
+        axis: the name under `jax.pmap` of the axis of devices, over which means are taken.
+    """
+    count = len(batch["label"])
+    first = 0 if axis is None else jax.lax.axis_index(axis) * count
+    keys = jax.vmap(partial(jax.random.fold_in, root))(first + jnp.arange(count))
+
+    def objective(params, batch, keys):
+        value, metrics = loss(network, params, batch, keys)
+        return value, {"loss": value} | metrics
+
+    one = jax.grad(objective, has_aux=True)
+    if accumulate == 1:
+        result = one(params, batch, keys)
+    else:
+        shape = (count // accumulate, accumulate)
+        micro = jax.tree.map(
+            lambda a: jnp.moveaxis(a.reshape(*shape, *a.shape[1:]), 1, 0), (batch, keys)
+        )
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, one(params, *part)), None
+
+        like = jax.eval_shape(one, params, *jax.tree.map(lambda a: a[0], micro))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+        total, _ = jax.lax.scan(add, zeros, micro)
+        result = jax.tree.map(lambda a: a / accumulate, total)
+    return result if axis is None else jax.lax.pmean(result, axis)
+
+
+class _EveryLayer:
+    """Contains every number: a mode for blocks of any network holds in all of them."""
+
+    def __contains__(self, layer: int) -> bool:
+        return True
+
+    def __iter__(self):
+        return iter(())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recompute:
+    """A forward mode that keeps of a block what the policy names."""
+
+    policy: str
+    name = "remat"
+    site = BLOCK
+    layers = _EveryLayer()
+
+    def block(self, run: Callable, tokens: Array) -> Array:
+        return jax.checkpoint(run, policy=POLICIES[self.policy])(tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rematerialised(Network):
+    """A network whose blocks are computed again in the backward pass.
+
+    Attributes:
+        policy: one of `POLICIES`: ``full`` keeps a block's input alone, ``dots`` the results of
+            matrix products too, ``dots_no_batch`` those of products with parameters, ``none``
+            everything but parameters that were gathered.
+    """
+
+    policy: str = "full"
+
+    def __call__(self, params, x, time, condition, modes=()):
+        """Run the module with ``params``."""
+        return super().__call__(
+            params, x, time, condition, (*modes, (_Recompute(self.policy), None))
+        )
+
+
+def rematerialised(network: Network, policy: str, *, gathered: bool = False) -> Network:
+    """Return the network as it is trained under a policy of `POLICIES`.
+
+    Args:
+        network: as it was split.
+        policy: its name; every one gathers again what `training.gathering` gathered.
+        gathered: whether there is anything of that kind.
+
+    Raises:
+        UserError: an unknown policy, or a network that has no blocks to compute again.
+    """
+    if policy not in POLICIES:
+        raise UserError(f"config.training.remat {policy!r} is not one of {', '.join(POLICIES)}")
+    if policy == "none" and not (gathered and BLOCK in network.sites):
+        return network
+    if BLOCK not in network.sites:
+        raise UserError(
+            f"config.training.remat {policy!r} computes a network's blocks again, and this one "
+            f"offers no site named {BLOCK!r}: use none"
+        )
+    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
+    return Rematerialised(**fields, policy=policy)
+
+
+def gathered_again(loss: Callable) -> Callable:
+    """Return a loss whose backward pass gathers parameters again, for networks without blocks."""
+
+    def wrapped(network, params, batch, keys):
+        if BLOCK in network.sites:
+            return loss(network, params, batch, keys)
+        run = jax.checkpoint(
+            lambda params: loss(network, params, batch, keys), policy=all_but_gathered
+        )
+        return run(params)
+
+    return wrapped
