@@ -62,15 +62,18 @@ def for_layer(modes: Sequence, layer: int) -> tuple:
     return tuple(one for one in modes if layer in (one[0].layers or ()))
 
 
-def runs(modes: Sequence, depth: int) -> Iterator[tuple[range, tuple]]:
-    """Cut ``depth`` layers into runs of consecutive ones in which the same modes hold."""
+def runs(modes: Sequence, depth: int, first: int = 0) -> Iterator[tuple[range, tuple]]:
+    """Cut ``depth`` layers into runs of consecutive ones in which the same modes hold.
+
+    The runs count from 0; ``first`` is the number that modes know the first layer by.
+    """
 
     def held(layer):
-        return tuple(id(mode) for mode, _ in for_layer(modes, layer))
+        return tuple(id(mode) for mode, _ in for_layer(modes, first + layer))
 
     for _, group in itertools.groupby(range(depth), key=held):
         layers = tuple(group)
-        yield range(layers[0], layers[-1] + 1), for_layer(modes, layers[0])
+        yield range(layers[0], layers[-1] + 1), for_layer(modes, first + layers[0])
 
 
 def choose(where: Bool[Array, " batch"] | None, new: Array, old: Array) -> Array:

@@ -27,7 +27,12 @@ def stack(make: Callable[..., nnx.Module], depth: int, scan_layers: bool, rngs: 
 
 
 def through(
-    blocks: Any, depth: int, h: Any, modes: Sequence, run: Callable[[nnx.Module, Any, tuple], Any]
+    blocks: Any,
+    depth: int,
+    h: Any,
+    modes: Sequence,
+    run: Callable[[nnx.Module, Any, tuple], Any],
+    first: int = 0,
 ) -> Any:
     """Pass ``h`` through all blocks of a `stack`.
 
@@ -36,13 +41,14 @@ def through(
         h: what goes through: an array, or a pytree that keeps its shapes and types.
         modes: pairs (mode, where), of which every block is given those that hold in it.
         run: ``run(block, h, held) -> h``.
+        first: the number that modes know the stack's first block by.
     """
     if isinstance(blocks, nnx.List):
         for layer, block in enumerate(blocks):
-            h = run(block, h, for_layer(modes, layer))
+            h = run(block, h, for_layer(modes, first + layer))
         return h
     structure, stacked = nnx.split(blocks)
-    for layers, held in runs(modes, depth):
+    for layers, held in runs(modes, depth, first):
 
         def scanned(h, parameters, held=held):
             return run(nnx.merge(structure, parameters), h, held), None
