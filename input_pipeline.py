@@ -142,15 +142,23 @@ def drop_labels(
 class _Batches:
     """Every batch from one position of the stream on, as a list that is computed when read."""
 
-    def __init__(self, source: Source, seed: int, flip: bool, first: int, stride: int, share: int):
+    def __init__(
+        self,
+        source: Source,
+        seed: int,
+        flip: bool,
+        first: int,
+        stride: int,
+        within: Int[np.ndarray, " share"],
+    ):
         self.source, self.seed, self.flip = source, seed, flip
-        self.first, self.stride, self.share = first, stride, share
+        self.first, self.stride, self.within = first, stride, within
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        positions = self.first + number * self.stride + np.arange(self.share)
+        positions = self.first + number * self.stride + self.within
         count = self.source.num_examples
         epochs, offsets = np.divmod(positions, count)
         rows = np.empty_like(positions)
@@ -181,6 +189,8 @@ class Pipeline(Iterator):
         flip: mirror half of the images, left to right.
         process_index: this host.
         process_count: number of hosts.
+        rows: which examples of a batch this host reads, where that is not the equal block
+            (devices may be in another order than hosts, or share rows between hosts).
 
     Raises:
         UserError: a batch size that hosts cannot share equally, a host or seed out of range, an
@@ -196,12 +206,13 @@ class Pipeline(Iterator):
         flip: bool = False,
         process_index: int = 0,
         process_count: int = 1,
+        rows: Int[np.ndarray, " share"] | None = None,
     ):
         if not 0 <= process_index < process_count:
             raise UserError(
                 f"process_index {process_index} is not below process_count {process_count}"
             )
-        if batch_size < 1 or batch_size % process_count:
+        if batch_size < 1 or (rows is None and batch_size % process_count):
             raise UserError(
                 f"batch size {batch_size} is not a positive multiple of {process_count} hosts: "
                 f"change it"
@@ -213,8 +224,9 @@ class Pipeline(Iterator):
         if not source.num_examples:
             raise UserError(f"the chosen split of {source.name} is empty")
         self._source, self._seed, self._flip = source, seed, flip
-        self._batch_size, self._share = batch_size, batch_size // process_count
-        self._offset = process_index * self._share
+        if rows is None:
+            rows = np.split(np.arange(batch_size), process_count)[process_index]
+        self._batch_size, self._rows = batch_size, rows
         self._batches = None
         self.restore({"examples_seen": 0})
 
@@ -249,9 +261,9 @@ class Pipeline(Iterator):
             self._source,
             self._seed,
             self._flip,
-            self._examples_seen + self._offset,
+            self._examples_seen,
             self._batch_size,
-            self._share,
+            self._rows,
         )
         in_memory = self._source.images is not None
         options = grain.ReadOptions(

@@ -18,6 +18,10 @@ def base() -> ConfigDict:
                 label_dropout=0.1,
                 noise_mean=-1.2,
                 noise_std=1.2,
+                # How a step is computed, not what: micro-batches whose gradients are added up, and
+                # what the backward pass computes again (none, full, dots, dots_no_batch).
+                accumulate=1,
+                remat="none",
             ),
             optimizer=dict(
                 learning_rate=1e-3,
@@ -38,6 +42,15 @@ def base() -> ConfigDict:
                 std=0.05,
                 decay=0.9999,
                 tracked=(),  # stds of power-function averages kept beside the main one
+            ),
+            # Devices: a preset (replicated, fsdp, fsdp_tensor, pmap), sizes of the mesh's axes (0:
+            # the preset's own, -1: what the others leave), and rules from a regex on a parameter's
+            # path to axes of its last dimensions, (("mlp_in/kernel", (None, "tensor")),).
+            sharding=dict(
+                preset="replicated",
+                mesh=dict(data=0, fsdp=0, tensor=0),
+                rules=(),
+                whole_below=2**12,  # numbers: smaller parameters may stay whole
             ),
             checkpoint=dict(every_steps=500, keep=2),
             # What --mode=sample makes: rule, solver and schedule by constructor name.

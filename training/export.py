@@ -8,12 +8,12 @@ import jax
 
 from ..errors import UserError
 from ..models.build import blueprint
-from ..models.denoiser import initialise
 from ..models.weights import save
 from .checkpoints import Checkpoints
-from .loop import identity, shapes_of
+from .loop import identity
 from .recipes import recipe_from_config
-from .state import initial_state
+from .setup import set_up
+from .sharding import on_one_device
 
 
 def commit() -> str:
@@ -43,14 +43,8 @@ def export(config, workdir: Path) -> Path:
         checkpoints.close()
         raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
 
-    _, params = initialise(
-        plan.build,
-        jax.random.key(0),
-        num_classes=plan.num_classes,
-        shape=plan.shape,
-        condition=plan.condition,
-    )
-    state, position = checkpoints.restore(shapes_of(initial_state(recipe, params)))
+    layout = on_one_device(jax.local_devices()[0])
+    state, position = checkpoints.restore(set_up(plan, recipe, layout).abstract)
     checkpoints.close()
     path = workdir / f"{config.name}.safetensors"
     provenance = {

@@ -101,7 +101,7 @@ class _Recompute:
 
 @dataclasses.dataclass(frozen=True)
 class Rematerialised(Network):
-    """A network whose blocks are computed again in the backward pass.
+    """A network whose blocks are computed again in the backward pass, in part or whole.
 
     Attributes:
         policy: one of `POLICIES`: ``full`` keeps a block's input alone, ``dots`` the results of
@@ -113,9 +113,14 @@ class Rematerialised(Network):
 
     def __call__(self, params, x, time, condition, modes=()):
         """Run the module with ``params``."""
-        return super().__call__(
-            params, x, time, condition, (*modes, (_Recompute(self.policy), None))
+        run = super().__call__
+        if BLOCK in self.sites:
+            return run(params, x, time, condition, (*modes, (_Recompute(self.policy), None)))
+        # Without blocks there is nothing to do layer by layer, but for gathering again.
+        again = jax.checkpoint(
+            lambda *given: run(*given, modes=modes), policy=POLICIES[self.policy]
         )
+        return again(params, x, time, condition)
 
 
 def rematerialised(network: Network, policy: str, *, gathered: bool = False) -> Network:
@@ -131,26 +136,12 @@ def rematerialised(network: Network, policy: str, *, gathered: bool = False) -> 
     """
     if policy not in POLICIES:
         raise UserError(f"config.training.remat {policy!r} is not one of {', '.join(POLICIES)}")
-    if policy == "none" and not (gathered and BLOCK in network.sites):
+    if policy == "none" and not gathered:
         return network
-    if BLOCK not in network.sites:
+    if policy != "none" and BLOCK not in network.sites:
         raise UserError(
             f"config.training.remat {policy!r} computes a network's blocks again, and this one "
             f"offers no site named {BLOCK!r}: use none"
         )
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
     return Rematerialised(**fields, policy=policy)
-
-
-def gathered_again(loss: Callable) -> Callable:
-    """Return a loss whose backward pass gathers parameters again, for networks without blocks."""
-
-    def wrapped(network, params, batch, keys):
-        if BLOCK in network.sites:
-            return loss(network, params, batch, keys)
-        run = jax.checkpoint(
-            lambda params: loss(network, params, batch, keys), policy=all_but_gathered
-        )
-        return run(params)
-
-    return wrapped

@@ -3,23 +3,22 @@
 import contextlib
 import math
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .. import input_pipeline
 from ..errors import UserError
 from ..models.build import blueprint
-from ..models.denoiser import initialise
 from .checkpoints import Checkpoints
 from .journal import Journal
 from .previews import Previews
 from .recipes import recipe_from_config
-from .state import TrainState, initial_state, make_step
+from .setup import set_up
+from .sharding import layout_from_config
+from .state import TrainState
 
 # Streams of the run's seed, so that parameters, step noise and label dropout never share bits.
 PARAMETERS, STEPS = 0, 1
@@ -34,18 +33,12 @@ def parameter_count(params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def shapes_of(state: TrainState) -> TrainState:
-    """Return shapes, types and shardings of a state's arrays, as a checkpoint is restored into."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )
-
-
 def identity(config) -> dict:
     """Return the parts of a config that decide a run's result; machine paths and length are not."""
     parts = {name: config[name].to_dict() if name != "seed" else config.seed for name in IDENTITY}
     parts["data"].pop("dir", None)
-    parts["training"].pop("steps", None)
+    for only_how in ("steps", "accumulate", "remat"):
+        parts["training"].pop(only_how, None)
     return parts
 
 
@@ -79,15 +72,22 @@ def train(config, workdir: Path) -> TrainState:
             f"config.model has {plan.num_classes} classes and the data set {config.data.name} has "
             f"{source.num_classes}: set model.num_classes"
         )
-    devices = jax.device_count()
-    if config.training.batch_size % devices:
+    layout = layout_from_config(config.sharding)
+    parts = layout.shares * config.training.accumulate
+    if config.training.accumulate < 1 or config.training.batch_size % parts:
         raise UserError(
             f"config.training.batch_size {config.training.batch_size} cannot be shared equally by "
-            f"{devices} devices: make it a multiple"
+            f"{layout.shares} parts of the mesh in {config.training.accumulate} micro-batches "
+            f"(training.accumulate, 1 or more): make it a multiple of {parts}"
         )
-    auto = (AxisType.Auto,)
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=auto)
-    replicated, spread = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    setup = set_up(plan, recipe, layout)
+    key = jax.random.key(config.seed)
+    step_key = int(jax.random.bits(jax.random.fold_in(key, STEPS), dtype=jnp.uint32))
+    advance = setup.step(
+        step_key & 0x7FFFFFFF,
+        accumulate=config.training.accumulate,
+        remat=config.training.remat,
+    )
     with contextlib.ExitStack() as open_things:
         checkpoints = open_things.enter_context(
             contextlib.closing(
@@ -101,36 +101,26 @@ def train(config, workdir: Path) -> TrainState:
                     config.training.batch_size,
                     seed=config.seed,
                     flip=config.data.flip,
-                    process_index=jax.process_index(),
-                    process_count=jax.process_count(),
+                    rows=layout.rows(config.training.batch_size),
                 )
             )
         )
-        key = jax.random.key(config.seed)
-        network, params = initialise(
-            plan.build,
-            jax.random.fold_in(key, PARAMETERS),
-            num_classes=plan.num_classes,
-            shape=plan.shape,
-            condition=plan.condition,
-            out_shardings=replicated,
-        )
-        state = jax.jit(partial(initial_state, recipe), out_shardings=replicated)(params)
         start, total = checkpoints.latest_step or 0, config.training.steps
         if start:
-            state, position = checkpoints.restore(shapes_of(state))
+            state, position = checkpoints.restore(setup.abstract)
             pipeline.restore(position)
+        else:
+            state = setup.create(jax.random.fold_in(key, PARAMETERS))
         print(
-            f"{config.name}: {parameter_count(params):,} parameters, {source.num_examples:,} "
-            f"images of {config.data.name}, batch {config.training.batch_size}, steps {start} to "
-            f"{total} on {devices} {jax.devices()[0].platform} device(s); results in {workdir}",
+            f"{config.name}: {parameter_count(state.params):,} parameters, "
+            f"{source.num_examples:,} images of {config.data.name}, batch "
+            f"{config.training.batch_size}, steps {start} to {total} on {layout}; results in "
+            f"{workdir}",
             flush=True,
         )
         if start >= total:
             print(f"nothing to do: {checkpoints.directory} already holds step {start}")
             return state
-        step_key = jax.random.bits(jax.random.fold_in(key, STEPS), dtype=jnp.uint32)
-        advance = make_step(recipe, network, int(step_key) & 0x7FFFFFFF)
         journal = open_things.enter_context(
             contextlib.closing(
                 Journal(
@@ -142,15 +132,11 @@ def train(config, workdir: Path) -> TrainState:
                 )
             )
         )
-        previews = Previews(config, network, plan, workdir)
-        return _run(
-            config, recipe, state, advance, pipeline, spread, checkpoints, journal, previews
-        )
+        previews = Previews(config, setup.network, plan, workdir)
+        return _run(config, setup, state, advance, pipeline, checkpoints, journal, previews)
 
 
-def _run(
-    config, recipe, state, advance, pipeline, spread, checkpoints, journal, previews
-) -> TrainState:
+def _run(config, setup, state, advance, pipeline, checkpoints, journal, previews) -> TrainState:
     """Advance from ``state.step`` to the last step."""
     total, log, checkpoint = config.training.steps, config.log, config.checkpoint
     started, waited, first = time.monotonic(), 0.0, int(state.step) + 1
@@ -158,14 +144,13 @@ def _run(
         before = time.monotonic()
         batch = _with_dropped_labels(config, next(pipeline))
         waited += time.monotonic() - before
-        placed = {
-            name: jax.make_array_from_process_local_data(spread, value)
-            for name, value in batch.items()
-        }
-        state, metrics = advance(state, placed)
+        # What moves data unasked at every step is slow and silent: it is an error here.
+        with jax.transfer_guard("disallow"):
+            placed = setup.layout.place(batch, config.training.batch_size)
+            state, metrics = advance(state, placed)
         journal.advance()
         if step % log.every_steps == 0 or step == total:
-            values = {name: float(value) for name, value in metrics.items()}
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             # The loss first: it is what a person looks for.
             _stop_if_not_finite({"loss": values["loss"]} | values, step, checkpoints)
             elapsed = time.monotonic() - started
@@ -182,7 +167,7 @@ def _run(
                 flush=True,
             )
         if log.preview_every_steps and (step % log.preview_every_steps == 0 or step == total):
-            previews.write(step, recipe.averages.main(state.ema), journal)
+            previews.write(step, setup.recipe.averages.main(state.ema), journal)
         if step % checkpoint.every_steps == 0 or step == total:
             # A state that is not finite must never replace a good checkpoint.
             _stop_if_not_finite({"loss": float(metrics["loss"])}, step, checkpoints)

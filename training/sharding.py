@@ -87,6 +87,18 @@ class Layout:
         """The first dimension over `data` and `fsdp`."""
         return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
 
+    def __str__(self) -> str:
+        """Say how many devices there are, and how they are arranged where that says more."""
+        devices = self.mesh.devices
+        arranged = [f"{axis} {size}" for axis, size in self.mesh.shape.items() if size > 1]
+        how = f" ({', '.join(arranged)})" if self.cuts else ""
+        return f"{devices.size} {devices.flat[0].platform} device(s){how}"
+
+    @property
+    def cuts(self) -> bool:
+        """Whether any parameter may be cut."""
+        return bool(self.rules) or self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
+
     @property
     def shares(self) -> int:
         """Into how many parts a batch is cut."""
@@ -289,6 +301,11 @@ def _tensor_alone(spec: PartitionSpec) -> PartitionSpec:
         return axes is not None and "tensor" in ((axes,) if isinstance(axes, str) else axes)
 
     return PartitionSpec(*("tensor" if has_tensor(axes) else None for axes in spec))
+
+
+def on_one_device(device: jax.Device) -> Layout:
+    """Return the layout of everything on one device."""
+    return Layout(_mesh(dict.fromkeys(AXES, 1), [device]))
 
 
 def layout_from_config(section: Mapping[str, Any], devices: Sequence | None = None) -> Layout:

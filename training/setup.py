@@ -1,0 +1,77 @@
+"""What a run starts from: the network, and the shapes and places of its state before any number."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from ..models.blueprint import Blueprint
+from ..models.denoiser import Network, initialise, split
+from .gathering import gathered
+from .gradients import rematerialised
+from .sharding import Layout
+from .state import Recipe, TrainState, initial_state, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run before its first number is computed.
+
+    Attributes:
+        recipe: how the network is trained.
+        layout: where everything lives.
+        network: as it is sampled from.
+        abstract: the state's shapes, types and shardings.
+        create: ``key -> state`` before the first step, each array made where it lives.
+    """
+
+    recipe: Recipe
+    layout: Layout
+    network: Network
+    abstract: TrainState
+    create: Callable[[jax.Array], TrainState]
+
+    def step(self, seed: int, *, accumulate: int = 1, remat: str = "none") -> Callable:
+        """Return the compiled ``(state, batch) -> (state, metrics)``.
+
+        Args:
+            seed: of the noise.
+            accumulate: number of micro-batches.
+            remat: what the backward pass computes again (see `training.gradients.POLICIES`).
+
+        Raises:
+            UserError: a policy that is unknown or that the network cannot be trained under.
+        """
+        network = self.network
+        if self.layout.cuts:
+            network = gathered(network, self.abstract.params, self.layout)
+        return make_step(
+            self.recipe,
+            rematerialised(network, remat, gathered=self.layout.cuts),
+            seed,
+            layout=self.layout,
+            shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
+            accumulate=accumulate,
+        )
+
+
+def set_up(plan: Blueprint, recipe: Recipe, layout: Layout) -> Setup:
+    """Find the network, and its state's shapes and places, without computing anything.
+
+    Raises:
+        UserError: a rule of the layout that does not fit a parameter.
+    """
+    fields = dict(num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition)
+    network, _ = split(nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0))), **fields)
+
+    def create(key):
+        _, params = initialise(plan.build, key, **fields)
+        return initial_state(recipe, params)
+
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    shardings = layout.of_state(shapes, shapes.params)
+    abstract = jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
+    )
+    return Setup(recipe, layout, network, abstract, jax.jit(create, out_shardings=shardings))
