@@ -153,6 +153,21 @@ CONTAINERS: dict[str, Hostile] = {
     "stride_beyond_storage": Hostile(one_tensor((2, 2), (3, 1)), "reaches element 4"),
     "many_axes": Hostile(one_tensor((1,) * 40), "40 axes"),
     "fewer_strides": Hostile(one_tensor((2, 2), (1,)), "2 axes with 1 strides"),
+    "conjugate_view": Hostile(
+        in_zip(
+            w.call(
+                "torch._utils",
+                "_rebuild_tensor_v2",
+                SMALL,
+                w.whole(0),
+                *[w.bundle(w.whole(1))] * 2,
+                *[pickle.NONE] * 2,
+                w.table({"conj": pickle.NEWTRUE}),
+            ),
+            {"0": bytes(16)},
+        ),
+        "conjugate or negative view",
+    ),
     "expanded_without_end": Hostile(one_tensor((1 << 40,), (0,)), "expanded far beyond"),
     "storage_of_2_to_62": Hostile(one_tensor((4,), elements=HUGE), "should have"),
     "storage_of_minus_4": Hostile(one_tensor((4,), elements=-4), "reaches|should have"),

@@ -6,12 +6,11 @@ import weight_writers as w
 from hostile_writers import CANARY, canary, command
 
 SYSTEM = w.dotted("os", "system")
-SHORT = pickle.SHORT_BINUNICODE
 
 
 def short(text: str) -> bytes:
     """Push short text, as protocol 4 does."""
-    return SHORT + bytes([len(text)]) + text.encode()
+    return pickle.SHORT_BINUNICODE + bytes([len(text)]) + text.encode()
 
 
 ARMED = {
@@ -60,7 +59,7 @@ ARMED = {
     "python_2_names": lambda path: w.program(
         w.call("__builtin__", "exec", w.text(f"open({str(path.parent / CANARY)!r}, 'w').close()"))
     ),
-    "in_a_list_that_is_popped": lambda path: w.program(
+    "a_result_that_is_dropped": lambda path: w.program(
         w.call("os", "system", command(path)) + pickle.POP + pickle.NONE
     ),
     "among_good_names": lambda path: w.program(

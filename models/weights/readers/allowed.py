@@ -215,8 +215,10 @@ def _path(machine: Machine, arguments: tuple) -> str:
 def _persistent_object(machine: Machine, arguments: tuple) -> ObjectRecord:
     # The source text beside the class name is not kept: it is there to be executed.
     match arguments:
-        case ({"type": "class", "class_name": str() as class_name, "state": dict() as state},):
-            return ObjectRecord(class_name, state)
+        case (
+            {"type": "class", "class_name": str() as class_name, "state": dict() | None as state},
+        ):
+            return ObjectRecord(class_name, state or {})
     raise machine.wrong("torch_utils.persistence._reconstruct_persistent_obj")
 
 

@@ -145,8 +145,6 @@ class Cursor:
         self._require(size)
         span = Span(self.position, size)
         self.position += size
-        if not 0 <= self.position - self._block_start <= len(self._block):
-            self._block, self._block_start = b"", self.position
         return span
 
     def line(self, limit: int) -> bytes:
