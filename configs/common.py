@@ -12,12 +12,18 @@ def base() -> ConfigDict:
             data=dict(name="", split="train", dir="", flip=False, most_damaged=0.001),
             model=dict(name="dit"),
             training=dict(
-                loss="edm",
                 steps=0,
                 batch_size=128,
                 label_dropout=0.1,
-                noise_mean=-1.2,
-                noise_std=1.2,
+                # What is minimised, part by part: training/recipes.py says where each is found.
+                loss=dict(name="denoising"),
+                noise=dict(name="log_normal", mean=-1.2, std=1.2),
+                weighting=dict(name="uniform", target="network"),
+                kernel=dict(name="gaussian"),
+                augmentation=dict(name="none"),
+                perturbation=dict(name="none"),
+                objective=dict(name="mean"),
+                loss_scale=1.0,
                 # How a step is computed, not what: micro-batches whose gradients are added up, and
                 # what the backward pass computes again (none, full, dots, dots_no_batch).
                 accumulate=1,
@@ -28,10 +34,15 @@ def base() -> ConfigDict:
                 schedule="constant",  # constant, cosine, inverse_sqrt
                 warmup_steps=100,
                 decay_steps=0,
+                # In images instead, where not 0.
+                warmup_images=0,
+                decay_images=0,
                 b1=0.9,
                 b2=0.99,
+                eps=1e-8,
                 weight_decay=0.0,
                 clip_norm=1.0,
+                nonfinite="keep",  # or in gradients: zero; edm, NaN to 0 and infinities to 1e5
             ),
             ema=dict(
                 # half_life: images, at most ramp_up of those seen; power: a relative std;
@@ -92,6 +103,11 @@ def base() -> ConfigDict:
             ),
         )
     )
+
+
+def part(name: str, **arguments) -> ConfigDict:
+    """Return a section that names a part of a recipe, with its arguments."""
+    return ConfigDict(dict(name=name, **arguments))
 
 
 def dit(config: ConfigDict, **model) -> ConfigDict:

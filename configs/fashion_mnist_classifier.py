@@ -18,8 +18,8 @@ def get_config():
     config.name = "fashion_mnist_classifier"
     config.data.name = "fashion_mnist"
     config.model = ConfigDict(dict(name="classifier", image_size=28, channels=1, num_classes=10))
-    config.training.update(loss="cross_entropy", steps=4000, batch_size=128, label_dropout=0.0)
-    config.training.augmentation = ConfigDict(dict(flip=True, shift=1, label_smoothing=0.0))
+    config.training.update(steps=4000, batch_size=128, label_dropout=0.0)
+    config.training.loss = common.part("cross_entropy", flip=True, shift=1, label_smoothing=0.0)
     config.optimizer.update(
         learning_rate=3e-3, schedule="cosine", warmup_steps=200, decay_steps=4000, weight_decay=0.05
     )

@@ -42,9 +42,9 @@ def get_config():
     hidden, steps, split, config.seed = NETWORKS["main"]
     config.data.split = split
     config.model = ConfigDict(dict(name="score_mlp", hidden=hidden))
-    config.training.update(
-        loss="score_matching", steps=steps, batch_size=4096, noise_mean=-2.3, noise_std=1.5
-    )
+    config.training.update(steps=steps, batch_size=4096)
+    config.training.loss = common.part("score_matching")
+    config.training.noise = common.part("log_normal", mean=-2.3, std=1.5)
     config.training.label_dropout = 0.0
     config.optimizer.update(
         learning_rate=1e-2, schedule="inverse_sqrt", warmup_steps=0, decay_steps=512, clip_norm=0.0

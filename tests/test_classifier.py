@@ -9,7 +9,13 @@ from flax import nnx
 
 from guidestar.models.classifier import Classifier
 from guidestar.models.denoiser import initialise
-from guidestar.training.classification import augment, cross_entropy
+from guidestar.training.losses.classification import CrossEntropy, augment
+from guidestar.training.objective import Mean
+
+
+def cross_entropy(**options):
+    return Mean(CrossEntropy(**options))
+
 
 SHAPES = [(28, 1, 10), (32, 3, 10), (8, 1, 10)]
 
@@ -177,9 +183,9 @@ class TestCrossEntropy:
 
     def test_refuses_bad_options(self):
         with pytest.raises(ValueError, match="shift is -1"):
-            cross_entropy(shift=-1)
+            CrossEntropy(shift=-1)
         with pytest.raises(ValueError, match="label_smoothing is 1"):
-            cross_entropy(label_smoothing=1)
+            CrossEntropy(label_smoothing=1)
 
     @pytest.mark.parametrize("options", [{}, dict(flip=True, shift=2)])
     def test_only_augmentation_uses_the_keys_and_each_sample_its_own(self, options):

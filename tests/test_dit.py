@@ -197,7 +197,9 @@ def test_preconditioning_keeps_variances_at_one():
 
 
 def test_an_untrained_denoiser_returns_c_skip_x_and_has_loss_one():
-    from guidestar.training.denoising import edm
+    from guidestar.training.corruption import Corruption
+    from guidestar.training.losses import Denoising
+    from guidestar.training.noise import log_normal
 
     network, fresh, _ = make()
     preconditioner = EDM(0.5)
@@ -206,8 +208,9 @@ def test_an_untrained_denoiser_returns_c_skip_x_and_has_loss_one():
     np.testing.assert_allclose(denoise(x, 2.0, label), x * 0.25 / 4.25, rtol=1e-5)
     image = 0.5 * jax.random.normal(jax.random.key(0), (512, 8, 8, 2))
     batch = {"image": image, "label": jnp.zeros(512, jnp.int32)}
-    loss, _ = edm(preconditioner)(network, fresh, batch, jax.random.split(jax.random.key(1), 512))
-    assert float(loss) == pytest.approx(1.0, abs=0.02)
+    loss = Denoising(preconditioner, Corruption(log_normal()))
+    values, _ = loss(network, fresh, batch, jax.random.split(jax.random.key(1), 512))
+    assert float(values.mean()) == pytest.approx(1.0, abs=0.02)
 
 
 def test_a_denoiser_takes_one_sigma_or_one_a_sample():

@@ -12,13 +12,19 @@ from flax import nnx
 from guidestar.models.denoiser import split
 from guidestar.models.mixture import GaussianMixture
 from guidestar.models.score_mlp import MPLinear, ScoreMLP, mp_silu, normalise_weights
-from guidestar.training.score_matching import score_matching
+from guidestar.training.losses import ScoreMatching
+from guidestar.training.noise import log_normal
+from guidestar.training.objective import Mean
 
 
 def trained_looking(hidden=8, gain=0.7):
     module = ScoreMLP(hidden, rngs=nnx.Rngs(params=0))
     module.gain[...] = jnp.asarray(gain)
     return module
+
+
+def mean_score_matching(mixture, mean=-2.3, std=1.5):
+    return Mean(ScoreMatching(mixture, log_normal(mean, std)))
 
 
 def compiled(method):
@@ -121,7 +127,7 @@ def test_score_matching_is_zero_for_the_exact_score():
     network, params = split(ScoreMLP(8, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
     keys = jax.random.split(jax.random.key(0), 64)
     batch = {"image": GAUSSIAN.sample(jax.random.key(1), 64)}
-    value, metrics = jax.jit(partial(score_matching(GAUSSIAN), network))(params, batch, keys)
+    value, metrics = jax.jit(partial(mean_score_matching(GAUSSIAN), network))(params, batch, keys)
     assert float(value) < 1e-9
     assert metrics == {}
 
@@ -131,7 +137,7 @@ def test_score_matching_weighs_the_squared_error_by_sigma_squared():
     network, params = split(ScoreMLP(8, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
     wide = GaussianMixture([1.0], np.zeros((1, 2)), [np.eye(2)])
     count, sigma = 20_000, 0.5
-    loss = score_matching(wide, noise_mean=float(np.log(sigma)), noise_std=0.0)
+    loss = mean_score_matching(wide, mean=float(np.log(sigma)), std=0.0)
     batch = {"image": wide.sample(jax.random.key(1), count)}
     keys = jax.random.split(jax.random.key(0), count)
     value, _ = jax.jit(partial(loss, network))(params, batch, keys)
@@ -154,7 +160,7 @@ def test_score_matching_draws_log_normal_noise_levels():
 
     point = GaussianMixture([1.0], np.zeros((1, 2)), np.zeros((1, 2, 2)))
     keys = jax.random.split(jax.random.key(0), 20_000)
-    value, _ = score_matching(point)(Recorder(), {}, {"image": jnp.zeros((20_000, 2))}, keys)
+    value, _ = mean_score_matching(point)(Recorder(), {}, {"image": jnp.zeros((20_000, 2))}, keys)
     assert float(value) == pytest.approx(1.0, abs=0.03)
     assert seen[0].mean() == pytest.approx(-2.3, abs=0.05)
     assert seen[0].std() == pytest.approx(1.5, abs=0.05)
@@ -163,7 +169,7 @@ def test_score_matching_draws_log_normal_noise_levels():
 def test_training_lowers_the_loss():
     mixture = GaussianMixture([0.5, 0.5], [[-0.5, 0.0], [0.5, 0.0]], [0.01 * np.eye(2)] * 2)
     network, params = split(ScoreMLP(16, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
-    loss = score_matching(mixture)
+    loss = mean_score_matching(mixture)
     batch = {"image": mixture.sample(jax.random.key(1), 256)}
 
     optimizer = optax.adam(1e-2)

@@ -20,7 +20,8 @@ from guidestar.models.weights import load
 from guidestar.training import checkpoints as checkpoints_module
 from guidestar.training import loop, recipes
 from guidestar.training.export import export
-from guidestar.training.recipes import learning_rate, recipe_from_config
+from guidestar.training.optimizers import learning_rate
+from guidestar.training.recipes import recipe_from_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -131,12 +132,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     config = tiny()
 
     def broken(config, plan):
-        return lambda network, params, batch, keys: (numbers_of(params) * jax.numpy.nan, {})
+        return lambda network, params, *_: (numbers_of(params) * jax.numpy.full(8, np.nan), {})
 
     def numbers_of(params):
         return sum(leaf.sum() for leaf in jax.tree.leaves(params))
 
-    monkeypatch.setitem(recipes.LOSSES, "edm", broken)
+    monkeypatch.setitem(recipes.LOSSES, "denoising", (broken, recipes.ALL_PARTS))
     with pytest.raises(
         UserError, match=r"loss is nan at step 6; the last good checkpoint is step 4"
     ):
@@ -169,7 +170,7 @@ def test_a_full_disk_is_noticed_before_a_checkpoint_is_started(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("training", "loss", "elbo", "config.training.loss 'elbo' is not one of"),
+        ("training", "loss", {"name": "elbo"}, "training.loss.name 'elbo' is not one of"),
         ("optimizer", "schedule", "linear", "config.optimizer.schedule 'linear' is not one of"),
         ("optimizer", "decay_steps", 0, "decay_steps must be positive"),
         ("ema", "profile", "none", "config.ema.profile 'none' is not one of"),

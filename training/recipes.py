@@ -1,87 +1,184 @@
-"""From a config to a `Recipe`: loss, optimiser and weight average by name."""
+"""From a config to a `Recipe`: what is minimised, by what optimiser, and which averages are kept.
 
-import jax.numpy as jnp
-import optax
+A loss is composed of parts that a config names one by one, each a section ``{"name": ...,
+argument: value}`` of ``config.training``:
+
+    loss           losses/           what is measured
+    noise          noise.py          how often each noise level is trained
+    weighting      weightings.py     how much the error counts at each
+    kernel         corruption.py     Gaussian noise, or that of PFGM++
+    augmentation   augmentation.py   geometry that the network is told of
+    perturbation   perturbation.py   noise on the condition's embedding
+    objective      objective.py      how losses become a gradient: mean, curriculum, clusters
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
 
 from ..data import fractal2d
 from ..errors import UserError
 from ..models.blueprint import Blueprint
-from . import classification, denoising, ema, score_matching
+from ..models.sites import CONDITION_EMBEDDING
+from . import augmentation, ema, losses
+from .corruption import KERNELS, Corruption
+from .curriculum import Curriculum
+from .noise import NOISES
+from .objective import Mean, Objective
+from .optimizers import optimizer_from_config
+from .perturbation import ConditionPerturbation
 from .state import Recipe
+from .weightings import WEIGHTINGS
+
+# What a section is when a config does not name it.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "loss": {"name": "denoising"},
+    "noise": {"name": "log_normal", "mean": -1.2, "std": 1.2},
+    "weighting": {"name": "uniform", "target": "network"},
+    "kernel": {"name": "gaussian"},
+    "augmentation": {"name": "none"},
+    "perturbation": {"name": "none"},
+    "objective": {"name": "mean"},
+}
 
 
-def _edm(config, plan: Blueprint):
-    training = config.training
-    return denoising.edm(
-        plan.preconditioner, noise_mean=training.noise_mean, noise_std=training.noise_std
-    )
+def _none() -> None:
+    return None
 
 
-def _cross_entropy(config, plan: Blueprint):
-    del plan
-    return classification.cross_entropy(**config.training.get("augmentation", {}))
+AUGMENTATIONS: dict[str, Callable] = {"none": _none, "edm": augmentation.AugmentPipe}
+PERTURBATIONS: dict[str, Callable] = {"none": _none, "cep": ConditionPerturbation}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"mean": Mean, "curriculum": Curriculum}
+# Losses of denoisers, built from a preconditioner, a corruption, a weighting and their own fields.
+DENOISERS: dict[str, Callable] = {
+    "denoising": losses.Denoising,
+    "uncertainty": losses.Uncertainty,
+    "hybrid": losses.Hybrid,
+    "flow_matching": losses.FlowMatching,
+}
+
+
+def _denoiser(kind: Callable) -> Callable:
+    def build(config, plan: Blueprint, **fields):
+        training = config.training
+        if plan.preconditioner is None:
+            raise ValueError(f"config.model {config.model.name!r} is no denoiser")
+        corruption = Corruption(
+            levels=part(training, "noise", NOISES),
+            kernel=part(training, "kernel", KERNELS),
+            augment=part(training, "augmentation", AUGMENTATIONS),
+            perturbation=part(training, "perturbation", PERTURBATIONS),
+            dropout=config.model.get("dropout", 0) > 0,
+        )
+        weighting = part(training, "weighting", WEIGHTINGS)
+        loss = kind(plan.preconditioner, corruption, weighting, **fields)
+        _check_network(plan, loss)
+        return loss
+
+    return build
 
 
 def _score_matching(config, plan: Blueprint):
     del plan
-    training = config.training
-    return score_matching.score_matching(
-        fractal2d.mixture(fractal2d.SPLITS[config.data.split]),
-        noise_mean=training.noise_mean,
-        noise_std=training.noise_std,
-    )
+    mixture = fractal2d.mixture(fractal2d.SPLITS[config.data.split])
+    return losses.ScoreMatching(mixture, part(config.training, "noise", NOISES))
 
 
-LOSSES = {"edm": _edm, "cross_entropy": _cross_entropy, "score_matching": _score_matching}
+def _cross_entropy(config, plan: Blueprint, **fields):
+    del config, plan
+    return losses.CrossEntropy(**fields)
 
 
-def learning_rate(optimizer):
-    """Return the schedule ``step -> rate``, all after a linear warm-up over ``warmup_steps``.
+# name -> how it is built from (config, blueprint, its own fields), and the parts it makes use of.
+ALL_PARTS = tuple(name for name in DEFAULTS if name != "loss")
+LOSSES: dict[str, tuple[Callable, tuple[str, ...]]] = {
+    **{name: (_denoiser(kind), ALL_PARTS) for name, kind in DENOISERS.items()},
+    "score_matching": (_score_matching, ("noise", "objective")),
+    "cross_entropy": (_cross_entropy, ()),
+}
 
-    ``constant``; ``cosine``: half a cosine, reaching 0 at ``decay_steps``; ``inverse_sqrt``:
-    ``rate / sqrt(max(step / decay_steps, 1))`` (arXiv 2312.02696, eq. 67).
+
+def section(training: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of a config's ``training``, or what it is by default."""
+    given = training.get(name)
+    return dict(DEFAULTS[name] if given is None else given)
+
+
+def part(training: Mapping[str, Any], name: str, constructors: Mapping[str, Callable], *given):
+    """Build what a section of ``config.training`` names.
+
+    Args:
+        training: the config's section.
+        name: of the part.
+        constructors: by the name in the part's section.
+        given: arguments that come before those of the section.
+
+    Raises:
+        UserError: an unknown name or argument, or a value that the constructor refuses.
     """
-    shapes = {
-        "constant": lambda step: 1.0,
-        "cosine": lambda step: (
-            0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / optimizer.decay_steps, 1.0)))
-        ),
-        "inverse_sqrt": lambda step: 1 / jnp.sqrt(jnp.maximum(step / optimizer.decay_steps, 1.0)),
-    }
-    if optimizer.schedule not in shapes:
+    fields = section(training, name)
+    chosen = fields.pop("name", None)
+    if chosen not in constructors:
         raise UserError(
-            f"config.optimizer.schedule {optimizer.schedule!r} is not one of {', '.join(shapes)}"
+            f"config.training.{name}.name {chosen!r} is not one of {', '.join(constructors)}"
         )
-    if optimizer.schedule != "constant" and optimizer.decay_steps <= 0:
-        raise UserError(
-            f"config.optimizer.decay_steps must be positive for {optimizer.schedule}, "
-            f"got {optimizer.decay_steps}"
+    try:
+        return constructors[chosen](*given, **fields)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.training.{name}, {chosen}: {error}") from error
+
+
+def loss_from_config(config, plan: Blueprint) -> losses.Loss:
+    """Compose the loss that ``config.training`` names.
+
+    Raises:
+        UserError: an unknown name or argument, a part that this loss makes no use of, or a
+            network that lacks what a part needs.
+    """
+    name = section(config.training, "loss").get("name")
+    _, used = LOSSES.get(name, (None, ALL_PARTS))
+    for unused in set(ALL_PARTS) - set(used):
+        if section(config.training, unused) != DEFAULTS[unused]:
+            raise UserError(
+                f"config.training.{unused} is {section(config.training, unused)}, and the loss "
+                f"{name} makes no use of it: leave it at {DEFAULTS[unused]}"
+            )
+    builders = {key: build for key, (build, _) in LOSSES.items()}
+    return part(config.training, "loss", builders, config, plan)
+
+
+def _check_network(plan: Blueprint, loss) -> None:
+    """Refuse a network that lacks what the loss asks of it."""
+    module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    if loss.corruption.augment is not None:
+        taken = getattr(module, "augment_dim", 0)
+        if taken != augmentation.LABELS:
+            raise ValueError(
+                f"config.training.augmentation tells the network {augmentation.LABELS} numbers, "
+                f"and this one takes {taken}: set model.augment_dim, or augmentation.name none"
+            )
+    sites = getattr(module, "sites", ())
+    if loss.corruption.perturbation is not None and CONDITION_EMBEDDING not in sites:
+        raise ValueError(
+            "config.training.perturbation needs a network that embeds a condition, with the site "
+            f"{CONDITION_EMBEDDING!r}: set perturbation.name none"
         )
-    shape, warmup = shapes[optimizer.schedule], max(optimizer.warmup_steps, 1)
-
-    def rate(step):
-        ramp = jnp.minimum((step + 1) / warmup, 1.0)
-        return optimizer.learning_rate * ramp * shape(step)
-
-    return rate
+    if isinstance(loss, losses.Uncertainty) and not hasattr(module, "log_variance"):
+        raise ValueError("the network learns no log_variance(c_noise): use the loss denoising")
 
 
 def recipe_from_config(config, plan: Blueprint) -> Recipe:
     """Compose the recipe that ``config`` names.
 
     Raises:
-        UserError: an unknown loss, schedule or average.
+        UserError: an unknown name or argument of a part, schedule or average.
     """
-    if config.training.loss not in LOSSES:
-        raise UserError(
-            f"config.training.loss {config.training.loss!r} is not one of {', '.join(LOSSES)}"
-        )
-    o = config.optimizer
-    steps = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
-    steps.append(optax.adamw(learning_rate(o), b1=o.b1, b2=o.b2, weight_decay=o.weight_decay))
     return Recipe(
-        loss=LOSSES[config.training.loss](config, plan),
-        optimizer=optax.chain(*steps),
+        loss=Mean(loss_from_config(config, plan)),
+        optimizer=optimizer_from_config(config, plan),
         averages=averages_from_config(config),
         project=plan.project,
     )

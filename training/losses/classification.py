@@ -1,8 +1,13 @@
 """The classification loss: cross-entropy with label smoothing and light augmentation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+
+from ...models.denoiser import Network
+from ..noise import WHOLE
 
 
 def augment(
@@ -26,33 +31,49 @@ def augment(
     return image
 
 
-def cross_entropy(*, flip: bool = False, shift: int = 0, label_smoothing: float = 0.0):
-    """Return the loss ``-sum_c q_c log softmax(logits)_c``, mean over the batch.
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """``-sum_c q_c log softmax(logits)_c``, ``q = (1 - s) onehot(label) + s / classes``.
 
-    ``q = (1 - s) onehot(label) + s / classes`` with smoothing s (Szegedy et al., arXiv
-    1512.00567, section 7).
+    Label smoothing s as in Szegedy et al., arXiv 1512.00567, section 7.
 
-    Args:
+    Attributes:
         flip, shift: augmentation, see `augment`; flip only where a mirrored image keeps its class.
         label_smoothing: s, in [0, 1).
-
-    Returns:
-        ``loss(network, params, batch, keys) -> (scalar, {"accuracy": ...})``: ``batch`` holds
-        ``image`` [batch, h, w, c] and ``label`` [batch] in [0, classes), ``keys`` one key a
-        sample. The accuracy is that on the augmented batch. A label outside the range makes the
-        loss NaN rather than train on it.
 
     Raises:
         ValueError: a negative shift, or smoothing outside [0, 1).
     """
-    if shift < 0:
-        raise ValueError(f"shift is {shift} pixels; use 0 (none) or a positive number")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}; use a number in [0, 1)")
 
-    def loss(network, params, batch, keys):
+    flip: bool = False
+    shift: int = 0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        if self.shift < 0:
+            raise ValueError(f"shift is {self.shift} pixels; use 0 (none) or a positive number")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; use a number in [0, 1)")
+
+    def __call__(
+        self,
+        network: Network,
+        params,
+        batch: dict[str, Array],
+        keys: Key[Array, " batch"],
+        span: tuple = WHOLE,
+    ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
+        """Return each sample's loss, and the accuracy on the augmented batch; see `losses.Loss`.
+
+        A label outside [0, classes) makes the loss NaN rather than train on it.
+
+        Raises:
+            ValueError: a part of the noise levels; there are none.
+        """
+        if span is not WHOLE:
+            raise ValueError("the cross-entropy has no noise levels to take a part of")
         label = batch["label"]
-        image = jax.vmap(lambda x, key: augment(x, key, flip=flip, shift=shift))(
+        image = jax.vmap(lambda x, key: augment(x, key, flip=self.flip, shift=self.shift))(
             batch["image"], keys
         )
         logits = network.module(params)(image)
@@ -61,8 +82,6 @@ def cross_entropy(*, flip: bool = False, shift: int = 0, label_smoothing: float 
         index = jnp.where(label < 0, logits.shape[-1], label)[:, None]
         chosen = jnp.take_along_axis(log_probability, index, axis=-1, mode="fill")[:, 0]
         uniform = jnp.mean(log_probability, axis=-1)
-        value = -jnp.mean((1 - label_smoothing) * chosen + label_smoothing * uniform)
-        accuracy = jnp.mean((jnp.argmax(logits, axis=-1) == label).astype(jnp.float32))
-        return value, {"accuracy": accuracy}
-
-    return loss
+        value = -((1 - self.label_smoothing) * chosen + self.label_smoothing * uniform)
+        correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+        return value, {"accuracy": correct}

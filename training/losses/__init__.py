@@ -1,0 +1,19 @@
+"""Losses, one family a file; `training.recipes` composes them from a config."""
+
+from .classification import CrossEntropy
+from .denoising import Denoising
+from .flow_matching import FlowMatching
+from .hybrid import Hybrid
+from .loss import Loss
+from .score_matching import ScoreMatching
+from .uncertainty import Uncertainty
+
+__all__ = [
+    "CrossEntropy",
+    "Denoising",
+    "FlowMatching",
+    "Hybrid",
+    "Loss",
+    "ScoreMatching",
+    "Uncertainty",
+]

@@ -1,0 +1,65 @@
+"""The denoising loss: every target, weight and distribution of noise levels of the field.
+
+EDM's loss (Karras et al., arXiv 2206.00364, eq. 8) and those on a predicted noise, velocity or x0
+differ in the preconditioner of the network, the weight of each noise level and how often it is
+drawn; this is the one function for all of them.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ...models.denoiser import Denoiser, Network
+from ...models.preconditioning import Preconditioner
+from ..corruption import Corruption, Outcome, outcome
+from ..noise import WHOLE
+from ..weightings import Weighting, uniform
+from .loss import over_elements
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoising:
+    """``w(sigma) |D(y + sigma n; sigma, c) - y|^2``, mean over the elements of a sample.
+
+    The mean (EDM's code sums) keeps the loss near 1 for an untrained network whatever the image
+    size, so learning rate and gradient clip carry over between sizes.
+
+    Attributes:
+        preconditioner: of the network.
+        corruption: noise levels, noise and augmentation.
+        weighting: w, see `training.weightings`.
+    """
+
+    preconditioner: Preconditioner
+    corruption: Corruption
+    weighting: Weighting = dataclasses.field(default_factory=uniform)
+
+    def __call__(
+        self,
+        network: Network,
+        params,
+        batch: dict[str, Array],
+        keys: Key[Array, " batch"],
+        span: tuple = WHOLE,
+    ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
+        """Return each sample's loss and no further metrics; see `losses.Loss`."""
+        given = self.corruption(network, batch, keys, span)
+        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        return weighted_error(self.weighting, self.preconditioner, given.column, found), {}
+
+
+def weighted_error(
+    weighting: Weighting, preconditioner: Preconditioner, sigma: Array, found: Outcome
+) -> Float[Array, " batch"]:
+    """Return ``w(sigma) |D - x0|^2`` of each sample, mean over its elements.
+
+    Args:
+        weighting: w.
+        preconditioner: of the network.
+        sigma: noise levels, shaped to multiply samples.
+        found: what the network gave.
+    """
+    # |D - x0|^2 = c_out^2 |F - F*|^2: the two factors are one number near 1 before it multiplies.
+    weight = weighting(sigma, preconditioner) * found.coefficients.out**2
+    return over_elements(jnp.mean, weight * found.error**2)

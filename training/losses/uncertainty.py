@@ -1,0 +1,50 @@
+"""EDM2's loss: the denoising loss with a weight of each noise level that is learned."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ...models.denoiser import Denoiser, Network
+from ...models.preconditioning import Preconditioner
+from ..corruption import Corruption, outcome
+from ..noise import WHOLE
+from ..weightings import Weighting, uniform
+from .denoising import weighted_error
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncertainty:
+    """``exp(-u(sigma)) w(sigma) |D - y|^2 + u(sigma)``, mean over the elements of a sample.
+
+    The network's module has ``log_variance(c_noise) -> u`` beside its call. Where u is best, it
+    is the logarithm of the weighted error at that noise level: the first term is then 1 at all of
+    them, and the loss, 1 + E[u], may be negative.
+
+    Attributes:
+        preconditioner: of the network.
+        corruption: noise levels, noise and augmentation.
+        weighting: w; what it is matters for the first steps alone.
+
+    Source: Karras et al., arXiv 2312.02696, eq. 15 and appendix B.4; Kendall et al., arXiv
+    1705.07115.
+    """
+
+    preconditioner: Preconditioner
+    corruption: Corruption
+    weighting: Weighting = dataclasses.field(default_factory=uniform)
+
+    def __call__(
+        self,
+        network: Network,
+        params,
+        batch: dict[str, Array],
+        keys: Key[Array, " batch"],
+        span: tuple = WHOLE,
+    ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
+        """Return each sample's loss, and the error without the learned weight; see `Loss`."""
+        given = self.corruption(network, batch, keys, span)
+        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        error = weighted_error(self.weighting, self.preconditioner, given.column, found)
+        log_variance = network.module(params).log_variance(found.coefficients.noise.reshape(-1))
+        return jnp.exp(-log_variance) * error + log_variance, {"denoising_error": error}
