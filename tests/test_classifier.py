@@ -6,15 +6,15 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from loss_examples import mean_of
 
 from guidestar.models.classifier import Classifier
 from guidestar.models.denoiser import initialise
 from guidestar.training.losses.classification import CrossEntropy, augment
-from guidestar.training.objective import Mean
 
 
 def cross_entropy(**options):
-    return Mean(CrossEntropy(**options))
+    return mean_of(CrossEntropy(**options))
 
 
 SHAPES = [(28, 1, 10), (32, 3, 10), (8, 1, 10)]

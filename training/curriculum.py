@@ -48,7 +48,7 @@ class Curriculum(Mean):
         """Return the shares of the distribution that a stage draws from."""
         return 1 - memory["stage"] / self.parts, 1.0
 
-    def gradient(self, network, params, batch, keys, memory):
+    def gradient(self, network, memory, params, batch, keys):
         """Return the gradient of the mean loss over the stage's noise levels, and metrics."""
         return mean_gradient(self, network, params, batch, keys, self.span(memory))
 

@@ -24,8 +24,7 @@ POLICIES = {
 
 
 def gradients(
-    loss: Callable,
-    network: Network,
+    gradient: Callable,
     params: Any,
     batch: dict[str, Array],
     root: Key[Array, ""],
@@ -33,16 +32,15 @@ def gradients(
     accumulate: int = 1,
     axis: str | None = None,
 ) -> tuple[Any, dict[str, Array]]:
-    """Return the gradient of a batch's mean loss, and the means of the loss and its metrics.
+    """Return the gradient and the metrics of a whole batch.
 
     The example at position ``i`` of the batch gets the key ``fold_in(root, i)``, however the
     batch is cut. Micro-batches are every ``accumulate``-th example, so that the examples of one
     are spread over the devices like the batch.
 
     Args:
-        loss: ``loss(network, params, batch, keys) -> (scalar, metrics)``, all of them means over
-            the batch.
-        network: passed on.
+        gradient: ``(params, batch, keys) -> (gradient, metrics)``, all of them means over the
+            examples given (see `training.objective`).
         params: the parameters.
         batch: arrays ``[batch, ...]``; what one device holds where ``axis`` is given.
         root: key of the step.
@@ -52,14 +50,8 @@ def gradients(
     count = len(batch["label"])
     first = 0 if axis is None else jax.lax.axis_index(axis) * count
     keys = jax.vmap(partial(jax.random.fold_in, root))(first + jnp.arange(count))
-
-    def objective(params, batch, keys):
-        value, metrics = loss(network, params, batch, keys)
-        return value, {"loss": value} | metrics
-
-    one = jax.grad(objective, has_aux=True)
     if accumulate == 1:
-        result = one(params, batch, keys)
+        result = gradient(params, batch, keys)
     else:
         shape = (count // accumulate, accumulate)
         micro = jax.tree.map(
@@ -67,9 +59,9 @@ def gradients(
         )
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, one(params, *part)), None
+            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
 
-        like = jax.eval_shape(one, params, *jax.tree.map(lambda a: a[0], micro))
+        like = jax.eval_shape(gradient, params, *jax.tree.map(lambda a: a[0], micro))
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
         total, _ = jax.lax.scan(add, zeros, micro)
         result = jax.tree.map(lambda a: a / accumulate, total)
@@ -111,14 +103,15 @@ class Rematerialised(Network):
 
     policy: str = "full"
 
-    def __call__(self, params, x, time, condition, modes=()):
+    def __call__(self, params, x, time, condition, modes=(), **inputs):
         """Run the module with ``params``."""
         run = super().__call__
         if BLOCK in self.sites:
-            return run(params, x, time, condition, (*modes, (_Recompute(self.policy), None)))
+            modes = (*modes, (_Recompute(self.policy), None))
+            return run(params, x, time, condition, modes, **inputs)
         # Without blocks there is nothing to do layer by layer, but for gathering again.
         again = jax.checkpoint(
-            lambda *given: run(*given, modes=modes), policy=POLICIES[self.policy]
+            lambda *given: run(*given, modes, **inputs), policy=POLICIES[self.policy]
         )
         return again(params, x, time, condition)
 

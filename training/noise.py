@@ -25,6 +25,7 @@ from ..samplers.schedules.diffusion_time import iddpm_table
 from ..samplers.times import log_snr_sigma
 
 WHOLE = (0.0, 1.0)
+HALF_CELL = 2.0**-24
 
 
 class Noise(Protocol):
@@ -45,9 +46,10 @@ def draw(noise: Noise, keys: Key[Array, " batch"], span: tuple = WHOLE) -> Float
     """
     low, high = span
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
-    # Drawn numbers are the lower ends of 2^23 equal cells: their middles are never 0 or 1.
-    middle = uniform + 2.0**-24
-    return noise.quantile(low + (high - low) * middle)
+    # Drawn numbers are the lower ends of 2^23 equal cells. Their middles are never 0 or 1, whose
+    # quantiles are infinite, and rounding must not make one of them so.
+    share = low + (high - low) * (uniform + HALF_CELL)
+    return noise.quantile(jnp.clip(share, HALF_CELL, 1 - HALF_CELL))
 
 
 @dataclasses.dataclass(frozen=True)

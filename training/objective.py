@@ -27,10 +27,10 @@ class Objective(Protocol):
     def gradient(
         self,
         network: Network,
+        memory: Any,
         params: Any,
         batch: dict[str, Array],
         keys: Key[Array, " part"],
-        memory: Any,
     ) -> tuple[Any, Metrics]:
         """Return what the gradient is made of, and metrics with ``loss`` among them.
 
@@ -62,16 +62,11 @@ class Mean:
     loss: Loss
     scale: float = 1.0
 
-    def __call__(self, network, params, batch, keys):
-        """Return the mean loss and the means of the metrics."""
-        values, metrics = self.loss(network, params, batch, keys)
-        return jnp.mean(values), jax.tree.map(jnp.mean, metrics)
-
     def init(self) -> tuple:
         """Return the empty memory."""
         return ()
 
-    def gradient(self, network, params, batch, keys, memory):
+    def gradient(self, network, memory, params, batch, keys):
         """Return the gradient of the mean loss, and the means of the loss and its metrics."""
         return mean_gradient(self, network, params, batch, keys, WHOLE)
 

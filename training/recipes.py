@@ -22,8 +22,10 @@ from ..errors import UserError
 from ..models.blueprint import Blueprint
 from ..models.sites import CONDITION_EMBEDDING
 from . import augmentation, ema, losses
+from .clustering import clusters
 from .corruption import KERNELS, Corruption
 from .curriculum import Curriculum
+from .multitask import TASK_WEIGHTS
 from .noise import NOISES
 from .objective import Mean, Objective
 from .optimizers import optimizer_from_config
@@ -49,7 +51,6 @@ def _none() -> None:
 
 AUGMENTATIONS: dict[str, Callable] = {"none": _none, "edm": augmentation.AugmentPipe}
 PERTURBATIONS: dict[str, Callable] = {"none": _none, "cep": ConditionPerturbation}
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"mean": Mean, "curriculum": Curriculum}
 # Losses of denoisers, built from a preconditioner, a corruption, a weighting and their own fields.
 DENOISERS: dict[str, Callable] = {
     "denoising": losses.Denoising,
@@ -96,6 +97,20 @@ LOSSES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     **{name: (_denoiser(kind), ALL_PARTS) for name, kind in DENOISERS.items()},
     "score_matching": (_score_matching, ("noise", "objective")),
     "cross_entropy": (_cross_entropy, ()),
+}
+
+
+def _clusters(loss, scale: float, weights: Mapping = {"name": "uncertainty"}, **fields):
+    if not hasattr(loss, "corruption"):
+        raise ValueError("clusters of noise levels need the loss of a denoiser")
+    weigh = part({"weights": weights}, "weights", TASK_WEIGHTS)
+    return clusters(loss, scale, noise=loss.corruption.levels, weights=weigh, **fields)
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "mean": Mean,
+    "curriculum": Curriculum,
+    "clusters": _clusters,
 }
 
 
@@ -176,8 +191,10 @@ def recipe_from_config(config, plan: Blueprint) -> Recipe:
     Raises:
         UserError: an unknown name or argument of a part, schedule or average.
     """
+    loss = loss_from_config(config, plan)
+    scale = config.training.get("loss_scale", 1.0)
     return Recipe(
-        loss=Mean(loss_from_config(config, plan)),
+        objective=part(config.training, "objective", OBJECTIVES, loss, scale),
         optimizer=optimizer_from_config(config, plan),
         averages=averages_from_config(config),
         project=plan.project,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Int
 from ..models.denoiser import Network
 from . import ema
 from .gradients import gradients
+from .objective import Objective
 from .sharding import Layout
 
 
@@ -20,13 +22,15 @@ from .sharding import Layout
 class TrainState:
     """Everything a step changes; a pytree, and exactly what a checkpoint holds.
 
-    ``ema`` holds one tree like ``params`` for each of the recipe's averages.
+    ``ema`` holds one tree like ``params`` for each of the recipe's averages, ``memory`` what the
+    recipe's objective remembers from step to step.
     """
 
     step: Int[Array, ""]
     params: Any
     ema: Any
     optimizer: Any
+    memory: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +38,14 @@ class Recipe:
     """How a network is trained: what is minimised, by what, and how weights are averaged.
 
     Attributes:
-        loss: ``loss(network, params, batch, keys) -> (scalar, metrics)``.
+        objective: from a loss to a gradient.
         optimizer: an optax transformation.
         averages: which averages of the weights are kept.
         project: applied to the parameters before every update's forward pass and after the
             last one (forced weight normalisation); the identity for most networks.
     """
 
-    loss: Callable
+    objective: Objective
     optimizer: optax.GradientTransformation
     averages: ema.Averages
     project: Callable
@@ -50,8 +54,13 @@ class Recipe:
 def initial_state(recipe: Recipe, params: Any) -> TrainState:
     """Return the state before the first step; the averages start as the parameters."""
     params = recipe.project(params)
-    averages = recipe.averages.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, averages, recipe.optimizer.init(params))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=recipe.averages.init(params),
+        optimizer=recipe.optimizer.init(params),
+        memory=recipe.objective.init(),
+    )
 
 
 def make_step(
@@ -79,14 +88,18 @@ def make_step(
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         root = jax.random.fold_in(jax.random.key(seed), state.step)
+        part = partial(recipe.objective.gradient, network, state.memory)
         gradient, metrics = gradients(
-            recipe.loss, network, state.params, batch, root, accumulate=accumulate, axis=axis
+            part, state.params, batch, root, accumulate=accumulate, axis=axis
         )
+        # Keys of examples are folded in from 0: this one is none of theirs.
+        key = jax.random.fold_in(root, jnp.uint32(2**32 - 1))
+        gradient, metrics, memory = recipe.objective.settle(gradient, metrics, state.memory, key)
         updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.params)
         params = recipe.project(optax.apply_updates(state.params, updates))
         averages = recipe.averages.update(state.ema, params, state.step + 1)
         metrics = metrics | {"gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, averages, optimizer), metrics
+        return TrainState(state.step + 1, params, averages, optimizer, memory), metrics
 
     if layout is None:
         return jax.jit(step, donate_argnums=0)

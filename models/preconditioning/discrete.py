@@ -1,6 +1,7 @@
-"""Discrete-time noise prediction: what DDPM's descendants are trained for (arXiv 2006.11239).
+"""Discrete-time diffusion: what DDPM's descendants are trained for (arXiv 2006.11239).
 
-DiT and PixArt-alpha take the index of a step of a table of noise levels and predict the noise.
+DiT and PixArt-alpha take the index of a step of a table of noise levels and predict the noise;
+others predict the velocity of Salimans and Ho (arXiv 2202.00512).
 """
 
 import dataclasses
@@ -10,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .diffusion import NoiseWeight, predicts_noise
+from .diffusion import predicts_noise
 from .edm import Coefficients
 
 BETAS = ("linear", "scaled_linear")
+PREDICTIONS = ("noise", "velocity")
 
 
 @dataclasses.dataclass(frozen=True)
-class Discrete(NoiseWeight):
-    """Noise prediction on a table of steps: ``D(x; sigma) = x - sigma F(c_in x; step)``.
+class Discrete:
+    """Prediction on a table of steps: ``D(x; sigma) = x - sigma F(c_in x; step)`` of noise.
+
+    Of velocity, ``v = c_in (noise - sigma x0)``, it is ``D = c_in (c_in x - sigma F)``.
 
     ``sigma_j^2 = 1 / alpha_bar_j - 1`` with ``alpha_bar_j = prod_(i<=j) (1 - beta_i)`` and
     ``c_in = 1 / sqrt(1 + sigma^2)``. Between two steps of the table, and of a noise level between
@@ -30,9 +34,10 @@ class Discrete(NoiseWeight):
         betas: "linear", or "scaled_linear" for betas whose square roots are evenly spaced (the
             first version of Stable Diffusion).
         whole: round the index to a whole step, for a network that knows no others.
+        predicts: "noise", or "velocity".
 
     Raises:
-        ValueError: numbers that make no table, unknown betas.
+        ValueError: numbers that make no table, unknown betas, another prediction.
 
     Source: Ho et al., arXiv 2006.11239, sec. 2 and 4, in the coordinates of Karras et al., arXiv
     2206.00364, table 1, column iDDPM.
@@ -43,8 +48,14 @@ class Discrete(NoiseWeight):
     steps: int = 1000
     betas: str = "linear"
     whole: bool = False
+    predicts: str = "noise"
 
     def __post_init__(self):
+        if self.predicts not in PREDICTIONS:
+            raise ValueError(
+                f"discrete preconditioner: predicts must be one of {', '.join(PREDICTIONS)}, got "
+                f"{self.predicts!r}"
+            )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"discrete preconditioner: need 0 < beta_start <= beta_end < 1, got "
@@ -77,7 +88,14 @@ class Discrete(NoiseWeight):
 
     def coefficients(self, sigma: Float[Array, "..."]) -> Coefficients:
         """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
-        return predicts_noise(sigma, 1 / jnp.sqrt(1 + sigma**2), self.network_time(sigma))
+        inside, time = 1 / jnp.sqrt(1 + sigma**2), self.network_time(sigma)
+        if self.predicts == "velocity":
+            return Coefficients(skip=inside**2, out=-sigma * inside, inside=inside, noise=time)
+        return predicts_noise(sigma, inside, time)
+
+    def loss_weight(self, sigma: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return ``1 / c_out^2``: with it, the loss of x0 is that of what the network predicts."""
+        return 1 / self.coefficients(sigma).out ** 2
 
     def _log_sigmas(self) -> np.ndarray:
         return _log_sigmas(self.beta_start, self.beta_end, self.steps, self.betas)
