@@ -11,7 +11,7 @@ from ..blueprint import Blueprint, compute_type, sigma_range
 from ..preconditioning import from_config
 from ..sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from .backbone import Backbone, Passage, sample_keys
-from .layers import Start, Style, UNetBlock, conv, group_norm, linear, sinusoids, zeros
+from .layers import Keys, Start, Style, UNetBlock, conv, group_norm, linear, sinusoids, zeros
 from .stages import Arrangement, arrange
 
 EPSILON = 1e-5
@@ -124,6 +124,7 @@ class DhariwalUNet(Backbone):
             attention=START,
             dtype=dtype,
         )
+        rngs = Keys(rngs)
         if augment_dim:
             self.map_augment = linear(augment_dim, model_channels, LAST, rngs=rngs, use_bias=False)
         self.map_layer0 = linear(model_channels, style.embedding, START, rngs=rngs)

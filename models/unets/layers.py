@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from ..sites import ATTENTION, BLOCK, around, at_site
-from .stages import DOWN, Stage
+from .stages import DOWN, UP, Stage
 
 zeros = nnx.initializers.zeros_init()
 
@@ -55,6 +55,22 @@ class Style:
     last: Start
     attention: Start
     dtype: jnp.dtype
+
+
+class Keys:
+    """Random keys for a network's layers, which take it in the place of `nnx.Rngs`.
+
+    Those count their draws in an array. Where that is traced, every draw goes over the whole
+    program so far, and building a network takes time quadratic in its number of layers.
+    """
+
+    def __init__(self, rngs: nnx.Rngs):
+        self._key, self._count = rngs.params(), 0
+
+    def params(self) -> Key[Array, ""]:
+        """Return a key that is like no other of them."""
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count)
 
 
 def downsampled(
@@ -195,6 +211,18 @@ def heads_of(stage: Stage, channels_per_head: int | None) -> int:
     return heads
 
 
+def attend(
+    query: Float[Array, "batch token head feature"],
+    key: Float[Array, "batch token head feature"],
+    value: Float[Array, "batch token head feature"],
+) -> Float[Array, "batch token head feature"]:
+    """Return plain attention; of float16 in float32, since not every device multiplies float16."""
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    working = wide if query.dtype == jnp.float16 else query.dtype
+    arrays = (array.astype(working) for array in (query, key, value))
+    return jax.nn.dot_product_attention(*arrays).astype(query.dtype)
+
+
 class StagedBlock(nnx.Module):
     """What the blocks of all UNets here do alike: the modes around them, resampling, dropout.
 
@@ -238,9 +266,10 @@ class StagedBlock(nnx.Module):
         Raises:
             ValueError: a mode that leaves out a block that changes the shape.
         """
+        held = at_site(modes, BLOCK)
         if not self.stage.keeps_shape:
-            self._require_shape(modes, x)
-        return around(modes, BLOCK, partial(self._run, embedding, modes, keys))(x)
+            held = tuple((_Fitting(mode, self.stage), where) for mode, where in held)
+        return around(held, BLOCK, partial(self._run, embedding, modes, keys))(x)
 
     def _resampled(self, x):
         if self.stage.resample is None:
@@ -258,20 +287,28 @@ class StagedBlock(nnx.Module):
 
         return jax.vmap(drop)(keys, x)
 
-    def _require_shape(self, modes, x):
-        stage, side = self.stage, {None: 1, DOWN: 0.5}.get(self.stage.resample, 2)
+
+class _Fitting:
+    """A mode around a block that changes the shape, held to giving what the block gives."""
+
+    site = BLOCK
+
+    def __init__(self, mode: Any, stage: Stage):
+        self._mode, self._stage = mode, stage
+
+    def block(self, run, x):
+        stage = self._stage
+        side = {None: 1, DOWN: 1 / 2, UP: 2}[stage.resample]
         batch, rows, columns, _ = x.shape
         out = (batch, int(rows * side), int(columns * side), stage.fan_out)
-        for mode, _ in at_site(modes, BLOCK):
-            found = jax.eval_shape(
-                lambda x, mode=mode: mode.block(lambda _: jnp.zeros(out, self.dtype), x), x
+        found = self._mode.block(run, x)
+        if found.shape != out:
+            raise ValueError(
+                f"the mode {self._mode.name!r} cannot stand in for block {stage.block} "
+                f"({stage.name}), which turns {x.shape[1:]} into {out[1:]}: choose blocks that "
+                f"keep the shape"
             )
-            if found.shape != out:
-                raise ValueError(
-                    f"the mode {mode.name!r} cannot stand in for block {stage.block} "
-                    f"({stage.name}), which turns {x.shape[1:]} into {out[1:]}: choose blocks that "
-                    f"keep the shape"
-                )
+        return found
 
 
 class UNetBlock(StagedBlock):
@@ -326,5 +363,5 @@ class UNetBlock(StagedBlock):
         qkv = self.qkv(self.norm2(x).astype(self.dtype))
         # Query, key and value are neighbours in the published channels, not blocks of them.
         qkv = qkv.reshape(batch, rows * columns, self.heads, width // self.heads, 3)
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, (rows, columns))
-        return attend(*(qkv[..., i] for i in range(3))).reshape(x.shape)
+        run = around(modes, ATTENTION, attend, (rows, columns))
+        return run(*(qkv[..., i] for i in range(3))).reshape(x.shape)

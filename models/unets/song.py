@@ -17,6 +17,7 @@ from ..preconditioning import from_config
 from ..sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from .backbone import Backbone, Passage, sample_keys
 from .layers import (
+    Keys,
     Start,
     Style,
     UNetBlock,
@@ -176,6 +177,7 @@ class SongUNet(Backbone):
             attention=ATTENTION,
             dtype=dtype,
         )
+        rngs = Keys(rngs)
         self._make_embedding(style.embedding, rngs)
         self._make_encoder(style, rngs)
         self._make_decoder(style, channels * (2 if learn_variance else 1), rngs)
