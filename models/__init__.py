@@ -1,5 +1,6 @@
 """Networks, their preconditioning and their weight files."""
 
+from .autoencoders.lite_vae import LiteVAE
 from .autoencoders.sd_vae import SDVAE
 from .classifier import Classifier
 from .denoiser import Denoiser
@@ -20,6 +21,7 @@ __all__ = [
     "DiT",
     "EDM2UNet",
     "GaussianMixture",
+    "LiteVAE",
     "ScoreMLP",
     "SongUNet",
     "load",

@@ -7,7 +7,7 @@ from flax import nnx
 
 from ..errors import UserError
 from . import classifier, score_mlp
-from .autoencoders import sd_vae
+from .autoencoders import lite_vae, sd_vae
 from .blueprint import Blueprint
 from .transformers import dit
 from .unets import dhariwal, edm2_ladder, song
@@ -15,6 +15,7 @@ from .unets import dhariwal, edm2_ladder, song
 # name -> what turns the model section's other fields into a blueprint, in the network's own file.
 MODELS: dict[str, Callable[..., Blueprint]] = {
     "dit": dit.blueprint,
+    "lite_vae": lite_vae.blueprint,
     "sd_vae": sd_vae.blueprint,
     "score_mlp": score_mlp.blueprint,
     "classifier": classifier.blueprint,

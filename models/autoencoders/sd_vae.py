@@ -4,6 +4,7 @@ Pixels to latents of an eighth of the size with 4 channels, and back. The publis
 (sd-vae-ft-mse and -ema, their parent kl-f8) load by `models.weights`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -23,11 +24,12 @@ def conv(fan_in: int, fan_out: int, size: int = 3, *, dtype, rngs, **options) ->
     return nnx.Conv(fan_in, fan_out, (size, size), dtype=dtype, rngs=rngs, **options)
 
 
-def group_norm(width: int, *, groups: int = GROUPS, rngs) -> nnx.GroupNorm:
+def group_norm(width: int, *, rngs) -> nnx.GroupNorm:
+    """Make a normalisation by as many groups as the width allows, 32 at most."""
     # In float32 whatever the compute type: means over whole images do not survive bfloat16.
     return nnx.GroupNorm(
         width,
-        num_groups=groups,
+        num_groups=math.gcd(width, GROUPS),
         epsilon=EPSILON,
         use_fast_variance=False,
         dtype=jnp.float32,
@@ -38,9 +40,9 @@ def group_norm(width: int, *, groups: int = GROUPS, rngs) -> nnx.GroupNorm:
 class Normalised(nnx.Module):
     """``conv(silu(norm(x)))``, the half of a residual block that this file's networks use."""
 
-    def __init__(self, fan_in: int, fan_out: int, *, groups: int = GROUPS, dtype, rngs):
+    def __init__(self, fan_in: int, fan_out: int, *, dtype, rngs):
         self.dtype = dtype
-        self.norm = group_norm(fan_in, groups=groups, rngs=rngs)
+        self.norm = group_norm(fan_in, rngs=rngs)
         self.conv = conv(fan_in, fan_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w d"]:
@@ -80,12 +82,10 @@ class Attention(nnx.Module):
         return x + attend(h, self.query, self.key, self.value, self.out)
 
 
-def attend(h: Array, query: Callable, key: Callable, value: Callable, out: Callable) -> Array:
-    """Return attention over all places of ``h`` [batch, h, w, c] with one head."""
-    batch, height, width, channels = h.shape
-    tokens = h.reshape(batch, height * width, 1, channels)
-    mixed = jax.nn.dot_product_attention(query(tokens), key(tokens), value(tokens))
-    return out(mixed).reshape(batch, height, width, channels)
+def attend(x: Array, query: Callable, key: Callable, value: Callable, out: Callable) -> Array:
+    """Return attention over all places of ``x`` [batch, h, w, c] with one head."""
+    tokens = (one(x).reshape(x.shape[0], -1, 1, x.shape[-1]) for one in (query, key, value))
+    return out(jax.nn.dot_product_attention(*tokens).reshape(x.shape))
 
 
 class Middle(nnx.Module):
