@@ -8,6 +8,9 @@ from .macs import macs
 from .mixture import GaussianMixture
 from .score_mlp import ScoreMLP
 from .transformers.dit import DiT
+from .transformers.lightning_dit import LightningDiT
+from .transformers.pixart import PixArt
+from .transformers.sit import SiT
 from .unets.dhariwal import DhariwalUNet
 from .unets.edm2 import EDM2UNet
 from .unets.song import SongUNet
@@ -21,8 +24,11 @@ __all__ = [
     "DiT",
     "EDM2UNet",
     "GaussianMixture",
+    "LightningDiT",
     "LiteVAE",
+    "PixArt",
     "ScoreMLP",
+    "SiT",
     "SongUNet",
     "load",
     "macs",

@@ -9,12 +9,15 @@ from ..errors import UserError
 from . import classifier, score_mlp
 from .autoencoders import lite_vae, sd_vae
 from .blueprint import Blueprint
-from .transformers import dit
+from .transformers import dit, lightning_dit, pixart, sit
 from .unets import dhariwal, edm2_ladder, song
 
 # name -> what turns the model section's other fields into a blueprint, in the network's own file.
 MODELS: dict[str, Callable[..., Blueprint]] = {
     "dit": dit.blueprint,
+    "lightning_dit": lightning_dit.blueprint,
+    "pixart": pixart.blueprint,
+    "sit": sit.blueprint,
     "lite_vae": lite_vae.blueprint,
     "sd_vae": sd_vae.blueprint,
     "score_mlp": score_mlp.blueprint,

@@ -5,6 +5,7 @@ The module is split once; from then on everything is the pure function
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -114,7 +115,8 @@ class Denoiser:
         """What stands for no condition; None for a network that takes none.
 
         The label after the last class, or what a module's ``null_condition()`` returns: a
-        dictionary of arrays, without the batch.
+        dictionary of arrays, without the batch. Parts of the condition that it lacks (an image's
+        size) stay as given.
         """
         if self.network.condition:
             return self.network.module(self.params).null_condition()
@@ -172,10 +174,13 @@ class Denoiser:
         batch = x.shape[0]
         time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), (batch,))
         if condition is None and (null := self.null_condition) is not None:
+            like = self.network.condition_like(batch)
+            if isinstance(null, Mapping):
+                like = {name: like[name] for name in null}
             condition = jax.tree.map(
                 lambda one, like: jnp.broadcast_to(jnp.asarray(one, like.dtype), like.shape),
                 null,
-                self.network.condition_like(batch),
+                like,
             )
         return self.network(self.params, x, time, condition, modes, **inputs)
 

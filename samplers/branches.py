@@ -101,7 +101,7 @@ def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) ->
             )
         nulls = null if isinstance(null, Mapping) else dict.fromkeys(wanted, null)
         replaced = {
-            part: _resolved(branch, one, given[part], nulls[part], batch)
+            part: _resolved(branch, one, given[part], nulls.get(part, given[part]), batch)
             for part, one in wanted.items()
         }
         return {**given, **replaced}
@@ -121,6 +121,9 @@ def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) ->
         )
     if null is None or given is None:
         return None
+    if isinstance(null, Mapping) and isinstance(given, Mapping):
+        # What the null condition lacks (an image's size) is as given.
+        null = {**given, **null}
     same = jax.tree.structure(null) == jax.tree.structure(given)
     return jax.tree.map(
         lambda one, empty: jnp.broadcast_to(jnp.asarray(empty, one.dtype), one.shape),

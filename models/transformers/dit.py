@@ -81,6 +81,7 @@ class DiT(nnx.Module):
         scan_layers: keep the blocks' parameters stacked and loop over them with ``lax.scan``:
             compile time independent of depth.
         dtype: compute type of the matrix products; parameters stay float32.
+        block_fields: of a relative's blocks; DiT's own take none.
 
     Raises:
         ValueError: sizes that do not divide.
@@ -105,6 +106,7 @@ class DiT(nnx.Module):
         scan_layers: bool = False,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
+        **block_fields: Any,
     ):
         require_dividing(image_size, patch_size, width, heads)
         self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
@@ -123,7 +125,7 @@ class DiT(nnx.Module):
             self.label_table = nnx.Embed(
                 num_classes + 1, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
             )
-        make = partial(self.block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype)
+        make = partial(self.block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype, **block_fields)
         self.blocks = stack(make, depth, scan_layers, rngs)
         self.final_norm = self.norm(width, rngs)
         self.final_modulation = linear(width, 2 * width, dtype=dtype, rngs=rngs, kernel_init=zeros)

@@ -130,14 +130,14 @@ class Attention(nnx.Module):
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        q, k = self.placed(q, grid), self.placed(k, grid)
+        q, k = self.compared(q, k, grid)
         attend = around(modes, ATTENTION, jax.nn.dot_product_attention, grid)
         return self.proj(attend(q, k, v).reshape(batch, tokens, width))
 
-    def placed(self, heads: Float[Array, "batch token head feature"], grid: tuple[int, int]):
-        """Return queries or keys as they are compared: unchanged, positions being added before."""
+    def compared(self, query: Array, key: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+        """Return queries and keys as they are compared; here positions were added before."""
         del grid
-        return heads
+        return query, key
 
 
 class Constant:
