@@ -3,6 +3,7 @@
 from .autoencoders.lite_vae import LiteVAE
 from .autoencoders.sd_vae import SDVAE
 from .classifier import Classifier
+from .convnets.dico import DiCo
 from .denoiser import Denoiser
 from .macs import macs
 from .mixture import GaussianMixture
@@ -21,6 +22,7 @@ __all__ = [
     "Classifier",
     "Denoiser",
     "DhariwalUNet",
+    "DiCo",
     "DiT",
     "EDM2UNet",
     "GaussianMixture",

@@ -9,12 +9,14 @@ from ..errors import UserError
 from . import classifier, score_mlp
 from .autoencoders import lite_vae, sd_vae
 from .blueprint import Blueprint
+from .convnets import dico
 from .transformers import dit, lightning_dit, pixart, sit
 from .unets import dhariwal, edm2_ladder, song
 
 # name -> what turns the model section's other fields into a blueprint, in the network's own file.
 MODELS: dict[str, Callable[..., Blueprint]] = {
     "dit": dit.blueprint,
+    "dico": dico.blueprint,
     "lightning_dit": lightning_dit.blueprint,
     "pixart": pixart.blueprint,
     "sit": sit.blueprint,
