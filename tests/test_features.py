@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from edm_unets import NETWORKS, denoiser, inputs
+from edm_unets import DDPMPP, NETWORKS, denoiser, inputs
 
 from guidestar.guidance.protocol import Branch
 from guidestar.models.denoiser import Denoiser
@@ -16,7 +16,10 @@ from guidestar.samplers.branches import Evaluator
 SIGMA = np.float32(0.7)
 read_jitted = jax.jit(read)
 denoise = jax.jit(Denoiser.__call__)
-UNETS = {name: denoiser(model) for name, model in NETWORKS.items()}
+EDM2 = {k: v for k, v in DDPMPP.items() if k != "augment_dim"} | dict(
+    name="edm2_unet", channels_per_head=8
+)
+UNETS = {name: denoiser(model) for name, model in (NETWORKS | {"EDM2": EDM2}).items()}
 
 
 def everything(features):
