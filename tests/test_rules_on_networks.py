@@ -55,10 +55,31 @@ def dit(seed):
     )
 
 
+def unet(seed):
+    return random_denoiser(
+        seed,
+        name="song_unet",
+        image_size=4,
+        channels=1,
+        num_classes=2,
+        model_channels=8,
+        channel_mult=(1,),
+        num_blocks=1,
+        attn_resolutions=(4,),
+    )
+
+
 # name -> (networks, shape of a sample, condition, what the networks offer)
 DENOISERS = {
     "DiT": (
         {"main": dit(0), "guide": dit(1), "classifier": toy_classifier},
+        (4, 4, 1),
+        LABELLED,
+        {LABELS, GUIDE, CLASSIFIER, GRADIENT, IMAGES, CROPS, TIME, CONDITION, ATTENTION, BLOCK}
+        | {WIDE},
+    ),
+    "SongUNet": (
+        {"main": unet(0), "guide": unet(1), "classifier": toy_classifier},
         (4, 4, 1),
         LABELLED,
         {LABELS, GUIDE, CLASSIFIER, GRADIENT, IMAGES, CROPS, TIME, CONDITION, ATTENTION, BLOCK}
@@ -81,7 +102,14 @@ DENOISERS = {
         {LABELS, GUIDE, CLASSIFIER, GRADIENT},
     ),
 }
-EVERY_PAIR = [(network, name) for network in DENOISERS for name in RULES]
+# Of another network of images, what its own sites and its shapes could change.
+INSIDE = {TIME, CONDITION, ATTENTION, BLOCK, CROPS, GUIDE}
+EVERY_PAIR = [
+    (network, name)
+    for network in DENOISERS
+    for name in RULES
+    if network != "SongUNet" or RULES[name].needs & INSIDE
+]
 
 
 def predict(network, rule, rows=slice(None), counted=None):
