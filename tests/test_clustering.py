@@ -48,7 +48,7 @@ def test_steps_are_cut_evenly_and_snr_finely_where_it_is_high():
     assert total(ranks, clustering.intervals(ranks, 5)) == total(ranks, even)
     edges = clustering.intervals(clustering.snr_cost(discrete().sigmas), 5)
     assert edges[0] == 0 and edges[-1] == 1000
-    assert (np.diff(np.diff(edges)) > 0).all()
+    assert (np.diff(np.diff(edges)) >= 0).all() and edges[-2] < 500
 
 
 def test_affinities_are_interpolated_between_the_levels_they_were_measured_at():
