@@ -12,7 +12,6 @@ from flax import nnx
 from guidestar.models import SongUNet
 from guidestar.models.denoiser import Denoiser, initialise, split
 from guidestar.models.unets.song import FourierFeatures, published, song_arrangement
-from guidestar.models.weights.keys import song as keys
 
 # Learned numbers of the published networks; the 128 frequencies of NCSN++ are not among them.
 PARAMETERS = {
@@ -78,26 +77,6 @@ def test_the_fields_of_a_checkpoint_are_read_from_its_arrays(tmp_path):
         preconditioner="edm",
     )
     assert loaded.sidecar["model"] == expected | {"name": "song_unet"}
-
-
-@pytest.mark.parametrize(
-    ("encoder_type", "decoder_type", "embedding_type"),
-    [
-        ("standard", "skip", "positional"),
-        ("skip", "standard", "fourier"),
-        ("residual", "skip", "fourier"),
-    ],
-)
-def test_every_type_of_network_has_its_key_table(encoder_type, decoder_type, embedding_type):
-    types = dict(
-        encoder_type=encoder_type, decoder_type=decoder_type, embedding_type=embedding_type
-    )
-    model = DDPMPP | types
-    _, _, shapes = shapes_of(model)
-    fields = {k: v for k, v in model.items() if k not in ("name", "channels")}
-    paths = [entry.path for entry in keys.keys(**fields).values() if entry is not None]
-    flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    assert sorted(paths) == sorted("/".join(key.key for key in path) for path, _ in flat)
 
 
 def without_class(params):
