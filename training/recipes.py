@@ -91,12 +91,18 @@ def _cross_entropy(config, plan: Blueprint, **fields):
     return losses.CrossEntropy(**fields)
 
 
+def _autoencoding(config, plan: Blueprint, **fields):
+    del config
+    return losses.autoencoding(plan, **fields)
+
+
 # name -> how it is built from (config, blueprint, its own fields), and the parts it makes use of.
 ALL_PARTS = tuple(name for name in DEFAULTS if name != "loss")
 LOSSES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     **{name: (_denoiser(kind), ALL_PARTS) for name, kind in DENOISERS.items()},
     "score_matching": (_score_matching, ("noise", "objective")),
     "cross_entropy": (_cross_entropy, ()),
+    "autoencoding": (_autoencoding, ()),
 }
 
 

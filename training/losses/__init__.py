@@ -1,5 +1,6 @@
 """Losses, one family a file; `training.recipes` composes them from a config."""
 
+from .autoencoding import Autoencoding, autoencoding
 from .classification import CrossEntropy
 from .denoising import Denoising
 from .flow_matching import FlowMatching
@@ -9,6 +10,7 @@ from .score_matching import ScoreMatching
 from .uncertainty import Uncertainty
 
 __all__ = [
+    "Autoencoding",
     "CrossEntropy",
     "Denoising",
     "FlowMatching",
@@ -16,4 +18,5 @@ __all__ = [
     "Loss",
     "ScoreMatching",
     "Uncertainty",
+    "autoencoding",
 ]
