@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from ..sites import CONDITION_EMBEDDING, TIME_EMBEDDING, at_site, changed
 from .backbone import Backbone, Passage, sample_keys
 from .edm2_blocks import DESIGNS, BlockStyle, EDM2Block, scale_groups
+from .layers import Keys
 from .stages import Arrangement, arrange
 
 # name -> (model_channels, dropout), arXiv 2312.02696, table 6; XXS: arXiv 2406.02507.
@@ -124,6 +125,7 @@ class EDM2UNet(Backbone):
     ):
         if config not in DESIGNS:
             raise ValueError(f"config {config!r} is not one of {', '.join(DESIGNS)}")
+        rngs = Keys(rngs)
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.augment_dim, self.dtype, self.design = 0, dtype, DESIGNS[config]
         self.label_balance, self.concat_balance = label_balance, concat_balance

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ..sites import ATTENTION, around
-from .layers import StagedBlock, groups_of, heads_of
+from .layers import StagedBlock, attend, groups_of, heads_of
 from .magnitude import (
     EPSILON,
     Fourier,
@@ -191,5 +191,5 @@ class EDM2Block(StagedBlock):
         # Query, key and value are neighbours in the published channels, not blocks of them.
         qkv = self.attn_qkv(x).reshape(batch, rows * columns, self.heads, width // self.heads, 3)
         qkv = normalise(qkv, 3)
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, (rows, columns))
-        return attend(*(qkv[..., i] for i in range(3))).reshape(x.shape)
+        run = around(modes, ATTENTION, attend, (rows, columns))
+        return run(*(qkv[..., i] for i in range(3))).reshape(x.shape)
