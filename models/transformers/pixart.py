@@ -65,8 +65,8 @@ class CrossAttention(nnx.Module):
         def heads(array, count):
             return array.reshape(*array.shape[:2], count, self.heads, -1)
 
-        q = heads(self.query(x), 1)[:, :, 0]
-        k, v = (heads(self.key_value(text), 2)[:, :, i] for i in range(2))
+        q, both = heads(self.query(x), 1)[:, :, 0], heads(self.key_value(text), 2)
+        k, v = both[:, :, 0], both[:, :, 1]
         # Masking each sample's own padding is what packing all captions in one block-diagonal
         # attention, as the authors do, computes.
         attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
