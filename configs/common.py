@@ -53,6 +53,14 @@ def base() -> ConfigDict:
                 std=0.05,
                 decay=0.9999,
                 tracked=(),  # stds of power-function averages kept beside the main one
+                # Those with a std are stored every so many images, for --mode=ema; with the
+                # weights themselves, for --mode=lcsc.
+                snapshot_images=0,
+                snapshot_weights=False,
+                # What --mode=ema makes of them: a width, when (0 is the last), its type.
+                reconstruct=0.0,
+                at_images=0,
+                reconstruct_dtype="float16",
             ),
             # Devices: a preset (replicated, fsdp, fsdp_tensor, pmap), sizes of the mesh's axes (0:
             # the preset's own, -1: what the others leave), and rules from a regex on a parameter's
@@ -63,7 +71,20 @@ def base() -> ConfigDict:
                 rules=(),
                 whole_below=2**12,  # numbers: smaller parameters may stay whole
             ),
-            checkpoint=dict(every_steps=500, keep=2),
+            # Of the newest checkpoints `keep` stay, and those at multiples of keep_every_steps.
+            checkpoint=dict(
+                every_steps=500,
+                keep=2,
+                keep_every_steps=0,
+                verify="contents",  # or sizes: files are not read twice
+                force=False,  # continue in the workdir of another config
+            ),
+            # Several processes: the first one as host:port, their number, which one this is; or
+            # "auto" where Cloud TPU, SLURM or Open MPI know.
+            hosts=dict(coordinator="", count=0, index=-1),
+            # Of compiled programs: a folder, "off", or "auto", which is xla/ in $GUIDESTAR_CACHE or
+            # ~/.cache/guidestar.
+            compilation_cache="auto",
             # What --mode=sample makes: rule, solver and schedule by constructor name.
             guidance=dict(name="cfg", scale=2.0),
             sampler=dict(
@@ -91,6 +112,7 @@ def base() -> ConfigDict:
                 source="",
                 entry="",  # of a training checkpoint, which state dict; the averaged one if empty
                 model="",  # fields of the model section, "name=sit,heads=16"
+                name="",  # of what is written; the source's if empty
                 dtype="",  # float16, bfloat16, float32; as stored if empty
                 std=0.0,  # of several snapshots: relative width of the average made of them
                 sha256="",  # of the one file, checked before anything is read

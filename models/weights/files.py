@@ -112,7 +112,7 @@ def _write_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
     text += b" " * (-len(text) % 8)  # what follows begins at a multiple of 8 bytes
     file.write(len(text).to_bytes(8, "little") + text)
     for name, array in arrays.items():
-        value = np.ascontiguousarray(array.read(), array.dtype)
+        value = np.asarray(array.read(), array.dtype, order="C")
         if value.shape != tuple(array.shape):
             raise UserError(f"{name} was to have shape {array.shape} and has {value.shape}")
         file.write(value.reshape(-1).view(np.uint8))

@@ -55,6 +55,7 @@ class Fitted:
     """A network and where each of its arrays lies in a file.
 
     Attributes:
+        path: the file.
         network, plan: the network without parameters, and its blueprint.
         shapes: of its arrays, by path.
         places: where they lie among ``arrays``.
@@ -62,6 +63,7 @@ class Fitted:
         sidecar: as in `Loaded`.
     """
 
+    path: Path
     network: Network
     plan: Blueprint
     shapes: dict[str, tuple[int, ...]]
@@ -143,7 +145,7 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(wanted).items()}
     found = places(shapes, arrays)
     _require_same(path, shapes, found, {name: array.shape for name, array in arrays.items()})
-    return Fitted(network, plan, shapes, found, arrays, sidecar)
+    return Fitted(path, network, plan, shapes, found, arrays, sidecar)
 
 
 def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None:

@@ -1,0 +1,1 @@
+"""The import verb: published weights become this project's files."""
