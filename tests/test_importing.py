@@ -33,7 +33,7 @@ def nothing_written(folder):
 def test_a_dit_imported_is_the_dit_published(scan_layers, tmp_path, capsys):
     path = run(tmp_path, DIT, model="heads=4,preconditioner=discrete")
     said = capsys.readouterr().out
-    assert "dit, " in said and "8x8x4, 10 classes, sigma 0.01 to 157.407" in said
+    assert "dit, 256,864 parameters, 8x8x4, 10 classes, sigma 0.0100005 to 157.407" in said
     denoiser = models.load(path, scan_layers=scan_layers)
     published = models.load(DIT, heads=4, preconditioner="discrete")
     x = jnp.linspace(-1, 1, 2 * 8 * 8 * 4).reshape(2, 8, 8, 4)
