@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .sites import H_SPACE, SKIP
+from .sites import EVERY_LAYER, H_SPACE, SKIP
 
 PLACES = (H_SPACE, SKIP)
 
@@ -55,21 +55,11 @@ def read(
     return denoised, found
 
 
-class _Every:
-    """All layers of a site, however many there are."""
-
-    def __contains__(self, layer: int) -> bool:
-        return True
-
-    def __iter__(self):
-        return iter(())
-
-
 class _Reader:
     """Keeps what passes through a site, within one trace, and leaves it as it is."""
 
     name = "features"
-    layers = _Every()
+    layers = EVERY_LAYER
 
     def __init__(self, site: str):
         self.site, self.seen = site, []

@@ -27,6 +27,20 @@ H_SPACE = "h_space"
 SKIP = "skip"
 
 
+class _EveryLayer:
+    """Contains every number, and none beyond any depth: see `EVERY_LAYER`."""
+
+    def __contains__(self, layer: int) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+
+# The ``layers`` of a mode that holds in all layers of its site, however many there are.
+EVERY_LAYER = _EveryLayer()
+
+
 def require_offered(modes: Sequence, sites: Sequence[str], depth: int) -> None:
     """Refuse modes that a network cannot hold.
 

@@ -10,6 +10,7 @@ from flax import nnx
 from guidestar.models.unets.dhariwal import dhariwal_arrangement
 from guidestar.models.unets.layers import Keys, downsampled, group_norm, sinusoids, upsampled
 from guidestar.models.unets.song import song_arrangement
+from guidestar.training.gradients import rematerialised
 
 TAPS = [(1, 1), (1, 3, 3, 1), (1, 2)]
 
@@ -110,6 +111,25 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     kept = float(jax.nn.silu(2.0)) / 0.7
     assert np.isclose(out, 0, atol=1e-6).mean() == pytest.approx(0.3, abs=0.01)
     assert np.isclose(out[out > 0.1], kept, rtol=1e-5).all()
+
+
+def test_blocks_computed_again_in_the_backward_pass_drop_the_same():
+    one = denoiser(DDPMPP | dict(dropout=0.3, image_size=4, channel_mult=(1,)))
+    keys = jax.random.split(jax.random.key(0), 3)
+    augment = np.random.default_rng(0).normal(size=(3, 9)).astype("f")
+
+    def slopes(network):
+        def loss(params):
+            out = network(params, *inputs(3, 4, 4), dropout_key=keys, augment=augment)
+            return (out**2).mean()
+
+        return jax.jit(jax.grad(loss))(one.params)
+
+    plain = slopes(one.network)
+    again = slopes(rematerialised(one.network, "full"))
+    for found, expected in zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True):
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_blocks_are_numbered_as_they_run_and_connections_as_they_are_made():

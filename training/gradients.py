@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from ..errors import UserError
 from ..models.denoiser import Network
-from ..models.sites import BLOCK
+from ..models.sites import BLOCK, EVERY_LAYER
 from .gathering import all_but_gathered
 
 # name -> which results of a block are kept for the backward pass; the others are computed again.
@@ -68,16 +68,6 @@ def gradients(
     return result if axis is None else jax.lax.pmean(result, axis)
 
 
-class _EveryLayer:
-    """Contains every number: a mode for blocks of any network holds in all of them."""
-
-    def __contains__(self, layer: int) -> bool:
-        return True
-
-    def __iter__(self):
-        return iter(())
-
-
 @dataclasses.dataclass(frozen=True)
 class _Recompute:
     """A forward mode that keeps of a block what the policy names."""
@@ -85,7 +75,7 @@ class _Recompute:
     policy: str
     name = "remat"
     site = BLOCK
-    layers = _EveryLayer()
+    layers = EVERY_LAYER
 
     def block(self, run: Callable, tokens: Array) -> Array:
         return jax.checkpoint(run, policy=POLICIES[self.policy])(tokens)

@@ -31,7 +31,7 @@ START = Start(nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _un
 LAST = Start(zeros)
 LABEL = Start(nnx.initializers.normal(1.0))
 
-# arXiv 2206.00364, appendix F.1, table 7: ImageNet at 64x64.
+# arXiv 2206.00364, appendix F: ImageNet at 64x64; the defaults are the published ones.
 NETWORKS = {"adm-imagenet64": dict(image_size=64, channels=3, num_classes=1000)}
 
 

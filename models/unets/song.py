@@ -32,14 +32,17 @@ from .stages import DOWN, Arrangement, arrange
 
 EPSILON = 1e-6
 FOURIER_SCALE = 16.0
-xavier = nnx.initializers.variance_scaling
-START = Start(xavier(1.0, "fan_avg", "uniform"))
-LAST = Start(xavier(1e-10, "fan_avg", "uniform"))
-ATTENTION = Start(xavier(0.2, "fan_avg", "uniform"))
 EMBEDDINGS = ("positional", "fourier")
 ENCODERS, DECODERS = ("standard", "skip", "residual"), ("standard", "skip")
 
-# arXiv 2206.00364, appendix F.1 and F.2, tables 7 and 8.
+
+def _xavier(gain: float) -> nnx.Initializer:
+    return nnx.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
+
+
+START, LAST, ATTENTION = Start(_xavier(1.0)), Start(_xavier(1e-5)), Start(_xavier(0.2**0.5))
+
+# arXiv 2206.00364, appendix F: what the networks have, and what the data sets change.
 NETWORKS = {
     "ddpmpp": {},
     "ncsnpp": dict(
