@@ -4,6 +4,7 @@ from .autoencoders.lite_vae import LiteVAE
 from .autoencoders.sd_vae import SDVAE
 from .classifier import Classifier
 from .convnets.dico import DiCo
+from .convnets.dimr import DiMR
 from .denoiser import Denoiser
 from .macs import macs
 from .mixture import GaussianMixture
@@ -23,6 +24,7 @@ __all__ = [
     "Denoiser",
     "DhariwalUNet",
     "DiCo",
+    "DiMR",
     "DiT",
     "EDM2UNet",
     "GaussianMixture",

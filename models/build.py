@@ -9,7 +9,7 @@ from ..errors import UserError
 from . import classifier, score_mlp
 from .autoencoders import lite_vae, sd_vae
 from .blueprint import Blueprint
-from .convnets import dico
+from .convnets import dico, dimr
 from .transformers import dit, lightning_dit, pixart, sit
 from .unets import dhariwal, edm2_ladder, song
 
@@ -17,6 +17,7 @@ from .unets import dhariwal, edm2_ladder, song
 MODELS: dict[str, Callable[..., Blueprint]] = {
     "dit": dit.blueprint,
     "dico": dico.blueprint,
+    "dimr": dimr.blueprint,
     "lightning_dit": lightning_dit.blueprint,
     "pixart": pixart.blueprint,
     "sit": sit.blueprint,
