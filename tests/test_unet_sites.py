@@ -118,6 +118,19 @@ def test_every_site_shows_what_it_promises(name):
         assert went == image(before, stage.fan_in) and came == image(side, stage.fan_out)
 
 
+@pytest.mark.parametrize("model", [DDPMPP, ADM], ids=["DDPM++", "ADM"])
+def test_features_are_what_the_blocks_make(model):
+    one = denoiser(model)
+    arrangement = one.network.module(one.params).arrangement
+    watching = watches(arrangement)
+    modes = tuple((watch, None) for each in watching.values() for watch in each)
+    jax.eval_shape(lambda: one.network(one.params, *inputs(), modes))
+    made = {s.name: watching[BLOCK][s.block].seen[0][1] for s in arrangement.blocks}
+    assert watching[H_SPACE][0].seen[0][0] is made["4x4_in1"]
+    for connection, stage in zip(watching[SKIP][1:], arrangement.encoder, strict=True):
+        assert connection.seen[0][0] is made[stage.name]
+
+
 def test_watching_changes_nothing():
     one = denoiser(DDPMPP)
     arrangement = one.network.module(one.params).arrangement
