@@ -10,12 +10,11 @@ class Entry(NamedTuple):
     """Where a published array goes.
 
     Attributes:
-        path: of the parameter here, ``blocks/0/mlp_in/kernel``; None for what is not loaded
-            (the network computes it).
+        path: of the parameter here, ``blocks/0/mlp_in/kernel``.
         transform: from the published layout to this project's.
     """
 
-    path: str | None
+    path: str
     transform: Callable[[np.ndarray], np.ndarray]
 
 
