@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import UserError
-from ..models.weights.files import Array, write
+from ..models.weights.files import Array, resolve, write
 from ..models.weights.loading import Fitted, fit
 from ..models.weights.published import sha256
+from ..training.posthoc_ema import reconstruct_to, snapshot_of_name
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 # What a file of this project may keep as it is; other types become float32.
@@ -39,7 +40,9 @@ def get_config():
 def import_weights(config, workdir: Path) -> Path:
     """Write ``<workdir>/<name>.safetensors``, its sidecar and a config from published weights.
 
-    Nothing in the source is executed, and one of its arrays is in memory at a time.
+    Nothing in the source is executed, and one of its arrays is in memory at a time. Several
+    sources, snapshots of one run named ``...-KIMG-STD.pkl``, become the average of the relative
+    width ``weights.std`` (`training.posthoc_ema`).
 
     Args:
         config: an experiment's config; its ``weights`` section says what to read.
@@ -59,6 +62,9 @@ def import_weights(config, workdir: Path) -> Path:
         )
     if section.dtype and section.dtype not in DTYPES:
         raise UserError(f"config.weights.dtype {section.dtype!r} is not one of {', '.join(DTYPES)}")
+    sources = [source.strip() for source in section.source.split(",")]
+    if len(sources) > 1 or section.std:
+        return _merge(section, sources, workdir)
     fitted = fit(section.source, entry=section.entry or None, **overrides(section.model))
     digest = sha256(fitted.path)
     if section.sha256 and digest != section.sha256.lower():
@@ -77,17 +83,39 @@ def import_weights(config, workdir: Path) -> Path:
         "latent": fitted.plan.latent,
     }
     write(path, arrays(fitted, section.dtype), fitted.sidecar | origin)
+    return _finished(path, fitted, fitted.path.name)
+
+
+def _merge(section, sources: list[str], workdir: Path) -> Path:
+    """Write the average of a chosen width that snapshots of one run add up to."""
+    for field in ("entry", "model", "sha256"):
+        if section[field]:
+            raise UserError(
+                f"config.weights.{field} is of one file, and {len(sources)} are merged: leave it "
+                f"empty"
+            )
+    if not section.std:
+        raise UserError(
+            f"config.weights.source names {len(sources)} files: config.weights.std says which "
+            f"relative width the average made of them is to have"
+        )
+    name = section.name or f"merged-{section.std:.3f}"
+    path = workdir / f"{name}.safetensors"
+    snapshots = [snapshot_of_name(resolve(source)) for source in sources]
+    dtype = DTYPES[section.dtype or "float32"]
+    reconstruct_to(path, snapshots, section.std, dtype=dtype)
+    return _finished(path, fit(path), f"{len(sources)} snapshots")
+
+
+def _finished(path: Path, fitted: Fitted, source: str) -> Path:
+    """Write the config beside imported weights and say what was made."""
     lines = [f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB): {described(fitted)}"]
     if fitted.plan.preconditioner is not None:
-        beside = workdir / f"{name}.py"
+        name, beside = path.stem, path.with_suffix(".py")
+        low, high = fitted.plan.sigma_range
         beside.write_text(
             CONFIG.format(
-                name=name,
-                source=fitted.path.name,
-                path=beside,
-                weights=str(path),
-                low=low,
-                high=high,
+                name=name, source=source, path=beside, weights=str(path), low=low, high=high
             )
         )
         lines.append(f"python main.py --config={beside} --workdir=out/{name} --mode=sample")

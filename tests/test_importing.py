@@ -61,6 +61,26 @@ def test_half_precision_is_asked_for_and_stays_half(tmp_path):
     np.testing.assert_allclose(models.load(half)(x, 1.0), models.load(whole)(x, 1.0), atol=0.01)
 
 
+def test_snapshots_merge_into_an_average_of_another_width(tmp_path, capsys):
+    files = []
+    for kimg, std in ((8388, 0.05), (8388, 0.1), (16777, 0.05), (16777, 0.1)):
+        files.append(tmp_path / f"network-snapshot-{kimg:07d}-{std:.3f}.pkl")
+        files[-1].write_bytes(EDM2.read_bytes())
+    path = run(tmp_path / "out", ",".join(map(str, files)), std=0.08)
+    assert path.name == "merged-0.080.safetensors" and "edm2_unet" in capsys.readouterr().out
+    # All four hold the same weights, and coefficients sum to 1.
+    x = jnp.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3)
+    np.testing.assert_allclose(models.load(path)(x, 1.0), models.load(EDM2)(x, 1.0), atol=1e-5)
+    facts = json.loads(path.with_suffix(".json").read_text())["ema"]
+    assert facts["std"] == 0.08 and len({one["weight"] for one in facts["snapshots"]}) == 4
+    for fields, message in [
+        (dict(std=0.0), "config.weights.std says which relative width"),
+        (dict(std=0.08, entry="ema"), "config.weights.entry is of one file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run(tmp_path, ",".join(map(str, files)), **fields)
+
+
 def test_a_checksum_is_compared_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"has sha256 .* and config\.weights\.sha256 is 00"):
         run(tmp_path, EDM2, sha256="00")
