@@ -83,6 +83,14 @@ def writable(folder: str) -> Path:
     return path
 
 
+def begin(config) -> None:
+    """Do what comes before the first use of a device: meet other hosts, find compiled programs."""
+    from guidestar.training import compilation, hosts
+
+    hosts.initialise(config.hosts)
+    compilation.keep_programs(config.compilation_cache)
+
+
 def main(arguments: list[str]) -> None:
     """Run the chosen mode."""
     del arguments
@@ -91,6 +99,7 @@ def main(arguments: list[str]) -> None:
     module, _, verb = MODES[MODE.value].partition(":")
     try:
         workdir = writable(WORKDIR.value)
+        begin(CONFIG.value)
         getattr(importlib.import_module(module), verb)(CONFIG.value, workdir)
     except UserError as error:
         fail(str(error))

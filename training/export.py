@@ -1,5 +1,6 @@
 """The export verb: a run's averaged weights as one small file that `models.load` reads."""
 
+import contextlib
 import datetime
 import subprocess
 from pathlib import Path
@@ -9,8 +10,7 @@ import jax
 from ..errors import UserError
 from ..models.build import blueprint
 from ..models.weights import save
-from .checkpoints import Checkpoints
-from .loop import identity
+from .loop import checkpoints_of, identity
 from .recipes import recipe_from_config
 from .setup import set_up
 from .sharding import on_one_device
@@ -38,25 +38,23 @@ def export(config, workdir: Path) -> Path:
     """
     plan = blueprint(config.model)
     recipe = recipe_from_config(config, plan)
-    checkpoints = Checkpoints(workdir / "checkpoints", identity(config))
-    if not checkpoints.latest_step:
-        checkpoints.close()
-        raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
-
     layout = on_one_device(jax.local_devices()[0])
-    state, position = checkpoints.restore(set_up(plan, recipe, layout).abstract)
-    checkpoints.close()
+    with contextlib.closing(checkpoints_of(config, workdir)) as checkpoints:
+        restored = checkpoints.restore(set_up(plan, recipe, layout).abstract)
+    if restored is None:
+        raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
+    step, state, extra = restored
     path = workdir / f"{config.name}.safetensors"
     provenance = {
         "name": config.name,
         "weights": "averaged",
         "config": identity(config),
         "commit": commit(),
-        "steps": int(state.step),
-        "images": position["examples_seen"],
+        "steps": step,
+        "images": extra["position"]["examples_seen"],
         "data": config.data.name,
         "date": datetime.date.today().isoformat(),
     }
     save(path, recipe.averages.main(state.ema), config.model.to_dict(), provenance)
-    print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {int(state.step)}")
+    print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {step}")
     return path

@@ -12,6 +12,7 @@ import numpy as np
 from .. import input_pipeline
 from ..errors import UserError
 from ..models.build import blueprint
+from . import hosts
 from .checkpoints import Checkpoints
 from .journal import Journal
 from .previews import Previews
@@ -42,6 +43,27 @@ def identity(config) -> dict:
     return parts
 
 
+def checkpoints_of(config, workdir: Path) -> Checkpoints:
+    """Return the checkpoints of a run.
+
+    Raises:
+        UserError: they are another run's, or ``config.checkpoint`` asks for what cannot be.
+    """
+    section = config.checkpoint
+    if section.every_steps < 1:
+        raise UserError(
+            f"config.checkpoint.every_steps is {section.every_steps}: save every 1 or more steps"
+        )
+    return Checkpoints(
+        workdir / "checkpoints",
+        identity(config),
+        keep=section.keep,
+        keep_every_steps=section.keep_every_steps,
+        verify=section.verify,
+        force=section.force,
+    )
+
+
 def train(config, workdir: Path) -> TrainState:
     """Train ``config.model`` on ``config.data``, continuing from the newest checkpoint if any.
 
@@ -53,8 +75,9 @@ def train(config, workdir: Path) -> TrainState:
         The final state.
 
     Raises:
-        UserError: another run's workdir, data not on disk, no space, or a loss that is not
-            finite (with the step and the last good checkpoint).
+        UserError: another run's workdir, checkpoints none of which can be read, data not on disk,
+            no space, or a loss that is not finite (with the step and the last good checkpoint).
+        SystemExit: with status 0, after a SIGTERM and a checkpoint.
     """
     plan = blueprint(config.model)
     recipe = recipe_from_config(config, plan)
@@ -89,11 +112,8 @@ def train(config, workdir: Path) -> TrainState:
         remat=config.training.remat,
     )
     with contextlib.ExitStack() as open_things:
-        checkpoints = open_things.enter_context(
-            contextlib.closing(
-                Checkpoints(workdir / "checkpoints", identity(config), keep=config.checkpoint.keep)
-            )
-        )
+        termination = open_things.enter_context(hosts.Termination())
+        checkpoints = open_things.enter_context(contextlib.closing(checkpoints_of(config, workdir)))
         pipeline = open_things.enter_context(
             contextlib.closing(
                 input_pipeline.Pipeline(
@@ -105,22 +125,23 @@ def train(config, workdir: Path) -> TrainState:
                 )
             )
         )
-        start, total = checkpoints.latest_step or 0, config.training.steps
-        if start:
-            state, position = checkpoints.restore(setup.abstract)
-            pipeline.restore(position)
+        restored = checkpoints.restore(setup.abstract)
+        start, total = restored[0] if restored else 0, config.training.steps
+        count = parameter_count(setup.abstract.params)
+        hosts.say(
+            f"{config.name}: {count:,} parameters, {source.num_examples:,} images of "
+            f"{config.data.name}, batch {config.training.batch_size}, steps {start} to {total} on "
+            f"{layout}; results in {workdir}"
+        )
+        if restored:
+            _, state, extra = restored
+            pipeline.restore(extra["position"])
         else:
             state = setup.create(jax.random.fold_in(key, PARAMETERS))
-        print(
-            f"{config.name}: {parameter_count(state.params):,} parameters, "
-            f"{source.num_examples:,} images of {config.data.name}, batch "
-            f"{config.training.batch_size}, steps {start} to {total} on {layout}; results in "
-            f"{workdir}",
-            flush=True,
-        )
         if start >= total:
-            print(f"nothing to do: {checkpoints.directory} already holds step {start}")
+            hosts.say(f"nothing to do: {checkpoints.directory} already holds step {start}")
             return state
+        checkpoints.claim()
         journal = open_things.enter_context(
             contextlib.closing(
                 Journal(
@@ -129,17 +150,30 @@ def train(config, workdir: Path) -> TrainState:
                     total=total,
                     batch_size=config.training.batch_size,
                     tensorboard=config.log.tensorboard,
+                    writes=hosts.is_primary(),
                 )
             )
         )
-        previews = Previews(config, setup.network, plan, workdir)
-        return _run(config, setup, state, advance, pipeline, checkpoints, journal, previews)
+        previews = Previews(config, setup, plan, workdir)
+        return _run(
+            config,
+            setup,
+            state,
+            advance,
+            pipeline,
+            checkpoints,
+            journal,
+            previews,
+            termination,
+        )
 
 
-def _run(config, setup, state, advance, pipeline, checkpoints, journal, previews) -> TrainState:
+def _run(
+    config, setup, state, advance, pipeline, checkpoints, journal, previews, termination
+) -> TrainState:
     """Advance from ``state.step`` to the last step."""
     total, log, checkpoint = config.training.steps, config.log, config.checkpoint
-    started, waited, first = time.monotonic(), 0.0, int(state.step) + 1
+    started, waited, first = time.monotonic(), 0.0, int(jax.device_get(state.step)) + 1
     for step in range(first, total + 1):
         before = time.monotonic()
         batch = _with_dropped_labels(config, next(pipeline))
@@ -161,17 +195,27 @@ def _run(config, setup, state, advance, pipeline, checkpoints, journal, previews
         elif step == first + TIMED_STEPS:
             jax.block_until_ready(state)
             each = (time.monotonic() - compiled) / TIMED_STEPS
-            print(
+            hosts.say(
                 f"compiled in {compiled - started:.0f} s; {each:.3f} s a step, so about "
-                f"{each * (total - step) / 60:.0f} min to step {total}",
-                flush=True,
+                f"{each * (total - step) / 60:.0f} min to step {total}"
             )
         if log.preview_every_steps and (step % log.preview_every_steps == 0 or step == total):
             previews.write(step, setup.recipe.averages.main(state.ema), journal)
-        if step % checkpoint.every_steps == 0 or step == total:
+        last = termination.requested(step)
+        if step % checkpoint.every_steps == 0 or step == total or last:
             # A state that is not finite must never replace a good checkpoint.
-            _stop_if_not_finite({"loss": float(metrics["loss"])}, step, checkpoints)
-            checkpoints.save(step, state, pipeline.state(), wait=step == total)
+            loss = float(jax.device_get(metrics["loss"]))
+            _stop_if_not_finite({"loss": loss}, step, checkpoints)
+            extra = {"position": pipeline.state(), "random": {"seed": config.seed, "step": step}}
+            checkpoints.save(step, state, extra, wait=step == total or last)
+        checkpoints.raise_if_failed()
+        if last and step < total:
+            hosts.say(
+                f"stopped by SIGTERM: step {step} is saved in {checkpoints.directory}; the same "
+                f"command goes on from there"
+            )
+            # Whatever was to follow training must not run.
+            raise SystemExit(0)
     return state
 
 
