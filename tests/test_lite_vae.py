@@ -7,46 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from autoencoders_for_tests import images, make, section
 from flax import nnx
 
 from guidestar.models import LiteVAE
 from guidestar.models.autoencoders.lite_vae import SIZES, FlatUNet, averaged
 from guidestar.models.autoencoders.modulated import ModulatedConv
 from guidestar.models.build import blueprint
-from guidestar.models.denoiser import split
 
 # Parameters of the published encoders with 12 latent channels.
 ENCODERS = {"S": 1_038_012, "B": 6_755_260, "M": 32_754_748, "L": 41_431_612}
-TINY = dict(
-    image_size=8,
-    channels=2,
-    latent_channels=3,
-    levels=2,
-    extractor=(4, (1,)),
-    aggregator=(4, (2,)),
-    decoder_widths=(4, 4, 8),
-    decoder_depth=1,
-)
-
-
-@functools.cache
-def make(**changes):
-    """Return a tiny network with all of its parameters away from their first values."""
-    plan = blueprint(dict(name="lite_vae", **(TINY | changes)))
-    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
-    network, params = split(abstract, num_classes=0, shape=plan.shape)
-    random = np.random.RandomState(0)
-
-    def draw(path, leaf):
-        near = 1 if path[-1].key in ("scale", "scales", "gain") else 0
-        spread = 1 / math.sqrt(max(1, math.prod(leaf.shape[:-1])))
-        return np.float32(near + spread * random.standard_normal(leaf.shape))
-
-    return network, jax.tree_util.tree_map_with_path(draw, params)
-
-
-def images(count=3, size=8):
-    return np.float32(np.random.RandomState(1).uniform(-1, 1, (count, size, size, 2)))
 
 
 @jax.jit
@@ -175,7 +145,7 @@ def test_without_widths_there_is_no_discriminator():
 )
 def test_a_section_that_makes_no_autoencoder_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(dict(name="lite_vae", **(TINY | fields)))
+        blueprint(section(**fields))
 
 
 def test_images_that_do_not_fit_are_refused():

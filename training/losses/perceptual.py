@@ -22,8 +22,9 @@ def feature_distance(
 
     ``mean_hw sum_c w_c (f / |f| - g / |g|)^2``, the lengths those of the channels of one place.
     """
+    # Inside the root, where it keeps the gradient of what is zero finite.
     ours, theirs = (
-        f / jnp.maximum(jnp.linalg.norm(f, axis=-1, keepdims=True), EPSILON) for f in (ours, theirs)
+        f * jax.lax.rsqrt(jnp.sum(f**2, axis=-1, keepdims=True) + EPSILON) for f in (ours, theirs)
     )
     each = jnp.sum(weights * (ours - theirs) ** 2, axis=-1)
     return over_elements(jnp.mean, each)

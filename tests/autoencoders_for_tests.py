@@ -1,0 +1,49 @@
+"""A tiny LiteVAE with all of its parameters away from their first values."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+from flax import nnx
+
+from guidestar.models.build import blueprint
+from guidestar.models.denoiser import split
+
+TINY = dict(
+    image_size=8,
+    channels=2,
+    latent_channels=3,
+    levels=2,
+    extractor=(4, (1,)),
+    aggregator=(4, (2,)),
+    decoder_widths=(4, 4, 8),
+    decoder_depth=1,
+)
+
+
+def section(**changes) -> dict:
+    """Return the ``model`` section, with fields replaced."""
+    return dict(name="lite_vae", **(TINY | changes))
+
+
+@functools.cache
+def make(**changes):
+    """Return network and parameters; drawn by numpy, as a program that draws them compiles long."""
+    plan = blueprint(section(**changes))
+    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    network, params = split(abstract, num_classes=0, shape=plan.shape)
+    random = np.random.RandomState(0)
+
+    def draw(path, leaf):
+        near = 1 if path[-1].key in ("scale", "scales", "gain") else 0
+        spread = 1 / math.sqrt(max(1, math.prod(leaf.shape[:-1])))
+        return np.float32(near + spread * random.standard_normal(leaf.shape))
+
+    return network, jax.tree_util.tree_map_with_path(draw, params)
+
+
+def images(count=3, size=8, channels=2):
+    """Return images in [-1, 1]."""
+    shape = (count, size, size, channels)
+    return np.float32(np.random.RandomState(1).uniform(-1, 1, shape))
