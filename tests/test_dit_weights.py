@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import weight_writers
@@ -131,11 +132,20 @@ def test_every_published_array_of_xl_2_has_its_place(network, scan_layers):
 @pytest.mark.parametrize("name", ["dit", "sit"])
 def test_other_positions_are_refused(name, tmp_path):
     state = tiny_state()
-    assert load(published(state, tmp_path / "same.safetensors"), name=name, heads=HEADS)
+    for kind in (np.float32, np.float16, ml_dtypes.bfloat16):
+        half = {key: array.astype(kind) for key, array in state.items()}
+        assert load(published(half, tmp_path / "same.safetensors"), name=name, heads=HEADS)
     state["pos_embed"] = state["pos_embed"].copy()
-    state["pos_embed"][0, 3, 5] += 0.01
+    state["pos_embed"][0, 3, 5] += 1e-4
     with pytest.raises(UserError, match="pos_embed is not the fixed sine-cosine table"):
         load(published(state, tmp_path / "moved.safetensors"), name=name, heads=HEADS)
+
+
+def test_a_kernel_that_is_none_of_patches_is_refused(tmp_path):
+    state = tiny_state()
+    state["x_embedder.proj.weight"] = state["x_embedder.proj.weight"][..., 0]
+    with pytest.raises(UserError, match="to be a kernel of square patches"):
+        load(published(state, tmp_path / "flat.safetensors"), heads=HEADS)
 
 
 def test_a_width_of_no_published_size_asks_for_the_heads():

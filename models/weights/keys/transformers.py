@@ -1,8 +1,10 @@
 """What the tables of the transformers share; their authors started from DiT's names."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
+import ml_dtypes
 import numpy as np
 
 from ....errors import UserError
@@ -12,7 +14,8 @@ from ..readers import WeightSource
 from .layout import Entry, as_is, linear
 
 Table = dict[str, Entry | None]
-POSITIONS = "pos_embed"
+POSITIONS, PATCHES = "pos_embed", "x_embedder.proj.weight"
+IN_BLOCK = re.compile(r"blocks\.(\d+)\.")
 # Names outside the blocks that all of them have, with the paths here.
 OUTSIDE = {
     "t_embedder.mlp.0": "time_in",
@@ -44,7 +47,7 @@ def trunk(depth: int, block: Callable[[str, str], Table]) -> Table:
         block: from a block's published prefix and its path here to its entries.
     """
     table: Table = {POSITIONS: None} | layers(OUTSIDE)
-    table["x_embedder.proj.weight"] = Entry("patch_in/kernel", patches)
+    table[PATCHES] = Entry("patch_in/kernel", patches)
     table["x_embedder.proj.bias"] = Entry("patch_in/bias", as_is)
     for layer in range(depth):
         table |= block(f"blocks.{layer}", f"blocks/{layer}")
@@ -56,13 +59,20 @@ def sizes(weights: WeightSource) -> dict[str, int]:
 
     ``image_size`` is missing where the file has no positions, and ``heads``, which no shape tells,
     where the width is of no published size.
+
+    Raises:
+        UserError: no kernel of square patches.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
-    width, channels, side, _ = shapes["x_embedder.proj.weight"]
+    kernel = shapes.get(PATCHES, ())
+    if len(kernel) != 4 or kernel[2] != kernel[3]:
+        raise UserError(
+            f"{weights.path}: {PATCHES} is {f'of shape {kernel}' if kernel else 'missing'}: it is "
+            f"to be a kernel of square patches, [width, channels, side, side]"
+        )
+    width, channels, side, _ = kernel
     fields = dict(channels=channels, patch_size=side, width=width)
-    fields["depth"] = 1 + max(
-        int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")
-    )
+    fields["depth"] = 1 + max(int(found[1]) for found in map(IN_BLOCK.match, shapes) if found)
     if width in HEADS:
         fields["heads"] = HEADS[width]
     if POSITIONS in shapes:
@@ -78,13 +88,17 @@ def doubles(weights: WeightSource, fields: Mapping[str, int]) -> bool:
 
 def has_positions(weights: WeightSource, scale: float = 1.0) -> bool:
     """Say whether a file's positions are the fixed ones, divided by ``scale``."""
-    stored = weights.tensors[POSITIONS].read()[0].astype(np.float32)
-    grid = math.isqrt(stored.shape[0])
-    if grid**2 != stored.shape[0]:
+    tensor = weights.tensors[POSITIONS]
+    if len(tensor.shape) != 3 or tensor.dtype.kind in "iub":
         return False
-    table = sincos_positions(stored.shape[1], grid, grid, (1 / scale, 1 / scale))
-    # As far as half precision, in which some files are stored.
-    return bool(np.abs(stored - table).max() < 1e-3)
+    _, tokens, width = tensor.shape
+    grid = math.isqrt(tokens)
+    table = sincos_positions(width, grid, grid, (1 / scale, 1 / scale))
+    if table[None].shape != tensor.shape:
+        return False
+    error = np.abs(tensor.read().astype(np.float32) - table).max()
+    # As far as the precision of the file, which may be half.
+    return bool(error < max(1e-5, float(ml_dtypes.finfo(tensor.dtype).eps)))
 
 
 def require_positions(weights: WeightSource) -> None:
