@@ -5,7 +5,6 @@ preserve magnitudes and keep unit-norm weights (arXiv 2312.02696, sec. 2.4 and a
 """
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +14,10 @@ from jaxtyping import Array, Float, Int
 from .blueprint import Blueprint
 from .preconditioning import Direct
 from .sites import BLOCK, TIME_EMBEDDING, around, changed, for_layer, require_offered
+from .unets.magnitude import MPLinear, mp_silu, normalise_weights
 
 SIGMA_DATA = 0.5
 LAYERS = 4
-EPSILON = 1e-4
-# RMS of silu over unit Gaussian inputs, rounded as published (arXiv 2312.02696, eq. 81).
-SILU_GAIN = 0.596
-WEIGHT = "weight"
-
-
-def normalise_rows(weight: Float[Array, "out in"]) -> Float[Array, "out in"]:
-    """Scale every row to root mean square 1, that is, to norm ``sqrt(in)``."""
-    rms = jnp.linalg.norm(weight, axis=1, keepdims=True) / weight.shape[1] ** 0.5
-    return weight / (EPSILON + rms)
-
-
-def mp_silu(x: Array) -> Array:
-    """Magnitude-preserving SiLU, arXiv 2312.02696, eq. 81."""
-    return jax.nn.silu(x) / SILU_GAIN
-
-
-class MPLinear(nnx.Module):
-    """Linear layer without bias whose rows act with norm 1, whatever norm is stored.
-
-    arXiv 2312.02696, eq. 66: the gradient is orthogonal to each stored row.
-    """
-
-    def __init__(self, fan_in: int, fan_out: int, *, rngs: nnx.Rngs):
-        weight = jax.random.normal(rngs.params(), (fan_out, fan_in))
-        setattr(self, WEIGHT, nnx.Param(weight))
-
-    def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
-        """Multiply by the normalised rows."""
-        weight = getattr(self, WEIGHT)[...]
-        return x @ (normalise_rows(weight) / weight.shape[1] ** 0.5).T
 
 
 class ScoreMLP(nnx.Module):
@@ -116,23 +85,6 @@ class ScoreMLP(nnx.Module):
         del label
         sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
         return x + sigma[:, None] ** 2 * self.score(x, sigma, modes)
-
-
-def normalise_weights(params: Any) -> Any:
-    """Return the parameters with every `MPLinear` row at norm ``sqrt(fan_in)``.
-
-    Forced weight normalisation, arXiv 2312.02696, sec. 2.4: applied after every update, it keeps
-    the effective learning rate from falling as stored weights grow. The function the network
-    computes does not change, beyond the 1e-4 that guards a row of zeros.
-
-    Args:
-        params: nested dictionary of a `ScoreMLP`'s arrays.
-    """
-
-    def project(path, leaf):
-        return normalise_rows(leaf) if path[-1].key == WEIGHT else leaf
-
-    return jax.tree_util.tree_map_with_path(project, params)
 
 
 def blueprint(**fields) -> Blueprint:

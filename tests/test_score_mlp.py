@@ -12,7 +12,8 @@ from loss_examples import mean_of
 
 from guidestar.models.denoiser import split
 from guidestar.models.mixture import GaussianMixture
-from guidestar.models.score_mlp import MPLinear, ScoreMLP, mp_silu, normalise_weights
+from guidestar.models.score_mlp import ScoreMLP
+from guidestar.models.unets.magnitude import normalise_weights
 from guidestar.training.losses import ScoreMatching
 from guidestar.training.noise import log_normal
 
@@ -49,20 +50,6 @@ def test_has_five_linear_layers_and_one_gain(hidden, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-def test_a_linear_layer_acts_with_unit_rows_whatever_is_stored():
-    layer = MPLinear(4, 3, rngs=nnx.Rngs(params=0))
-    x = jnp.eye(4)
-    rows = layer(x).T
-    np.testing.assert_allclose(jnp.linalg.norm(rows, axis=1), 1.0, rtol=1e-3)
-    layer.weight[...] = 10 * layer.weight[...]
-    np.testing.assert_allclose(layer(x).T, rows, rtol=1e-3)
-
-
-def test_silu_preserves_the_magnitude_of_gaussian_inputs():
-    x = jax.random.normal(jax.random.key(0), (200_000,))
-    assert float(jnp.sqrt(jnp.mean(mp_silu(x) ** 2))) == pytest.approx(1.0, abs=0.01)
-
-
 def test_an_untrained_network_denoises_as_a_gaussian_of_sigma_data():
     module = ScoreMLP(8, rngs=nnx.Rngs(params=0))
     x, sigma = points(), 0.3
@@ -75,7 +62,7 @@ def test_log_density_is_the_formula_of_the_paper():
     scaled = x[0] / np.sqrt(0.25 + sigma**2)
     y = np.concatenate([scaled, [np.log(sigma) / 4, 1.0]])
     for index, layer in enumerate(module.layers):
-        weight = np.asarray(layer.weight[...], np.float64)
+        weight = np.asarray(layer.kernel[...], np.float64).T
         if index:
             y = y / (1 + np.exp(-y)) / 0.596
         y = weight @ y / np.linalg.norm(weight, axis=1)
@@ -114,12 +101,11 @@ def test_a_sample_alone_equals_the_same_sample_in_a_batch():
 
 def test_normalising_weights_keeps_the_function_and_sets_the_row_norms():
     network, params = split(trained_looking(), num_classes=0, shape=(2,))
-    params["layers"][1]["weight"] *= 3.0
+    params["layers"][1]["kernel"] *= 3.0
     projected = normalise_weights(params)
     for layer in projected["layers"].values():
-        weight = layer["weight"]
-        norms = jnp.linalg.norm(weight, axis=1)
-        np.testing.assert_allclose(norms, np.sqrt(weight.shape[1]), rtol=1e-3)
+        norms = jnp.linalg.norm(layer["kernel"], axis=0)
+        np.testing.assert_allclose(norms, np.sqrt(layer["kernel"].shape[0]), rtol=1e-3)
     assert projected["gain"] == params["gain"]
     x, sigma = points(), jnp.full(5, 0.4)
     before, after = (compiled(network)(p, x, sigma, None) for p in (params, projected))
