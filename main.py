@@ -18,10 +18,13 @@ from guidestar.errors import UserError
 MODES = {
     "train": "guidestar.training.loop:train",
     "export": "guidestar.training.export:export",
+    "ema": "guidestar.training.posthoc_ema:reconstruct",
+    "lcsc": "guidestar.training.lcsc:search",
     "sample": "guidestar.sampling.run:sample",
     "evaluate": "guidestar.evaluation.evidence:evaluate",
     "statistics": "guidestar.evaluation.classifier_features:write_statistics",
     "experiment": "guidestar.evaluation.fractal2d_experiment:experiment",
+    "import": "guidestar.importing.run:import_weights",
     "prepare": "guidestar.preparing.run:prepare",
     "report": "guidestar.report.demo:report",
     "atlas": "guidestar.report.atlas:atlas",

@@ -62,6 +62,16 @@ def base() -> ConfigDict:
                 at_images=0,
                 reconstruct_dtype="float16",
             ),
+            # What --mode=lcsc combines, and how long it looks for the best combination: files below
+            # the workdir, samples a candidate, and features, "pixels" or a classifier's weights.
+            lcsc=dict(
+                files="ema_snapshots/*-weights.safetensors",
+                images=500,
+                features="pixels",
+                evaluations=200,
+                population=20,
+                spread=0.1,
+            ),
             # Devices: a preset (replicated, fsdp, fsdp_tensor, pmap), sizes of the mesh's axes (0:
             # the preset's own, -1: what the others leave), and rules from a regex on a parameter's
             # path to axes of its last dimensions, (("mlp_in/kernel", (None, "tensor")),).

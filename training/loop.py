@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..models.build import blueprint
 from . import hosts
 from .checkpoints import Checkpoints
+from .ema_snapshots import EMASnapshots
 from .journal import Journal
 from .previews import Previews
 from .recipes import recipe_from_config
@@ -27,6 +28,11 @@ PARAMETERS, STEPS = 0, 1
 TIMED_STEPS = 5
 # What must agree between a checkpoint and the config that continues it.
 IDENTITY = ("seed", "data", "model", "training", "optimizer", "ema")
+# Of the averages, what is stored of them and made from that, which changes no number of a run.
+STORED_AVERAGES = (
+    *("snapshot_images", "snapshot_weights"),
+    *("reconstruct", "at_images", "reconstruct_dtype"),
+)
 
 
 def parameter_count(params) -> int:
@@ -40,6 +46,8 @@ def identity(config) -> dict:
     parts["data"].pop("dir", None)
     for only_how in ("steps", "accumulate", "remat"):
         parts["training"].pop(only_how, None)
+    for only_kept in STORED_AVERAGES:
+        parts["ema"].pop(only_kept, None)
     return parts
 
 
@@ -155,6 +163,7 @@ def train(config, workdir: Path) -> TrainState:
             )
         )
         previews = Previews(config, setup, plan, workdir)
+        snapshots = EMASnapshots(config, recipe, identity(config), workdir)
         return _run(
             config,
             setup,
@@ -164,12 +173,13 @@ def train(config, workdir: Path) -> TrainState:
             checkpoints,
             journal,
             previews,
+            snapshots,
             termination,
         )
 
 
 def _run(
-    config, setup, state, advance, pipeline, checkpoints, journal, previews, termination
+    config, setup, state, advance, pipeline, checkpoints, journal, previews, snapshots, termination
 ) -> TrainState:
     """Advance from ``state.step`` to the last step."""
     total, log, checkpoint = config.training.steps, config.log, config.checkpoint
@@ -201,6 +211,9 @@ def _run(
             )
         if log.preview_every_steps and (step % log.preview_every_steps == 0 or step == total):
             previews.write(step, setup.recipe.averages.main(state.ema), journal)
+        if snapshots.due(step):
+            _stop_if_not_finite({"loss": float(jax.device_get(metrics["loss"]))}, step, checkpoints)
+            snapshots.write(step, state)
         last = termination.requested(step)
         if step % checkpoint.every_steps == 0 or step == total or last:
             # A state that is not finite must never replace a good checkpoint.

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import UserError
-from ..models.weights.files import NAMES, Array, sidecar_of, write
-from ..models.weights.loading import Fitted, fit
+from ..models.weights.files import NAMES, sidecar_of, write
 from .ema import exponent_of_std
+from .weight_sums import WeightSum
 
 # Files of one run in this folder of its workdir, `training.ema_snapshots`.
 FOLDER = "ema_snapshots"
@@ -143,57 +143,6 @@ def snapshots_below(workdir: Path) -> list[Snapshot]:
     return sorted(found, key=lambda one: (one.images, one.std))
 
 
-def combined(
-    sources: Sequence[Path], weights: Sequence[float], dtype=np.float32
-) -> tuple[Fitted, dict[str, Array]]:
-    """Return a linear combination of weight files, computed array by array as it is read.
-
-    Args:
-        sources: files of one network, ours or published.
-        weights: one a file; summed in float64.
-        dtype: of the result.
-
-    Returns:
-        The first file's network, and its arrays.
-
-    Raises:
-        UserError: a file that cannot be read, files of different networks, or (when an array is
-            read) numbers that ``dtype`` does not hold.
-    """
-    files = [fit(source) for source in sources]
-    first = files[0]
-    for other in files[1:]:
-        differing = [
-            name
-            for name in sorted(first.shapes.keys() | other.shapes.keys())
-            if first.shapes.get(name) != other.shapes.get(name)
-        ]
-        if differing:
-            raise UserError(
-                f"{first.path} and {other.path} are not of one network: {differing[0]} has shapes "
-                f"{first.shapes.get(differing[0])} and {other.shapes.get(differing[0])}"
-            )
-
-    def read(name: str) -> np.ndarray:
-        total = np.zeros(first.shapes[name])
-        for file, weight in zip(files, weights, strict=True):
-            total += weight * file.read(name).astype(np.float64)
-        with np.errstate(over="ignore"):  # what overflows is refused below, by name
-            result = total.astype(dtype)
-        if not np.isfinite(result.astype(np.float32)).all():
-            raise UserError(
-                f"{name} has values up to {abs(total).max():.3g}, which {np.dtype(dtype)} does "
-                f"not hold: write float32"
-            )
-        return result
-
-    arrays = {
-        name: Array(shape, np.dtype(dtype), lambda name=name: read(name))
-        for name, shape in first.shapes.items()
-    }
-    return first, arrays
-
-
 def reconstruct_to(
     path: Path,
     snapshots: Sequence[Snapshot],
@@ -211,14 +160,14 @@ def reconstruct_to(
         dtype: float16 or float32.
 
     Raises:
-        UserError: as in `coefficients` and `combined`; or snapshots of different runs.
+        UserError: as in `coefficients` and `WeightSum`; or snapshots of different runs.
     """
     images = max((one.images for one in snapshots), default=0) if images is None else images
     used = [one for one in snapshots if one.images <= images]
     stored = [(one.std, one.images) for one in used]
     weights = coefficients(stored, std, images)
     _require_one_run(used)
-    first, arrays = combined([one.path for one in used], weights, dtype)
+    files = WeightSum([one.path for one in used])
     origin = {
         "weights": "post-hoc average",
         "ema": {
@@ -231,7 +180,7 @@ def reconstruct_to(
             ],
         },
     }
-    write(path, arrays, first.sidecar | {"name": path.stem} | origin)
+    write(path, files.arrays(weights, dtype), files.sidecar | {"name": path.stem} | origin)
     return path
 
 
