@@ -125,10 +125,11 @@ def test_features_are_what_the_blocks_make(model):
     watching = watches(arrangement)
     modes = tuple((watch, None) for each in watching.values() for watch in each)
     jax.eval_shape(lambda: one.network(one.params, *inputs(), modes))
-    made = {s.name: watching[BLOCK][s.block].seen[0][1] for s in arrangement.blocks}
-    assert watching[H_SPACE][0].seen[0][0] is made["4x4_in1"]
+    made = [watch.seen[0][1] for watch in watching[BLOCK]]
+    (bottleneck,) = (s.block for s in arrangement.blocks if s.name == "4x4_in1")
+    assert watching[H_SPACE][0].seen[0][0] is made[bottleneck]
     for connection, stage in zip(watching[SKIP][1:], arrangement.encoder, strict=True):
-        assert connection.seen[0][0] is made[stage.name]
+        assert connection.seen[0][0] is made[stage.block]
 
 
 def test_watching_changes_nothing():
