@@ -13,6 +13,7 @@ from .transformers.dit import DiT
 from .transformers.lightning_dit import LightningDiT
 from .transformers.pixart import PixArt
 from .transformers.sit import SiT
+from .transformers.umd import UMD
 from .unets.dhariwal import DhariwalUNet
 from .unets.edm2 import EDM2UNet
 from .unets.song import SongUNet
@@ -20,6 +21,7 @@ from .weights.loading import load_denoiser as load
 
 __all__ = [
     "SDVAE",
+    "UMD",
     "Classifier",
     "Denoiser",
     "DhariwalUNet",

@@ -10,7 +10,7 @@ from . import classifier, score_mlp
 from .autoencoders import lite_vae, sd_vae
 from .blueprint import Blueprint
 from .convnets import dico, dimr
-from .transformers import dit, lightning_dit, pixart, sit
+from .transformers import dit, lightning_dit, pixart, sit, umd
 from .unets import dhariwal, edm2_ladder, song
 
 # name -> what turns the model section's other fields into a blueprint, in the network's own file.
@@ -18,6 +18,7 @@ MODELS: dict[str, Callable[..., Blueprint]] = {
     "dit": dit.blueprint,
     "dico": dico.blueprint,
     "dimr": dimr.blueprint,
+    "umd": umd.blueprint,
     "lightning_dit": lightning_dit.blueprint,
     "pixart": pixart.blueprint,
     "sit": sit.blueprint,
