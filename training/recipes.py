@@ -12,6 +12,7 @@ argument: value}`` of ``config.training``:
     objective      objective.py      how losses become a gradient: mean, curriculum, clusters
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ DENOISERS: dict[str, Callable] = {
     "uncertainty": losses.Uncertainty,
     "hybrid": losses.Hybrid,
     "flow_matching": losses.FlowMatching,
+    "masked": losses.Masked,
 }
 
 
@@ -65,16 +67,17 @@ def _denoiser(kind: Callable) -> Callable:
         training = config.training
         if plan.preconditioner is None:
             raise ValueError(f"config.model {config.model.name!r} is no denoiser")
+        module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
         corruption = Corruption(
             levels=part(training, "noise", NOISES),
             kernel=part(training, "kernel", KERNELS),
             augment=part(training, "augmentation", AUGMENTATIONS),
             perturbation=part(training, "perturbation", PERTURBATIONS),
-            dropout=config.model.get("dropout", 0) > 0,
+            dropout=_takes(module, "dropout_key"),
         )
         weighting = part(training, "weighting", WEIGHTINGS)
         loss = kind(plan.preconditioner, corruption, weighting, **fields)
-        _check_network(plan, loss)
+        _check_network(module, loss)
         return loss
 
     return build
@@ -171,9 +174,13 @@ def loss_from_config(config, plan: Blueprint) -> losses.Loss:
     return part(config.training, "loss", builders, config, plan)
 
 
-def _check_network(plan: Blueprint, loss) -> None:
+def _takes(module: nnx.Module, name: str) -> bool:
+    """Say whether a network's call has an argument of that name."""
+    return name in inspect.signature(type(module).__call__).parameters
+
+
+def _check_network(module: nnx.Module, loss) -> None:
     """Refuse a network that lacks what the loss asks of it."""
-    module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
     if loss.corruption.augment is not None:
         taken = getattr(module, "augment_dim", 0)
         if taken != augmentation.LABELS:
@@ -189,6 +196,8 @@ def _check_network(plan: Blueprint, loss) -> None:
         )
     if isinstance(loss, losses.Uncertainty) and not hasattr(module, "log_variance"):
         raise ValueError("the network learns no log_variance(c_noise): use the loss denoising")
+    if isinstance(loss, losses.Masked) and not _takes(module, "visible"):
+        raise ValueError("the network cannot be shown a part of an image: use model.name umd")
 
 
 def recipe_from_config(config, plan: Blueprint) -> Recipe:

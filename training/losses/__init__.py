@@ -6,6 +6,7 @@ from .denoising import Denoising
 from .flow_matching import FlowMatching
 from .hybrid import Hybrid
 from .loss import Loss
+from .masked import Masked
 from .score_matching import ScoreMatching
 from .uncertainty import Uncertainty
 
@@ -16,6 +17,7 @@ __all__ = [
     "FlowMatching",
     "Hybrid",
     "Loss",
+    "Masked",
     "ScoreMatching",
     "Uncertainty",
     "autoencoding",

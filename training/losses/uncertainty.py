@@ -26,8 +26,7 @@ class Uncertainty:
         corruption: noise levels, noise and augmentation.
         weighting: w; what it is matters for the first steps alone.
 
-    Source: Karras et al., arXiv 2312.02696, eq. 15 and appendix B.4; Kendall et al., arXiv
-    1705.07115.
+    Source: Karras et al., arXiv 2312.02696, eq. 21; Kendall et al., arXiv 1705.07115.
     """
 
     preconditioner: Preconditioner
