@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+SD_VAE = "sd-vae-ft-mse.safetensors"
+
 
 def base() -> ConfigDict:
     """Return a config with every section; unknown keys are refused from here on."""
@@ -72,6 +74,8 @@ def base() -> ConfigDict:
                 population=20,
                 spread=0.1,
             ),
+            # What --mode=affinity measures: parts of the noise levels, batches, and their size.
+            affinity=dict(grid=20, batches=4, batch_size=64),
             # Devices: a preset (replicated, fsdp, fsdp_tensor, pmap), sizes of the mesh's axes (0:
             # the preset's own, -1: what the others leave), and rules from a regex on a parameter's
             # path to axes of its last dimensions, (("mlp_in/kernel", (None, "tensor")),).
@@ -108,6 +112,28 @@ def base() -> ConfigDict:
                 classes="all",  # or "none", or labels, "0,3,7", taken in turn
                 branches="fused",  # or sequential: less memory
                 format="png",  # or npz
+                # Of latents: the autoencoder's weights (latents are kept where empty), how they are
+                # scaled (what the weights say; or dit, edm2), and whether the decoder may be of
+                # another file than made them.
+                decoder="",
+                scaling="",
+                any_decoder=False,
+            ),
+            # What --mode=encode makes of a data set: its latents, scaled when they are read.
+            encoding=dict(
+                autoencoder="",
+                scaling="fitted",  # to mean 0 and `std` in every channel; or dit, edm2
+                std=0.5,
+                image_range="symmetric",  # of fitted ones: what the autoencoder takes, or unit
+                mirror=False,  # mirrored images, too
+                batch_size=64,
+                records_per_shard=5000,
+            ),
+            # What --mode=decode decodes: a folder of --mode=encode, or of --mode=sample.
+            decoding=dict(
+                latents="",
+                count=0,  # all
+                compare=False,  # with config.data, of which the latents were made
             ),
             # What --mode=prepare makes of a folder of pictures.
             prepare=dict(
@@ -140,6 +166,12 @@ def base() -> ConfigDict:
 def part(name: str, **arguments) -> ConfigDict:
     """Return a section that names a part of a recipe, with its arguments."""
     return ConfigDict(dict(name=name, **arguments))
+
+
+def latents(config: ConfigDict, scaling: str = "", decoder: str = SD_VAE) -> ConfigDict:
+    """Say how the latents that a network makes are scaled, and what decodes them."""
+    config.sampling.update(scaling=scaling, decoder=decoder)
+    return config
 
 
 def dit(config: ConfigDict, **model) -> ConfigDict:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs_for_tests import tiny
 from loss_examples import Stub, images, keys
 
+from guidestar.errors import UserError
 from guidestar.models.preconditioning import EDM
-from guidestar.training import clustering, multitask
+from guidestar.training import affinity, clustering, loop, multitask
 from guidestar.training.corruption import Corruption
 from guidestar.training.losses import Denoising
 from guidestar.training.multitask import Clusters
@@ -70,10 +72,37 @@ def test_affinities_of_gradients_are_cosines():
     # c_noise is below 0 in exactly the lower half of the noise levels.
     loss = Denoising(EDM(), Corruption(log_normal(0.0, 1.0)))
     params = {"low": jnp.ones(()), "high": jnp.ones(()), "both": jnp.ones(())}
-    found = clustering.gradient_affinity(
+    found = affinity.gradient_affinity(
         loss, Stub(network), params, [images(8), images(8, seed=3)], KEY, grid=4
     )
     np.testing.assert_allclose(found, np.kron(np.eye(2), np.ones((2, 2))), atol=1e-5)
+
+
+def test_affinities_of_a_run_become_clusters(tmp_path):
+    config = tiny(steps=4)
+    config.ema.update(snapshot_images=16, snapshot_weights=True)
+    loop.train(config, tmp_path)
+    config.affinity.update(grid=4, batches=1, batch_size=8)
+    path = affinity.measure(config, tmp_path)
+    found = np.load(path)["affinity"]
+    np.testing.assert_allclose(np.diagonal(found), 1, atol=1e-5)
+    np.testing.assert_allclose(found, found.T, atol=1e-6)
+    assert found.min() >= -1 and np.abs(found - 1).max() > 1e-3
+    made = clustering.clusters(
+        None,
+        1.0,
+        noise=log_normal(),
+        weights=multitask.Equal(),
+        count=3,
+        cost="affinity",
+        affinity=str(path),
+    )
+    assert made.tasks == 3
+
+
+def test_affinities_need_stored_weights(tmp_path):
+    with pytest.raises(UserError, match="holds no weights: train with"):
+        affinity.measure(tiny(), tmp_path)
 
 
 def weigh(weights, gradients, losses=None, memory=None, key=KEY):

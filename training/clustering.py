@@ -6,7 +6,6 @@ the sum over intervals of ``sum_t cost(t, c)``, c being the interval's middle.
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -87,37 +86,6 @@ def intervals(cost: Float[np.ndarray, "count count"], clusters: int) -> tuple[in
     for choice in reversed(choices):
         edges.append(int(choice[edges[-1]]))
     return (0, *reversed(edges))
-
-
-def gradient_affinity(
-    loss: Loss, network, params, batches, key, *, grid: int = 20
-) -> Float[np.ndarray, "grid grid"]:
-    """Return the cosines between the gradients of noise levels, averaged over batches.
-
-    Args:
-        loss: one of `training.losses`.
-        network, params: what is trained; a list of parameters averages over a run's course.
-        batches: batches of examples, all of one size.
-        key: of the noise.
-        grid: number of equally probable parts of the noise levels, each with its own gradient.
-    """
-    tasks = Clusters(loss, 1.0, tuple(np.linspace(0, 1, grid + 1)), weights=None)
-
-    @jax.jit
-    def cosines(params, batch, keys):
-        repeated = jax.tree.map(lambda a: jnp.repeat(a, grid, axis=0), (batch, keys))
-        gradients, _ = tasks.gradient(network, (), params, *repeated)
-        flat = [g.reshape(grid, -1) for g in jax.tree.leaves(gradients)]
-        gram = sum(jnp.matmul(g, g.T, precision="highest") for g in flat)
-        length = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), jnp.finfo(gram.dtype).tiny))
-        return gram / length / length[:, None]
-
-    found = []
-    for one in params if isinstance(params, (list, tuple)) else [params]:
-        for number, batch in enumerate(batches):
-            keys = jax.random.split(jax.random.fold_in(key, number), len(batch["label"]))
-            found.append(np.asarray(cosines(one, batch, keys), np.float64))
-    return np.mean(found, axis=0)
 
 
 def clusters(
