@@ -12,6 +12,7 @@ from flax import nnx
 from guidestar.models import SongUNet
 from guidestar.models.denoiser import Denoiser, initialise, split
 from guidestar.models.unets.song import FourierFeatures, published, song_arrangement
+from guidestar.models.weights.files import flatten
 
 # Learned numbers of the published networks; the 128 frequencies of NCSN++ are not among them.
 PARAMETERS = {
@@ -157,6 +158,8 @@ def test_fourier_frequencies_are_random_and_not_learned():
     np.testing.assert_allclose(halves, [np.sin(angles), np.cos(angles)], atol=1e-4)
     slopes = nnx.grad(lambda module: module(time).sum())(features)
     assert not np.any(slopes["freqs"][...])
+    plan, _, shapes = shapes_of(NCSNPP)
+    assert [path for path in flatten(shapes) if plan.frozen(path)] == ["map_noise/freqs"]
 
 
 def test_an_untrained_network_hardly_answers_and_has_loss_one():

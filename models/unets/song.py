@@ -28,6 +28,7 @@ from .layers import (
     sinusoids,
     upsampled,
 )
+from .magnitude import is_constant
 from .stages import DOWN, Arrangement, arrange
 
 EPSILON = 1e-6
@@ -339,4 +340,5 @@ def blueprint(
         (image_size, image_size, channels),
         precondition,
         sigma_range=sigma_range(precondition),
+        frozen=is_constant,
     )
