@@ -95,7 +95,7 @@ def clusters(
     noise: Noise,
     weights: TaskWeights,
     count: int = 5,
-    cost: str = "snr",
+    cost: str = "timestep",
     affinity: str = "",
 ) -> Clusters:
     """Return the objective whose tasks are the optimal clusters of a distribution.
