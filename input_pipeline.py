@@ -6,6 +6,7 @@ in it is all there is to store. Flips and dropped labels are decided by (seed, p
 """
 
 import functools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import grain
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import ndtri
 
 from .data import digits, record_folder, tfds_arrays
 from .data.source import Source
@@ -21,7 +23,7 @@ from .errors import UserError
 BUNDLED = ("digits", "fractal2d")
 FRACTAL_POINTS = 2**20
 # Streams of a seed, so that decisions about one example never share bits.
-FLIP, DROP = 0, 1
+FLIP, DROP, DRAW = 0, 1, 2
 # Longer than any run; a list of batches must have a length.
 ENDLESS = 2**40
 
@@ -57,7 +59,10 @@ def load_source(
     if name == "fractal2d":
         return _fractal2d(split)
     if record_folder.is_one(Path(name)):
-        return record_folder.load(Path(name), most_damaged=most_damaged)
+        from .data import latents  # which knows of models, and with them of jax
+
+        kind = latents if latents.are_in(name) else record_folder
+        return kind.load(Path(name), most_damaged=most_damaged)
     return tfds_arrays.load(
         name, split, data_dir, memory_limit=memory_limit, cache_dir=cache_dir, others=BUNDLED
     )
@@ -105,6 +110,16 @@ def uniform(
     start = _mix(np.array([(seed + golden * (stream + 1)) & word], np.uint64))
     bits = _mix(start + (np.asarray(positions).astype(np.uint64) + np.uint64(1)) * golden)
     return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def normal(
+    seed: int, stream: int, positions: Int[np.ndarray, " batch"], shape: tuple[int, ...]
+) -> Float[np.ndarray, " batch *shape"]:
+    """Return unit normal numbers of ``shape`` for each position, that of `uniform` inverted."""
+    size = math.prod(shape)
+    places = np.asarray(positions)[:, None] * size + np.arange(size)
+    # Half a step up, so that none is 0, whose normal is infinite.
+    return ndtri(uniform(seed, stream, places) + 2.0**-54).reshape(-1, *shape)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
@@ -166,6 +181,9 @@ class _Batches:
             here = epochs == epoch
             rows[here] = epoch_order(self.seed, int(epoch), count)[offsets[here]]
         images, labels = self.source.read(rows)
+        if self.source.draw is not None:
+            noise = normal(self.seed, DRAW, positions, self.source.shape)
+            images = self.source.draw(images, noise)
         if self.flip:
             flipped = uniform(self.seed, FLIP, positions) < 0.5
             images = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
@@ -221,6 +239,11 @@ class Pipeline(Iterator):
             raise UserError(f"seed {seed} is not in 0 to 2**64 - 1")
         if flip and len(source.shape) != 3:
             raise UserError(f"examples of {source.name} are not images: set flip to False")
+        if flip and source.draw is not None:
+            raise UserError(
+                f"a mirrored latent is not that of the mirrored image: set flip to False, and make "
+                f"{source.name} with --config.encoding.mirror"
+            )
         if not source.num_examples:
             raise UserError(f"the chosen split of {source.name} is empty")
         self._source, self._seed, self._flip = source, seed, flip

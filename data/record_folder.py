@@ -222,9 +222,9 @@ class RecordFolder:
 
     def _count_damaged(self, index: int, where: str, error: Exception) -> None:
         with self._lock:
-            if index in self.damaged:
-                return
-            self.damaged[index] = f"{where} ({str(error).partition(';')[0]})"
+            known = index in self.damaged
+            self.damaged.setdefault(index, f"{where} ({str(error).partition(';')[0]})")
+            # In every thread that meets one too many: the first may be at work for a later batch.
             if len(self.damaged) > self._limit:
                 raise UserError(
                     f"{len(self.damaged)} of {len(self)} records of {self.folder} are damaged, and "
@@ -232,7 +232,8 @@ class RecordFolder:
                     f"{'; '.join(self.damaged.values())}. Copy these files again, or make the "
                     f"data set again"
                 )
-        warnings.warn(f"skipping damaged {self.damaged[index]}", stacklevel=2)
+        if not known:
+            warnings.warn(f"skipping damaged {self.damaged[index]}", stacklevel=2)
 
 
 class _Shard:

@@ -1,5 +1,6 @@
 """What every data set looks like to the input pipeline: random access to examples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,8 @@ class Source:
         images: every example; uint8 pixels, or float32 values that are left as they are.
         labels: every label.
         records: stands in for both where the set is too large for memory.
+        draw: of a set whose examples are drawn anew each time they are visited: from what is
+            stored and unit normal noise ``[batch, *shape]`` to examples. None for other sets.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Source:
     images: UInt8[np.ndarray, "examples ..."] | Float[np.ndarray, "examples ..."] | None = None
     labels: Int[np.ndarray, " examples"] | None = None
     records: Records | None = None
+    draw: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     @property
     def num_examples(self) -> int:

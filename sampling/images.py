@@ -6,19 +6,20 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from ..errors import UserError
 
 FORMATS = ("png", "npz")
+RECORD = "sampling.json"
 
 
 class ImageStore:
     """Numbered images below a folder, and the identity of the run that made them.
 
     ``png`` keeps one file an image, ``images/00000123.png``; ``npz`` one file a batch with arrays
-    ``images``, ``indices`` and ``labels``.
+    ``images`` (or ``latents``, float32), ``indices`` and ``labels``.
 
     Args:
         folder: where they are kept.
@@ -35,7 +36,7 @@ class ImageStore:
             raise UserError(f"config.sampling.format {format!r} is not one of {', '.join(FORMATS)}")
         self.folder, self.format, self.count = folder / "images", format, count
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = folder / "sampling.json"
+        record = folder / RECORD
         if record.exists() and json.loads(record.read_text()) != identity:
             raise UserError(
                 f"{folder} holds images of another config (see {record}): choose another "
@@ -46,7 +47,7 @@ class ImageStore:
     @classmethod
     def open(cls, folder: Path, count: int) -> "ImageStore":
         """Return the store that an earlier run left in ``folder``, to read from."""
-        identity = json.loads((folder / "sampling.json").read_text())
+        identity = json.loads((folder / RECORD).read_text())
         return cls(folder, identity["sampling"]["format"], count, identity=identity)
 
     def missing(self) -> Int[np.ndarray, " n"]:
@@ -60,10 +61,10 @@ class ImageStore:
     def write(
         self,
         indices: Int[np.ndarray, " batch"],
-        images: UInt8[np.ndarray, "batch h w c"],
+        images: UInt8[np.ndarray, "batch h w c"] | Float[np.ndarray, "batch h w c"],
         labels: Int[np.ndarray, " batch"] | None,
     ) -> None:
-        """Store a batch.
+        """Store a batch of images, or in ``npz`` of latents, which are float32.
 
         Raises:
             UserError: the disk refuses; what was written before stays valid.
@@ -77,7 +78,7 @@ class ImageStore:
                 _write(self.folder / f"{index:08d}.png", buffer.getvalue())
             return
         buffer = io.BytesIO()
-        arrays = {"images": images, "indices": indices}
+        arrays = {"images" if images.dtype == np.uint8 else "latents": images, "indices": indices}
         np.savez_compressed(buffer, **arrays, **({} if labels is None else {"labels": labels}))
         _write(self.folder / f"{indices[0]:08d}-{len(indices)}.npz", buffer.getvalue())
 

@@ -8,7 +8,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from ..encoding.decoder import (
+    Decoder,
+    decoder_from_config,
+    kept_scaling,
+    scaling_from_config,
+)
 from ..errors import UserError
+from ..models.autoencoders.scaling import LatentScaling
 from ..report.grids import grid, save_png, to_uint8
 from .images import ImageStore
 from .job import job_from_config
@@ -31,7 +38,12 @@ def sample(config, workdir: Path) -> None:
     if section.count < 1 or section.batch_size < 1:
         raise UserError("config.sampling.count and batch_size must be at least 1")
     plan = job.plan()
-    store = ImageStore(workdir, section.format, section.count, identity=_identity(config))
+    main = job.networks["main"]
+    scaling = scaling_from_config(section, kept_scaling(section.weights.main))
+    decoder = _decoder(section, main, scaling)
+    raw = decoder is None and (main.latent or scaling is not None)
+    identity = _identity(config) | ({"latents": scaling.to_json()} if scaling else {})
+    store = ImageStore(workdir, section.format, section.count, identity=identity)
     todo = store.missing()[jax.process_index() :: jax.process_count()]
     evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
     print(
@@ -46,22 +58,37 @@ def sample(config, workdir: Path) -> None:
             indices = todo[begin : begin + section.batch_size]
             # A last, shorter batch is filled up: one shape, one compilation.
             full = np.resize(indices, min(section.batch_size, len(todo)))
-            images = to_uint8(job.images(full)[: len(indices)])
-            store.write(indices, images, job.labels(indices))
+            images = job.images(full)[: len(indices)]
+            if decoder is not None:
+                images = decoder(images)
+            store.write(indices, images if raw else to_uint8(images), job.labels(indices))
             bar.update(len(indices))
-    if jax.process_index() == 0 and not store.missing().size:
+    if jax.process_index() == 0 and not raw and not store.missing().size:
         shown = store.read(np.arange(min(GRID_IMAGES, section.count)))
         columns = len(job.classes) if job.classes and len(job.classes) <= 20 else None
         save_png(workdir / "grid.png", grid(shown, columns=columns), magnify=2)
     seconds = time.monotonic() - started
     if todo.size:
-        print(f"{seconds / len(todo):.4f} s an image, compilation included; grid in {workdir}")
+        print(f"{seconds / len(todo):.4f} s an image, compilation included; results in {workdir}")
+
+
+def _decoder(section, main, scaling: LatentScaling | None) -> Decoder | None:
+    """Return what decodes the samples; None where they are pixels, or latents to be kept."""
+    if section.decoder:
+        return decoder_from_config(section, scaling, main.shape[-1])
+    if section.format != "npz" and (main.latent or scaling is not None):
+        raise UserError(
+            "config.sampling.weights.main makes latents: set config.sampling.decoder to the "
+            "weights of their autoencoder, or config.sampling.format=npz to keep latents, which "
+            "--mode=decode decodes later"
+        )
+    return None
 
 
 def _identity(config) -> dict:
     """What must agree for images in a folder to belong to one set."""
     sampling = config.sampling.to_dict()
-    for machine in ("batch_size", "branches", "count"):
+    for machine in ("batch_size", "branches", "count", "any_decoder"):
         sampling.pop(machine)
     return json.loads(
         json.dumps(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from ..data import latents
 from ..errors import UserError
 from ..models.build import blueprint
 from ..models.weights import save
@@ -54,6 +55,7 @@ def export(config, workdir: Path) -> Path:
         "images": extra["position"]["examples_seen"],
         "data": config.data.name,
         "date": datetime.date.today().isoformat(),
+        **latents.provenance(config.data.name),
     }
     save(path, recipe.averages.main(state.ema), config.model.to_dict(), provenance)
     print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {step}")

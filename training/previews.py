@@ -26,7 +26,8 @@ class Previews:
     """
 
     def __init__(self, config, setup: Setup, plan: Blueprint, workdir: Path):
-        self.enabled = plan.preconditioner is not None and len(plan.shape) == 3
+        images = len(plan.shape) == 3 and not plan.latent
+        self.enabled = plan.preconditioner is not None and images
         self._directory, seed = workdir / "previews", config.seed
 
         def sample(params):

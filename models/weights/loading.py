@@ -28,7 +28,7 @@ class Loaded:
         network, params: the network and its parameters, float32.
         plan: its blueprint.
         sidecar: where the weights come from; ``model`` in it is the section that the network is
-            built from.
+            built from, ``latents`` the scaling of the latents that it was trained on.
     """
 
     network: Network
@@ -45,7 +45,7 @@ class Loaded:
             self.network,
             plan.preconditioner,
             plan.sigma_range,
-            plan.latent,
+            plan.latent or "latents" in self.sidecar,
             self.sidecar.get("preset", ""),
         )
 

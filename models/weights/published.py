@@ -16,6 +16,7 @@ from ...errors import UserError
 EDM2_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions"
 EDM_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 DIT_ROOT = "https://dl.fbaipublicfiles.com/DiT/models"
+VAE_ROOT = "https://huggingface.co/stabilityai/sd-vae-ft-mse/resolve/main"
 NVIDIA = "CC BY-NC-SA 4.0"
 META = "CC BY-NC 4.0"
 # EDM2 snapshots, arXiv 2312.02696: parameters by size, and thousands of images at their end.
@@ -91,6 +92,14 @@ OTHERS = {
         _edm("edm-afhqv2-64x64-uncond-vp.pkl", 61_805_571),
         _edm("edm-afhqv2-64x64-uncond-ve.pkl", 62_761_091),
         _edm("edm-imagenet-64x64-cond-adm.pkl", 295_899_267),
+        Published(
+            "sd-vae-ft-mse.safetensors",
+            f"{VAE_ROOT}/diffusion_pytorch_model.safetensors",
+            83_653_863,
+            4,
+            "MIT",
+            model={"name": "sd_vae"},
+        ),
         _dit("DiT-XL-2-256x256.pt", 675_129_632),
         _dit("DiT-XL-2-512x512.pt", 676_014_368),
     )

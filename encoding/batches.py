@@ -1,0 +1,46 @@
+"""A function of a batch, run over any number of examples on all devices of this process."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+class Batches:
+    """Run a jitted ``function(fixed, batch)`` on batches of one size, so that it compiles once.
+
+    Args:
+        function: of a pytree and of an array ``[batch, ...]``, to an array ``[batch, ...]``; an
+            example's result must depend on it alone.
+        fixed: the pytree, put on every device once.
+        batch_size: examples of a call; rounded up to a multiple of the devices.
+        static: further arguments of the function, the same in every call.
+    """
+
+    def __init__(self, function: Callable, fixed: Any, batch_size: int, **static: Any):
+        devices = jax.local_devices()
+        # The compiler places what happens inside the function.
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
+        self._spread = NamedSharding(mesh, PartitionSpec("data"))
+        self._fixed = jax.device_put(fixed, NamedSharding(mesh, PartitionSpec()))
+        self._run = partial(function, **static)
+        self.size = -(-batch_size // len(devices)) * len(devices)
+
+    def __call__(self, examples: np.ndarray) -> np.ndarray:
+        """Return the function's result for every example."""
+        parts = [
+            self._batch(examples[begin : begin + self.size])
+            for begin in range(0, len(examples), self.size)
+        ]
+        return np.concatenate(parts)
+
+    def _batch(self, examples: np.ndarray) -> np.ndarray:
+        # Filled up by repeating examples, whose results are dropped.
+        full = np.resize(examples, (self.size, *examples.shape[1:]))
+        result = self._run(self._fixed, jax.device_put(full, self._spread))
+        return jax.device_get(result)[: len(examples)]

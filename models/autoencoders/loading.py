@@ -1,0 +1,76 @@
+"""Autoencoders from weight files, as functions of images in [-1, 1]."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from ...errors import UserError
+from ..denoiser import Network
+from ..weights.files import resolve
+from ..weights.loading import load
+from ..weights.published import sha256
+from .scaling import LatentScaling
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Autoencoder:
+    """An autoencoder's two halves; parameters are pytree leaves, so it passes through `jax.jit`.
+
+    Attributes:
+        params, network: the module, which has ``encode`` and ``decode``.
+        file, sha256: of the weights, by which latents know what made them.
+    """
+
+    params: Any
+    network: Network = dataclasses.field(metadata={"static": True})
+    file: str = dataclasses.field(metadata={"static": True}, default="")
+    sha256: str = dataclasses.field(metadata={"static": True}, default="")
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.network.module(self.params).latent_channels
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller a latent is than its image, each way."""
+        return self.network.module(self.params).factor
+
+    def encode(
+        self, images: Float[Array, "batch h w c"], scaling: LatentScaling
+    ) -> tuple[Float[Array, "batch h/f w/f z"], Float[Array, "batch h/f w/f z"]]:
+        """Return mean and log variance of the latents, not scaled, of images in [-1, 1]."""
+        return self.network.module(self.params).encode(scaling.to_encoder(images))
+
+    def decode(
+        self, latents: Float[Array, "batch h w z"], scaling: LatentScaling
+    ) -> Float[Array, "batch f*h f*w c"]:
+        """Return images, about in [-1, 1], of latents as a network has them."""
+        made = self.network.module(self.params).decode(scaling.to_autoencoder(latents))
+        return scaling.from_decoder(made)
+
+
+def load_autoencoder(source: str | Path, where: str) -> Autoencoder:
+    """Read an autoencoder's weights.
+
+    Args:
+        source: as `models.weights.load` takes it.
+        where: what named it, for messages: "config.encoding.autoencoder".
+
+    Raises:
+        UserError: nothing named, or weights that are of no autoencoder.
+    """
+    if not source:
+        raise UserError(f"{where} is empty: name the weights of an autoencoder")
+    loaded = load(source)
+    module = loaded.network.module(loaded.params)
+    if not (hasattr(module, "encode") and hasattr(module, "decode")):
+        raise UserError(
+            f"{where}: {source} is no autoencoder but a {loaded.sidecar['model']['name']}"
+        )
+    path = resolve(source)
+    return Autoencoder(loaded.params, loaded.network, path.name, sha256(path))
