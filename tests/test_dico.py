@@ -114,7 +114,7 @@ def test_pixels_are_shuffled_as_torch_does_it():
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_published_names_load_to_the_published_numbers(scan_layers):
     golden = np.load(GOLDEN / "dico_tiny.npz")
-    loaded = load(GOLDEN / "dico_tiny.pt", name="dico", image_size=8, scan_layers=scan_layers)
+    loaded = load(GOLDEN / "dico_tiny.pt", image_size=8, scan_layers=scan_layers)
     x = jnp.asarray(golden["x"].transpose(0, 2, 3, 1))
     output = run(loaded.network, loaded.params, x, golden["time"], golden["label"])
     expected = golden["output"].transpose(0, 2, 3, 1)

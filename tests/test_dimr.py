@@ -135,7 +135,7 @@ def test_published_sizes_have_the_published_parameters_and_cost(name):
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_published_names_load_to_the_published_numbers_of_all_branches(scan_layers):
     golden = np.load(GOLDEN / "dimr_tiny.npz")
-    loaded = load(GOLDEN / "dimr_tiny.pt", name="dimr", heads=2, scan_layers=scan_layers)
+    loaded = load(GOLDEN / "dimr_tiny.pt", heads=2, scan_layers=scan_layers)
     network = loaded.network
 
     @jax.jit
