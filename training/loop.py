@@ -20,6 +20,7 @@ from .previews import Previews
 from .recipes import recipe_from_config
 from .setup import set_up
 from .sharding import layout_from_config
+from .speed import peak_macs
 from .state import TrainState
 
 # Streams of the run's seed, so that parameters, step noise and label dropout never share bits.
@@ -158,6 +159,11 @@ def train(config, workdir: Path) -> TrainState:
                     total=total,
                     batch_size=config.training.batch_size,
                     tensorboard=config.log.tensorboard,
+                    wandb=config.log.wandb,
+                    name=config.name,
+                    config=config.to_dict(),
+                    macs=setup.macs(config.training.batch_size),
+                    peak=peak_macs(),
                     writes=hosts.is_primary(),
                 )
             )
@@ -229,6 +235,7 @@ def _run(
             )
             # Whatever was to follow training must not run.
             raise SystemExit(0)
+    hosts.say(journal.summary())
     return state
 
 

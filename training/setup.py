@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ..models.blueprint import Blueprint
@@ -11,6 +12,7 @@ from ..models.denoiser import Network, initialise, split
 from .gathering import gathered
 from .gradients import rematerialised
 from .sharding import Layout
+from .speed import step_macs
 from .state import Recipe, TrainState, initial_state, make_step
 
 
@@ -54,6 +56,17 @@ class Setup:
             shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
             accumulate=accumulate,
         )
+
+    def macs(self, batch_size: int) -> int:
+        """Count the multiply-adds of one step over all devices, forward and backward.
+
+        What rematerialisation computes again is left out, so that the share of a chip's peak says
+        how much of it goes into what is needed.
+        """
+        image = jax.ShapeDtypeStruct((batch_size, *self.network.shape), jnp.float32)
+        label = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+        step = make_step(self.recipe, self.network, 0)
+        return step_macs(step, self.abstract, {"image": image, "label": label})
 
 
 def set_up(plan: Blueprint, recipe: Recipe, layout: Layout) -> Setup:
