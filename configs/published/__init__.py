@@ -1,0 +1,1 @@
+"""Configs that repeat published rows of guidance tables, once the weights are on disk."""
