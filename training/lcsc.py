@@ -6,16 +6,17 @@ and sum to 1; nothing says that the best one does either.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from .. import input_pipeline
+from ..data.source import Source
 from ..errors import UserError
 from ..evaluation.classifier_features import FeatureExtractor
-from ..evaluation.frechet import frechet_distance, moments
+from ..evaluation.frechet import frechet_distance, moments, moments_of_batches
 from ..models.weights.files import write
 from ..report.grids import to_uint8
 from ..sampling.job import job_from_config
@@ -177,18 +178,18 @@ def search(config, workdir: Path) -> Path:
     source = input_pipeline.load_source(
         config.data.name, split=config.data.split, data_dir=config.data.dir or None
     )
-    pixels, _ = source.read(np.arange(source.num_examples))
-    if section.features != "pixels" and pixels.dtype != np.uint8:
+    stored = next(_read_in_parts(source)).dtype
+    if section.features != "pixels" and stored != np.uint8:
         raise UserError(
-            f"config.lcsc.features {section.features!r} are of pixels, and {config.data.name} "
-            f"holds {pixels.dtype} numbers: use pixels, the numbers themselves"
+            f"config.lcsc.features {section.features!r} are of images, and {config.data.name} "
+            f"holds {stored} numbers: use pixels, the numbers themselves"
         )
-    real = moments(extract(pixels))
+    real = moments_of_batches(map(extract, _read_in_parts(source)))
     config = config.copy_and_resolve_references()
     config.sampling.weights.main = str(files[-1])
     job = job_from_config(config)
     main, indices = job.networks["main"], np.arange(section.images)
-    as_stored = to_uint8 if pixels.dtype == np.uint8 else np.asarray
+    as_stored = to_uint8 if stored == np.uint8 else np.asarray
 
     def score(coefficients: Coefficients) -> float:
         denoiser = dataclasses.replace(main, params=weights.params(coefficients))
@@ -226,6 +227,15 @@ def search(config, workdir: Path) -> Path:
         f"{(found.coefficients < 0).sum()} of {len(files)} are negative"
     )
     return path
+
+
+def _read_in_parts(source: Source, size: int = 1000) -> Iterator[np.ndarray]:
+    """Yield all examples of a data set; of one whose examples are drawn, their means."""
+    for start in range(0, source.num_examples, size):
+        examples, _ = source.read(np.arange(start, min(start + size, source.num_examples)))
+        if source.draw is not None:
+            examples = source.draw(examples, np.zeros((len(examples), *source.shape)))
+        yield examples
 
 
 def _features(name: str) -> Callable[[np.ndarray], Float[np.ndarray, "image feature"]]:
