@@ -18,8 +18,10 @@ from ...models.autoencoders.haar import analysis
 from ...models.autoencoders.posterior import draw, kl_to_unit
 from ...models.blueprint import Blueprint
 from ...models.denoiser import Network
+from ...models.weights import resolve
 from ..noise import WHOLE
 from .loss import over_elements
+from .lpips import is_vgg, read_lpips
 from .perceptual import from_weights
 
 CHARBONNIER = 1e-3
@@ -117,23 +119,29 @@ class Autoencoding:
         return value + own, metrics
 
 
-def autoencoding(plan: Blueprint, features: str = "", **fields) -> Autoencoding:
+def autoencoding(plan: Blueprint, features: str = "", lpips: str = "", **fields) -> Autoencoding:
     """Build the loss of an autoencoder.
 
     Args:
         plan: the autoencoder's blueprint.
-        features: weights of the classifier whose features the perceptual loss compares.
+        features: weights of what the perceptual loss compares features of: a classifier of this
+            project, shipped or not, or VGG-16, which makes it LPIPS.
+        lpips: weights of VGG-16's features, where they are in a file of their own.
         fields: of `Autoencoding`.
 
     Raises:
-        UserError: weights that are not of a classifier of such images.
+        UserError: weights that are not of a classifier of such images, or not LPIPS's.
         ValueError: a network that is no autoencoder; an adversarial loss without a discriminator,
             or a discriminator that would not be trained; what `Autoencoding` refuses.
     """
     module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
     if not (hasattr(module, "encode") and hasattr(module, "decode")):
         raise ValueError(f"a {type(module).__name__} is no autoencoder: set model.name lite_vae")
-    distance = from_weights(features, plan.shape) if features else None
+    distance = None
+    if features:
+        path = resolve(features)
+        vgg = lpips or is_vgg(path)
+        distance = read_lpips(path, lpips) if vgg else from_weights(features, plan.shape)
     loss = Autoencoding(distance=distance, **fields)
     judged = getattr(module, "discriminator", None) is not None
     if judged != bool(loss.adversarial):
