@@ -165,6 +165,7 @@ REFUSED = [
         dict(objective=part("clusters", weights=part("sum"))),
         "weights.name 'sum' is not one of equal",
     ),
+    ("vp", dict(objective=part("clusters", count=3)), "3 clusters .* cannot share a batch of 8"),
     ("vp", dict(kernel=part("pfgmpp", D=0.0)), "must be above 0"),
     (
         "vp",

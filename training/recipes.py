@@ -206,10 +206,18 @@ def recipe_from_config(config, plan: Blueprint) -> Recipe:
     Raises:
         UserError: an unknown name or argument of a part, schedule or average.
     """
-    loss = loss_from_config(config, plan)
-    scale = config.training.get("loss_scale", 1.0)
+    training, loss = config.training, loss_from_config(config, plan)
+    scale = training.get("loss_scale", 1.0)
+    objective = part(training, "objective", OBJECTIVES, loss, scale)
+    tasks = getattr(objective, "tasks", 1)
+    if tasks > 1 and training.batch_size % (tasks * training.get("accumulate", 1)):
+        raise UserError(
+            f"config.training.objective: {tasks} clusters of noise levels cannot share a batch of "
+            f"{training.batch_size} in {training.get('accumulate', 1)} micro-batches equally: make "
+            f"training.batch_size a multiple"
+        )
     return Recipe(
-        objective=part(config.training, "objective", OBJECTIVES, loss, scale),
+        objective=objective,
         optimizer=optimizer_from_config(config, plan),
         averages=averages_from_config(config),
         project=plan.project,

@@ -15,7 +15,7 @@ Variants of what is minimised: ``weighting=min_snr`` (arXiv 2303.09556) or ``p2`
 the noise's error; ``objective=clusters``, ANT's, four clusters of steps weighed by
 uncertainty (2306.00354); ``objective=curriculum``, high noise first (2403.10348); ``perturb``,
 noise on the condition's embedding (2405.20494; published for XL/2 at guidance 1.75: FID 6.76 to
-5.51). ``runlocal`` is the recipe on 8x8 digits, 1 minute on 2 CPU cores.
+5.51). ``runlocal`` is the recipe on 8x8 digits, 2 minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict

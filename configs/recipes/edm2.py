@@ -7,7 +7,7 @@
 
 LATENTS is what --mode=encode made of ImageNet at 512x512 with encoding.scaling=edm2; img64 sizes
 take --mode=prepare's folder of 64x64 pixels. ``uncond`` leaves the classes out, for a guide;
-``runlocal`` is the recipe on 8x8 digits, 1 minute on 2 CPU cores.
+``runlocal`` is the recipe on 8x8 digits, 3 minutes on 2 CPU cores.
 
 Batch 2048 in 8 micro-batches; Adam with betas 0.9 and 0.99; learning rate alpha_ref after 10 M
 images, inverse square root from t_ref batches on (arXiv 2312.02696, appendix B). Published for

@@ -8,7 +8,7 @@ linear, gvp or vp; ``time`` is uniform as published or logit_normal (arXiv 2403.
 
 Published for XL/2 at 256x256 after 7 M steps, linear path, guidance 1.5, 250 steps of its SDE:
 FID-50K 2.06; at 512x512 2.62 (arXiv 2401.08740). Not yet trained here in full. ``runlocal`` is the
-recipe on 8x8 digits, 1 minute on 2 CPU cores.
+recipe on 8x8 digits, 2 minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ half has noise and 37.5 % hidden; without classes, as published, or with them (`
 AdamW at 6e-4 (1.5e-4 for each 256 images), betas 0.9 and 0.95, weight decay 0.05, batch 1024,
 gradients clipped at 1, warm-up over 5 % and a cosine to 0, 800 epochs (arXiv 2406.17688). Published
 for L/2, after 50 more epochs with classes and without a mask: FID 3.96 (DiT 4.31). Not yet trained
-here. ``runlocal`` is the recipe on 8x8 digits, 1 minute on 2 CPU cores.
+here. ``runlocal`` is the recipe on 8x8 digits, 2 minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
