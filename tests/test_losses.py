@@ -94,6 +94,12 @@ def test_an_unconditional_network_gets_no_label_and_a_conditional_one_its_own():
         assert condition is None if not classes else condition.tolist() == [2, 3]
 
 
+def test_another_kind_of_condition_comes_with_the_batch():
+    network, text = Stub(guess), jnp.ones((2, 5))
+    Denoising(EDM, fixed(1.0))(network, {}, images(2) | {"condition": text}, keys(2))
+    assert network.seen[0]["condition"] is text
+
+
 class TestFlowMatching:
     """Velocities of the three paths, in both directions of time."""
 

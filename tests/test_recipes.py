@@ -1,5 +1,7 @@
 """Recipes from configs: every part by name, published ones, and a refusal for what cannot work."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -190,3 +192,10 @@ def test_perturbed_conditions_need_a_network_with_conditions():
     config.model.num_classes = 0
     with pytest.raises(UserError, match="set perturbation.name none"):
         recipe_from_config(config, blueprint(config.model))
+
+
+def test_a_network_of_another_condition_than_classes_is_refused():
+    config = config_of("cep")
+    plan = dataclasses.replace(blueprint(config.model), condition=(("text", (2, 3)),))
+    with pytest.raises(UserError, match="conditioned on text, and data sets hold classes alone"):
+        recipe_from_config(config, plan)

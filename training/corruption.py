@@ -136,7 +136,8 @@ class Corruption:
 
         Args:
             network: says whether there are classes.
-            batch: ``image`` ``[batch, ...]`` and ``label`` ``[batch]`` (null where dropped).
+            batch: ``image`` ``[batch, ...]`` and ``label`` ``[batch]`` (null where dropped), or
+                ``condition`` for a network that takes another kind.
             keys: one a sample.
             span: part of the distribution of noise levels, see `noise.draw`.
         """
@@ -149,5 +150,5 @@ class Corruption:
             inputs["dropout_key"] = fold_each(keys, DROPOUT)
         sigma = levels.draw(self.levels, fold_each(keys, SIGMA), span)
         noise = self.kernel(clean, sigma, fold_each(keys, NOISE))
-        condition = batch["label"] if network.num_classes else None
+        condition = batch["label"] if network.num_classes else batch.get("condition")
         return Corrupted(clean, noise, sigma, condition, modes, inputs)

@@ -67,6 +67,12 @@ def _denoiser(kind: Callable) -> Callable:
         training = config.training
         if plan.preconditioner is None:
             raise ValueError(f"config.model {config.model.name!r} is no denoiser")
+        if plan.condition:
+            names = ", ".join(name for name, _ in plan.condition)
+            raise ValueError(
+                f"config.model {config.model.name!r} is conditioned on {names}, and data sets hold "
+                f"classes alone: train it with training.losses on batches of your own"
+            )
         module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
         corruption = Corruption(
             levels=part(training, "noise", NOISES),
