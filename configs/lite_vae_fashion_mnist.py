@@ -1,6 +1,8 @@
 """Fashion-MNIST, a LiteVAE with the encoder of size S on two wavelet levels: 28x28 to 7x7x4.
 
-    python main.py --config=configs/lite_vae_fashion_mnist.py --config.data.dir=DIR --workdir=out/ae
+python main.py --config=configs/lite_vae_fashion_mnist.py --config.data.dir=DIR --workdir=out/ae
+
+1.25 M parameters, 0.77 M of them the encoder's: that of size S has 1.04 M on three levels.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +43,7 @@ def get_config():
     config.optimizer.update(
         learning_rate=1e-3, schedule="cosine", decay_steps=2000, b1=0.5, b2=0.9, clip_norm=0.0
     )
-    config.ema.update(images=2_000)
+    config.ema.images = 2_000
+    config.encoding.autoencoder = "out/ae/lite_vae_fashion_mnist.safetensors"
     config.log.update(every_steps=50, preview_every_steps=0)
     return config

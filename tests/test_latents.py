@@ -20,6 +20,8 @@ from guidestar.models.autoencoders.loading import load_autoencoder
 from guidestar.models.autoencoders.scaling import PUBLISHED, LatentScaling
 from guidestar.models.weights import load, save
 from guidestar.sampling.run import sample
+from guidestar.training import loop
+from guidestar.training.export import export
 
 DIGITS = dict(channels=1, levels=1, decoder_widths=(4, 8))
 SYMMETRIC = LatentScaling("symmetric", (0.0,) * 3, (1.0,) * 3)
@@ -376,6 +378,26 @@ def test_latents_of_unknown_scaling_are_not_decoded(weights, tmp_path):
     path = write_untrained(tmp_path / "plain.safetensors", model)
     with pytest.raises(UserError, match=r"set config\.sampling\.scaling to dit or edm2"):
         sample(sampling(path, decoder=str(weights)), tmp_path / "out")
+
+
+@pytest.mark.longer
+def test_a_transformer_is_trained_on_latents_exported_and_sampled(weights, encoded, tmp_path):
+    config = tiny(steps=600, batch_size=32)
+    config.data.name = str(encoded)
+    config.model.update(image_size=4, channels=3, patch_size=2, latent=True, sigma_data=0.5)
+    config.checkpoint.every_steps = 600
+    config.optimizer.update(learning_rate=5e-3, schedule="constant")
+    config.log.update(every_steps=10, preview_every_steps=10)
+    loop.train(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    # Latents scaled to sigma_data have loss 1 before training.
+    assert losses[0] == pytest.approx(1, abs=0.15)
+    assert np.mean(losses[-20:]) < np.mean(losses[:3]) - 0.1
+    path = export(config, tmp_path / "run")
+    assert load(path).sidecar["latents"] == latents.scaling_of(encoded).to_json()
+    sample(sampling(path, decoder=str(weights)), tmp_path / "samples")
+    assert Image.open(tmp_path / "samples" / "images" / "00000005.png").size == (8, 8)
 
 
 @pytest.mark.parametrize(
