@@ -34,7 +34,7 @@ def unchanged(params: Any) -> Any:
 
 
 def nothing(path: str) -> bool:
-    """Say that a parameter is no constant: true of most networks' parameters."""
+    """Say of any parameter that it is no exception."""
     return False
 
 
@@ -55,6 +55,7 @@ class Blueprint:
             a network conditioned on something else than a class takes.
         frozen: says of a parameter, by its path ``"emb_fourier/freqs"``, whether it is a constant
             that the network shares with its checkpoints: the optimiser leaves it as it is.
+        undecayed: says of a parameter, by its path, whether weight decay leaves it alone.
     """
 
     build: Callable
@@ -66,3 +67,4 @@ class Blueprint:
     latent: bool = False
     condition: tuple[tuple[str, tuple[int, ...]], ...] = ()
     frozen: Callable[[str], bool] = nothing
+    undecayed: Callable[[str], bool] = nothing

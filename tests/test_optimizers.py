@@ -1,13 +1,16 @@
 """Learning rates of published recipes, gradients that are not finite, constants that stay."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from guidestar.configs import common
 from guidestar.errors import UserError
 from guidestar.models.blueprint import Blueprint
+from guidestar.models.build import blueprint
 from guidestar.training.optimizers import (
     learning_rate,
     optimizer_from_config,
@@ -95,3 +98,24 @@ def test_constants_of_a_network_are_never_moved_and_do_not_count_in_the_clip():
     np.testing.assert_allclose(updates["w"], -1e-3 * 1.1, rtol=1e-4)
     alone = optimizer.update({"fourier": {"freqs": jnp.zeros(3)}, "w": huge["w"]}, state, params)[0]
     np.testing.assert_allclose(updates["w"], alone["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        (dict(name="dimr", size="XL/2R"), ("slope", "offset")),
+        (dict(name="umd", size="B/4"), ("bias", "summary", "hidden")),
+        (dict(name="pixart", size="XL/2"), ("null_tokens",)),
+    ],
+)
+def test_weight_decay_leaves_alone_what_the_authors_leave_alone(model, kept):
+    plan = blueprint(model)
+    shapes = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    params = nnx.to_pure_dict(nnx.split(shapes, nnx.Param)[1])
+    paths = [
+        jax.tree_util.keystr(keys, simple=True, separator="/")
+        for keys, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    left = [path for path in paths if plan.frozen(path) or plan.undecayed(path)]
+    assert {path.rpartition("/")[2] for path in left} == set(kept)
+    assert 0 < len(left) < len(paths)

@@ -146,6 +146,8 @@ def train(config, workdir: Path) -> TrainState:
             _, state, extra = restored
             pipeline.restore(extra["position"])
         else:
+            if (workdir / "metrics.jsonl").exists():
+                hosts.say("the run that was here before saved nothing: it begins again")
             state = setup.create(jax.random.fold_in(key, PARAMETERS))
         if start >= total:
             hosts.say(f"nothing to do: {checkpoints.directory} already holds step {start}")
@@ -192,7 +194,7 @@ def _run(
     started, waited, first = time.monotonic(), 0.0, int(jax.device_get(state.step)) + 1
     for step in range(first, total + 1):
         before = time.monotonic()
-        batch = _with_dropped_labels(config, next(pipeline))
+        batch = _with_dropped_labels(config, next(pipeline), setup.network.num_classes)
         waited += time.monotonic() - before
         # What moves data unasked at every step is slow and silent: it is an error here.
         with jax.transfer_guard("disallow"):
@@ -239,13 +241,13 @@ def _run(
     return state
 
 
-def _with_dropped_labels(config, batch: dict) -> dict:
+def _with_dropped_labels(config, batch: dict, null_label: int) -> dict:
     label = input_pipeline.drop_labels(
         batch["label"],
         batch["index"],
         seed=config.seed,
         rate=config.training.label_dropout,
-        null_label=config.model.get("num_classes", 0),
+        null_label=null_label,
     )
     return {"image": np.asarray(batch["image"]), "label": label}
 

@@ -77,7 +77,8 @@ def replace_nonfinite(how: str) -> optax.GradientTransformation:
 def optimizer_from_config(config, plan: Blueprint) -> optax.GradientTransformation:
     """Compose the optimiser of ``config.optimizer``: AdamW, which is Adam without weight decay.
 
-    Parameters that the blueprint calls constants get no gradient and no decay.
+    Parameters that the blueprint calls constants get no gradient and no decay, those it calls
+    undecayed no decay.
 
     Raises:
         UserError: as `learning_rate` and `replace_nonfinite`.
@@ -97,7 +98,7 @@ def optimizer_from_config(config, plan: Blueprint) -> optax.GradientTransformati
             b2=o.b2,
             eps=o.eps,
             weight_decay=o.weight_decay,
-            mask=partial(_where, lambda path: not plan.frozen(path)),
+            mask=partial(_where, lambda path: not (plan.frozen(path) or plan.undecayed(path))),
         )
     )
     return optax.chain(*steps)

@@ -226,6 +226,11 @@ class DiMR(nnx.Module):
     def _inside(self, modes):
         return at_site(modes, ATTENTION) + at_site(modes, BLOCK)
 
+    @staticmethod
+    def undecayed(path: str) -> bool:
+        """Say whether a parameter is a gate of a time-dependent norm, which nothing decays."""
+        return path.rpartition("/")[2] in ("slope", "offset")
+
     def _require(self, x, modes):
         unit, largest = self.patch_size, self.image_size
         sides = x.shape[1:3]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..attention import attend
 from ..sites import ATTENTION, BLOCK, around, for_layer
 from ..transformers.extra_tokens import of_image
 from ..transformers.parts import linear, patchify, small_normal, unpatchify
@@ -52,8 +53,8 @@ class TransformerBlock(nnx.Module):
         batch, tokens, width = x.shape
         qkv = self.qkv(self.norm(x, tau).astype(self.dtype))
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, grid)
-        h = attend(*(qkv[:, :, n] for n in range(3))).reshape(batch, tokens, width)
+        run = around(modes, ATTENTION, attend, grid)
+        h = run(*(qkv[:, :, n] for n in range(3))).reshape(batch, tokens, width)
         return self.mlp(x + self.proj(h), tau)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ..blueprint import Blueprint, compute_type, sigma_range
+from ..blueprint import Blueprint, compute_type, nothing, sigma_range
 from ..preconditioning import Preconditioner, from_config
 from ..sites import (
     ATTENTION,
@@ -233,7 +233,7 @@ def planned(
     """Return the blueprint of a class-conditional transformer.
 
     Args:
-        network: its class.
+        network: its class; its ``undecayed(path)``, if any, says what weight decay leaves alone.
         preconditioner: turns it into a denoiser.
         size: a published one, whose fields hold where ``fields`` has none; None for none.
         dtype: name of the compute type.
@@ -261,6 +261,7 @@ def planned(
         preconditioner,
         sigma_range=sigma_range(preconditioner),
         latent=bool(size) if latent is None else latent,
+        undecayed=getattr(network, "undecayed", nothing),
     )
 
 

@@ -2,12 +2,12 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..attention import attend
 from ..sites import ATTENTION, around
 
 TIME_FREQUENCIES = 256
@@ -131,8 +131,8 @@ class Attention(nnx.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
         q, k = self.compared(q, k, grid)
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, grid)
-        return self.proj(attend(q, k, v).reshape(batch, tokens, width))
+        run = around(modes, ATTENTION, attend, grid)
+        return self.proj(run(q, k, v).reshape(batch, tokens, width))
 
     def compared(self, query: Array, key: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
         """Return queries and keys as they are compared; here positions were added before."""

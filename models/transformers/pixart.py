@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..attention import attend
 from ..blueprint import Blueprint, compute_type, sigma_range
 from ..preconditioning import from_config
 from ..sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
@@ -69,7 +70,7 @@ class CrossAttention(nnx.Module):
         k, v = both[:, :, 0], both[:, :, 1]
         # Masking each sample's own padding is what packing all captions in one block-diagonal
         # attention, as the authors do, computes.
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
+        attended = attend(q, k, v, mask=mask[:, None, None])
         return self.proj(attended.reshape(x.shape))
 
 
@@ -331,4 +332,6 @@ def blueprint(
         sigma_range=sigma_range(chosen),
         latent=latent,
         condition=condition,
+        # The empty caption is given: no gradient reaches it, and no decay may.
+        frozen=lambda path: path == "null_tokens",
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from ..attention import attend
 from ..blueprint import Blueprint, sigma_range
 from ..preconditioning import Discrete, Preconditioner, from_config
 from ..sites import (
@@ -84,8 +85,8 @@ class Attention(nnx.Module):
     def __call__(self, x, grid, modes=()):
         heads = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         parts = (one(x).reshape(heads) for one in (self.query, self.key, self.value))
-        attend = around(modes, ATTENTION, jax.nn.dot_product_attention, grid)
-        return self.out(attend(*parts).reshape(x.shape))
+        run = around(modes, ATTENTION, attend, grid)
+        return self.out(run(*parts).reshape(x.shape))
 
 
 class Block(nnx.Module):
@@ -321,6 +322,11 @@ class UMD(nnx.Module):
 
     def _runner(self, embedding):
         return lambda block, h, held: block(h, embedding, self.grid, held)
+
+    @staticmethod
+    def undecayed(path: str) -> bool:
+        """Say whether a parameter is a bias or a token of its own, which nothing decays."""
+        return path.rpartition("/")[2] in ("bias", "summary", "hidden")
 
     def _require(self, x, modes, visible):
         expected = (self.image_size, self.image_size, self.channels)

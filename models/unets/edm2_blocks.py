@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..attention import attend
 from ..sites import ATTENTION, around
-from .layers import StagedBlock, attend, groups_of, heads_of
+from .layers import StagedBlock, groups_of, heads_of
 from .magnitude import (
     EPSILON,
     Fourier,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from ..attention import attend
 from ..sites import ATTENTION, BLOCK, around, at_site
 from .stages import DOWN, UP, Stage
 
@@ -209,18 +210,6 @@ def heads_of(stage: Stage, channels_per_head: int | None) -> int:
             f"{channels_per_head}"
         )
     return heads
-
-
-def attend(
-    query: Float[Array, "batch token head feature"],
-    key: Float[Array, "batch token head feature"],
-    value: Float[Array, "batch token head feature"],
-) -> Float[Array, "batch token head feature"]:
-    """Return plain attention; of float16 in float32, since not every device multiplies float16."""
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    working = wide if query.dtype == jnp.float16 else query.dtype
-    arrays = (array.astype(working) for array in (query, key, value))
-    return jax.nn.dot_product_attention(*arrays).astype(query.dtype)
 
 
 class StagedBlock(nnx.Module):
