@@ -220,7 +220,21 @@ class Layout:
             return jax.tree.map(lambda a: a.reshape(self.shares, -1, *a.shape[1:]), batch)
 
         cut = jax.jit(split, out_shardings=self.batch)
-        return lambda state, batch: run(state, cut(batch))
+        return lambda state, batch: self._over_processes(run(state, cut(batch)))
+
+    def _over_processes(self, tree: Any) -> Any:
+        """Return what every device holds whole as arrays of all processes.
+
+        Under `jax.pmap` each of several processes gets arrays of its own devices alone.
+        """
+        if jax.process_count() == 1:
+            return tree
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_single_device_arrays(
+                leaf.shape, self.whole, [shard.data for shard in leaf.addressable_shards]
+            ),
+            tree,
+        )
 
     def _specs(
         self, path: str, shape: tuple[int, ...], whole: bool
