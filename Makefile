@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= $(HOME)/tensorflow_datasets
 
-.PHONY: demo test test-longer lint evidence atlas solvers fractal2d statistics train-demo clean
+.PHONY: demo test test-longer lint evidence atlas solvers fractal2d statistics train-demo faults clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
@@ -52,6 +52,10 @@ train-demo: $(STAMP)
 statistics: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --config.data.dir=$(DATA) --workdir=out/statistics \
 	  --mode=statistics
+
+# Kill, stop, starve and damage training runs; each must go on to the undisturbed run's parameters.
+faults: $(STAMP)
+	$(RUN) tests/faults.py
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed: install it, or name it with make PYTHON=..."; exit 1; }
