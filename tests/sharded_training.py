@@ -97,8 +97,10 @@ def trained(model: str, layout, *, seed: int = 3, **step) -> tuple[np.ndarray, n
     state, advance = setup.create(jax.random.key(0)), setup.step(seed, **step)
     losses = []
     for batch in batches():
+        before = state
         with jax.transfer_guard("disallow"):
             state, metrics = advance(state, layout.place(batch, BATCH))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "two states at once"
         losses.append(float(jax.device_get(metrics["loss"])))
     for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(setup.abstract), strict=True):
         assert leaf.sharding.is_equivalent_to(expected.sharding, leaf.ndim), "an array moved"

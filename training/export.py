@@ -35,8 +35,10 @@ def export(config, workdir: Path) -> Path:
     """Write ``<workdir>/<config.name>.safetensors`` and its sidecar from the newest checkpoint.
 
     Raises:
-        UserError: no checkpoint below ``workdir``.
+        UserError: no checkpoint below ``workdir``, or several processes.
     """
+    if jax.process_count() > 1:
+        raise UserError("--mode=export reads what every host has written: run it on one host alone")
     plan = blueprint(config.model)
     recipe = recipe_from_config(config, plan)
     layout = on_one_device(jax.local_devices()[0])
