@@ -4,11 +4,11 @@
     python main.py --config=configs/lite_vae_fashion_mnist.py --workdir=out/ae --mode=export
     python main.py --config=configs/lite_vae_fashion_mnist.py --config.data.dir=DIR \
         --workdir=out/latents --mode=encode
-    python main.py --config=configs/latent_dit_fashion_mnist.py --workdir=out/latent_dit
-    python main.py --config=configs/latent_dit_fashion_mnist.py --workdir=out/latent_dit --mode=export
+    python main.py --config=configs/latent_dit_fashion_mnist.py --workdir=out/dit
+    python main.py --config=configs/latent_dit_fashion_mnist.py --workdir=out/dit --mode=export
     python main.py --config=configs/latent_dit_fashion_mnist.py --workdir=out/samples --mode=sample
 
-0.8 M parameters, 49 tokens.
+1.3 M parameters, 49 tokens.
 """
 
 from guidestar.configs import common
@@ -36,7 +36,7 @@ def get_config():
     )
     config.ema.images = 10_000
     config.log.preview_every_steps = 0
-    config.sampling.weights.main = "out/latent_dit/latent_dit_fashion_mnist.safetensors"
+    config.sampling.weights.main = "out/dit/latent_dit_fashion_mnist.safetensors"
     config.sampling.count = 100
     config.sampler.schedule.steps = 12
     return common.latents(config, decoder="out/ae/lite_vae_fashion_mnist.safetensors")

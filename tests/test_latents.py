@@ -1,5 +1,6 @@
 """Data sets of latents: encoded shard by shard, drawn anew at each visit, decoded into pictures."""
 
+import functools
 import json
 import shutil
 
@@ -25,6 +26,16 @@ from guidestar.training.export import export
 
 DIGITS = dict(channels=1, levels=1, decoder_widths=(4, 8))
 SYMMETRIC = LatentScaling("symmetric", (0.0,) * 3, (1.0,) * 3)
+
+
+# Building a network takes a second, and most tests here build the same ones.
+LOADED = functools.cache(load)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+    monkeypatch.setattr("guidestar.models.autoencoders.loading.load", LOADED)
+    monkeypatch.setattr("guidestar.sampling.networks.load", LOADED)
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,14 @@ def test_an_image_is_encoded_the_same_in_any_batch():
         np.testing.assert_allclose(both[1:2], alone, atol=1e-5)
 
 
+def test_bfloat16_stays_close_and_returns_float32():
+    (network, params), (half, _) = make(), make(dtype="bfloat16")
+    exact, rounded = (run(one.module(params), images()) for one in (network, half))
+    for a, b in zip(exact, rounded, strict=True):
+        assert b.dtype == jnp.float32
+        assert 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
 def test_every_parameter_takes_part_in_the_reconstruction():
     network, params = make()
 
