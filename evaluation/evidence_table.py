@@ -35,6 +35,9 @@ def render(evidence: Mapping[str, Any]) -> str:
     lines = [
         "# Evidence",
         "",
+        "What guidance does. How networks train, and CIFAR-10 by EDM's recipe: "
+        "[training.md](training.md).",
+        "",
         f"Written by `{evidence['command']}` ({evidence['date']}, {evidence['device']}).",
         "",
         f"{evidence['images']} images a row, the same noise in every row, "
