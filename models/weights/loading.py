@@ -123,11 +123,23 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
     """Find a network's arrays in a file without reading them; arguments as in `load`."""
     path = resolve(source)
     sidecar = sidecar_of(path)
-    weights = open_weights(path, entry)
+    ours = path.suffix == ".safetensors"
+    alone = "; a file of this project has a .json beside it: copy both files together"
+    try:
+        weights = open_weights(path, entry)
+    except UserError as error:
+        if not ours:
+            raise
+        raise UserError(
+            f"{path} is not a readable safetensors file: {error}" + alone * (sidecar is None)
+        ) from error
     if sidecar is None:
         known = lookup(path.name)
         said = {"preset": path.stem, "licence": known.licence} if known else {}
-        section = read_section(weights, (known.model if known else {}) | overrides)
+        try:
+            section = read_section(weights, (known.model if known else {}) | overrides)
+        except UserError as error:
+            raise UserError(f"{error}" + alone * ours) from error
         sidecar = {"model": section, "source": path.name, "format": str(weights.description)} | said
         arrays = convert(weights, section)
     else:
