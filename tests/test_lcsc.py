@@ -14,7 +14,7 @@ from guidestar.training import ema, lcsc, loop
 from guidestar.training.weight_sums import WeightSum
 
 COUNT = 6
-POINTS = np.random.default_rng(0).normal(size=(COUNT, 5))
+POINTS = np.random.default_rng(0).normal(size=(COUNT, 8))
 # The best combination has a negative coefficient and does not sum to 1.
 BEST = np.array([0.1, -0.3, 0.2, 0.5, 0.9, 0.2])
 STARTS = [np.eye(COUNT)[-1], lcsc.ema_coefficients(COUNT, 0.1), lcsc.ema_coefficients(COUNT, 0.2)]
@@ -74,8 +74,8 @@ def test_a_sum_that_half_precision_does_not_hold_is_refused_by_name(files):
 
 
 def test_evolution_beats_every_average_it_starts_from():
-    found = lcsc.evolve(distance, STARTS, evaluations=400)
-    assert found.start == min(map(distance, STARTS)) and found.evaluations == 400
+    found = lcsc.evolve(distance, STARTS, evaluations=600, spread=0.2)
+    assert found.start == min(map(distance, STARTS)) and found.evaluations == 600
     assert found.score == distance(found.coefficients)
     assert found.score < 0.05 * found.start
     assert (found.coefficients < 0).any() and abs(found.coefficients.sum() - 1) > 0.1

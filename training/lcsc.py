@@ -71,16 +71,15 @@ def evolve(
     """Search for the coefficients of the lowest score.
 
     A child is made of two parents, better ones more often: each coefficient from one of them, or
-    all from the line through both; then as much noise is added as parents differ, and at least
-    ``spread`` of the root mean square coefficient. The best ``population`` stay. Without a sum to
-    keep, some children are scaled as a whole.
+    all from the line through both; then noise is added to some. Its sum is that of a parent, or
+    near it: it may wander from 1, but not jump. The best ``population`` stay.
 
     Args:
         score: of coefficients; lower is better. Not finite counts as worst.
         starts: scored first.
         evaluations: candidates in all.
         population: how many are kept.
-        spread: of the noise.
+        spread: largest steps, relative to the root mean square coefficient and to the sum.
         seed: of the search, which repeats itself exactly.
         record: JSON lines of all scores; those already there are not computed again, so that an
             interrupted search goes on.
@@ -112,13 +111,19 @@ def evolve(
 def _child(kept: list, random: np.random.Generator, spread: float) -> Coefficients:
     # The better of two drawn at random, twice.
     first, second = (kept[random.integers(len(kept), size=2).min()][2] for _ in range(2))
-    mixed = random.uniform(-0.5, 1.5, 1 if random.random() < 0.5 else first.size)
-    child = first + mixed * (second - first)
-    size = np.sqrt(np.mean(child**2))
-    noise = np.maximum(np.abs(second - first) / 2, spread * size)
-    touched = random.random(child.size) < max(0.3, 1 / child.size)
-    child = child + touched * noise * random.normal(size=child.size)
-    return child * (1 + 0.02 * random.normal()) if random.random() < 0.5 else child
+    if random.random() < 0.5:
+        child = first + random.uniform(-0.5, 1.5) * (second - first)
+    else:
+        child = np.where(random.random(first.size) < 0.5, first, second)
+    touched = random.random(child.size) < random.uniform(1 / child.size, 1)
+    noise = touched * random.normal(size=child.size)
+    # Steps of all sizes up to `spread`: what is fine enough is not known beforehand.
+    child = child + spread * 10 ** random.uniform(-2, 0) * np.sqrt(np.mean(child**2)) * noise
+    # The sum scales the network as a whole, to which it is far more sensitive than to the rest.
+    wanted = first.sum() if random.random() < 0.5 else second.sum()
+    if random.random() < 0.5:
+        wanted *= 1 + spread * 10 ** random.uniform(-3, 0) * random.normal()
+    return child + (wanted - child.sum()) / child.size
 
 
 def _read(record: Path | None) -> list[dict]:
