@@ -67,6 +67,29 @@ def test_without_a_mask_and_clean_samples_it_is_plain_diffusion_and_an_x0_head(u
     np.testing.assert_allclose(values, (plain + metrics["pixel_error"]) / 2, rtol=1e-5)
 
 
+def test_noise_is_predicted_where_it_is_seen_and_pixels_where_they_are_not(umd):
+    network, params, preconditioner = umd
+    loss = Masked(preconditioner, CORRUPTION, clean_share=0.0)
+    values, metrics = values_of(loss, network, params)
+    given = CORRUPTION(network, images(COUNT), keys(COUNT))
+    visible = draw_visible(fold_each(keys(COUNT), MASK), 16, 0.375)
+    seen = np.zeros((COUNT, 16), bool)
+    np.put_along_axis(seen, np.asarray(visible), True, axis=1)
+    _, _, inside, time = preconditioner.coefficients(given.column)
+    output = network(
+        params, inside * given.noisy, time.reshape(-1), given.condition, visible=visible
+    )
+    noise = np.asarray((output[..., :2] - given.noise) ** 2).reshape(COUNT, 16, 2)
+    pixels = np.asarray((output[..., 2:] - given.clean) ** 2).reshape(COUNT, 16, 2)
+    errors = [
+        [noise[i][seen[i]].mean() for i in range(COUNT)],
+        [pixels[i][~seen[i]].mean() for i in range(COUNT)],
+    ]
+    np.testing.assert_allclose(metrics["denoising_error"], errors[0], rtol=1e-3)
+    np.testing.assert_allclose(metrics["pixel_error"], errors[1], rtol=1e-3)
+    np.testing.assert_allclose(values, np.mean(errors, axis=0), rtol=1e-3)
+
+
 def test_half_a_batch_is_clean_and_the_mean_weighs_both_parts_by_their_share(umd):
     network, params, preconditioner = umd
     values, metrics = values_of(Masked(preconditioner, CORRUPTION), network, params)
