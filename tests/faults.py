@@ -4,7 +4,7 @@
 
 Each run is disturbed several times, one way after another or many times in one, and continued by
 the same command. It must end with every number of the undisturbed run, or stop with an error that
-says what is lost and how to go on. Needs two minutes a dozen disturbances, and no privileges; as
+says what is lost and how to go on. Half an hour on two busy cores, and no privileges needed; as
 root, a full disk is a small tmpfs beside a limit on the size of files.
 """
 
