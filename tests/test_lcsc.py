@@ -139,7 +139,7 @@ def test_the_verb_combines_a_runs_weights(tmp_path, capsys):
     path = lcsc.search(config, tmp_path)
     about = json.loads(path.with_suffix(".json").read_text())["lcsc"]
     assert about["files"] == [f"{n:012d}-weights.safetensors" for n in (64, 128, 192)]
-    assert about["frechet_distance"] <= about["best_average"]
+    assert about["frechet_distance"] <= about["best_start"]
     assert "Frechet distance" in capsys.readouterr().out
     scores = [json.loads(line) for line in (tmp_path / "lcsc.jsonl").read_text().splitlines()]
     assert len(scores) == 9 and min(one["score"] for one in scores) == about["frechet_distance"]

@@ -219,7 +219,7 @@ def search(config, workdir: Path) -> Path:
         "files": [file.name for file in files],
         "coefficients": found.coefficients.tolist(),
         "frechet_distance": found.score,
-        "best_average": found.start,
+        "best_start": found.start,
         "images": section.images,
         "features": section.features,
         "evaluations": found.evaluations,
@@ -227,8 +227,8 @@ def search(config, workdir: Path) -> Path:
     sidecar = weights.sidecar | {"name": path.stem, "weights": "LCSC", "lcsc": about}
     write(path, weights.arrays(found.coefficients, np.float16), sidecar)
     print(
-        f"wrote {path}: Frechet distance {found.score:.4g} in {section.features}, of the best "
-        f"average {found.start:.4g}; coefficients sum to {found.coefficients.sum():.4f}, "
+        f"wrote {path}: Frechet distance {found.score:.4g} in {section.features}, of the last weights "
+        f"and averages at best {found.start:.4g}; coefficients sum to {found.coefficients.sum():.4f}, "
         f"{(found.coefficients < 0).sum()} of {len(files)} are negative"
     )
     return path
