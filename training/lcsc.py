@@ -226,10 +226,11 @@ def search(config, workdir: Path) -> Path:
     }
     sidecar = weights.sidecar | {"name": path.stem, "weights": "LCSC", "lcsc": about}
     write(path, weights.arrays(found.coefficients, np.float16), sidecar)
+    total, negative = found.coefficients.sum(), (found.coefficients < 0).sum()
     print(
-        f"wrote {path}: Frechet distance {found.score:.4g} in {section.features}, of the last weights "
-        f"and averages at best {found.start:.4g}; coefficients sum to {found.coefficients.sum():.4f}, "
-        f"{(found.coefficients < 0).sum()} of {len(files)} are negative"
+        f"wrote {path}: Frechet distance {found.score:.4g} in {section.features}, of the last "
+        f"weights and averages at best {found.start:.4g}; coefficients sum to {total:.4f}, "
+        f"{negative} of {len(files)} are negative"
     )
     return path
 
