@@ -1,14 +1,17 @@
-"""A tiny LiteVAE with all of its parameters away from their first values."""
+"""A tiny LiteVAE with all of its parameters away from their first values, and its weights."""
 
 import functools
 import math
 
 import jax
 import numpy as np
+from configs_for_tests import tiny
 from flax import nnx
 
+from guidestar.models.autoencoders.scaling import LatentScaling
 from guidestar.models.build import blueprint
 from guidestar.models.denoiser import split
+from guidestar.models.weights import load, save
 
 TINY = dict(
     image_size=8,
@@ -20,6 +23,12 @@ TINY = dict(
     decoder_widths=(4, 4, 8),
     decoder_depth=1,
 )
+
+# Of the digits, 8x8x1 to 4x4x3.
+DIGITS = dict(channels=1, levels=1, decoder_widths=(4, 8))
+UNSCALED = LatentScaling("symmetric", (0.0,) * 3, (1.0,) * 3)
+# Building a network takes a second, and most tests of latents build the same ones.
+loaded_once = functools.cache(load)
 
 
 def section(**changes) -> dict:
@@ -47,3 +56,19 @@ def images(count=3, size=8, channels=2):
     """Return images in [-1, 1]."""
     shape = (count, size, size, channels)
     return np.float32(np.random.RandomState(1).uniform(-1, 1, shape))
+
+
+def write_digits(folder):
+    """Write the weights of an autoencoder of the digits and return their path."""
+    path = folder / "digits_vae.safetensors"
+    save(path, make(**DIGITS)[1], section(**DIGITS), {})
+    return path
+
+
+def configured(weights, **encoding):
+    """Return a config that encodes the test digits, into three shards."""
+    config = tiny()
+    config.data.split = "test"
+    config.encoding.update(autoencoder=str(weights), records_per_shard=150, batch_size=64)
+    config.encoding.update(**encoding)
+    return config

@@ -1,6 +1,6 @@
 """A UNet that judges an image pixel by pixel, for adversarial training of autoencoders.
 
-The kind of discriminator that LiteVAE found best (arXiv 2405.14477, Table 7), after Schönfeld et
+The kind of discriminator that LiteVAE found best (arXiv 2405.14477), after Schönfeld et
 al., arXiv 2002.12655. Its size is not published; this one is plain, and its weights are kept at
 unit norm in place of the spectral norm, which would need a state of its own.
 """

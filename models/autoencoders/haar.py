@@ -1,6 +1,6 @@
 """The two-dimensional Haar wavelet transform: orthonormal, and its own inverse transposed.
 
-Used by LiteVAE (Sadat et al., arXiv 2405.14477, section 4) as the first layer of its encoder.
+Used by LiteVAE (Sadat et al., arXiv 2405.14477) as the first layer of its encoder.
 """
 
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def pyramid(x: Float[Array, "*batch h w c"], levels: int) -> list[Array]:
     """Transform ``levels`` times, the low band again and again; finest level first.
 
     Level l (from 1), of size ``h / 2^l``, is divided by ``2^l``, which keeps its low band in the
-    images' range (arXiv 2405.14477, listing 1).
+    images' range (arXiv 2405.14477).
 
     Raises:
         ValueError: a size that cannot be halved so often.

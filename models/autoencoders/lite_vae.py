@@ -14,7 +14,7 @@ from .modulated import Activated, Modulated, ModulatedAttention
 from .posterior import from_moments
 from .sd_vae import Decoder, Residual, conv, require_divisible
 
-# size -> (width, multipliers) of the extractors, then of the aggregator; Table 8.
+# size -> (width, multipliers) of the extractors, then of the aggregator.
 SIZES = {
     "S": ((16, (1, 2, 2)), (16, (1, 2, 2))),
     "B": ((32, (1, 2, 3)), (32, (1, 2, 3))),
@@ -95,7 +95,7 @@ class LiteVAE(nnx.Module):
     """Autoencoder with a Gaussian posterior: wavelet encoder, decoder of modulated convolutions.
 
     The decoder is Stable Diffusion's without normalisation and without the 1x1 convolutions around
-    the latent (arXiv 2405.14477, sections 4 and 5).
+    the latent.
 
     Args:
         channels: of the images.

@@ -1,4 +1,4 @@
-"""Self-modulated convolutions, which need no normalisation of features (arXiv 2405.14477, 4.2).
+"""Self-modulated convolutions, which need no normalisation of features (arXiv 2405.14477).
 
 Group normalisation in a decoder lets single places of a feature map grow bright and carry
 information past it; a weight of fixed norm does not.

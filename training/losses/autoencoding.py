@@ -1,6 +1,6 @@
 """The loss of an autoencoder: reconstruction in several ways, a bounded latent, an adversary.
 
-Sadat et al., arXiv 2405.14477, section 5. One objective trains autoencoder and discriminator at
+Sadat et al., arXiv 2405.14477. One objective trains autoencoder and discriminator at
 once: what one is to the other is held fixed, so each receives the gradient of its own loss.
 """
 
@@ -43,7 +43,7 @@ class Autoencoding:
         wavelet: weight of the Charbonnier loss ``sqrt(e^2 + 1e-6)`` of the three high bands of a
             Haar transform.
         high_pass: weight of ``|e - blur(e)|``, a Gaussian blur of one pixel.
-        adversarial: weight of the generator's loss, constant (section 5.3).
+        adversarial: weight of the generator's loss, constant.
         adversary: ``hinge`` or ``logistic``.
         distance: from images and reconstructions to ``[batch]``; needed if ``perceptual``.
 
