@@ -10,7 +10,7 @@ DATA ?= $(HOME)/tensorflow_datasets
 .PHONY: demo test test-longer lint evidence atlas solvers fractal2d statistics train-demo faults clean
 
 demo: $(STAMP)
-	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=report
+	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=demo
 
 test: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile
@@ -40,7 +40,7 @@ solvers: $(STAMP)
 
 # The published two-class fractal: trains three networks, samples, measures, draws.
 fractal2d: $(STAMP)
-	$(RUN) main.py --config=configs/fractal2d.py --workdir=out/fractal2d --mode=experiment
+	$(RUN) main.py --config=configs/fractal2d.py --workdir=out/fractal2d --mode=fractal2d
 
 # Train again the weights that are shipped; DATA is a TFDS folder that holds fashion_mnist.
 train-demo: $(STAMP)
@@ -55,7 +55,7 @@ statistics: $(STAMP)
 
 # Kill, stop, starve and damage training runs; each must go on to the undisturbed run's parameters.
 faults: $(STAMP)
-	$(RUN) tests/faults.py
+	PYTHONPATH=tests $(RUN) tests/processes/faults.py
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed: install it, or name it with make PYTHON=..."; exit 1; }

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import ndtri
 
-from .data import digits, record_folder, tfds_arrays
+from .core.errors import UserError
+from .data import record_folder
 from .data.source import Source
-from .errors import UserError
+from .data.sources import digits, tfds_arrays
 
 BUNDLED = ("digits", "fractal2d")
 FRACTAL_POINTS = 2**20
@@ -71,7 +72,7 @@ def load_source(
 def _fractal2d(split: str) -> Source:
     import jax
 
-    from .data import fractal2d
+    from .data.sources import fractal2d
 
     if split not in fractal2d.SPLITS:
         raise UserError(f"fractal2d has no split {split!r}: use train for both classes, or A, or B")

@@ -5,6 +5,7 @@ python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.see
 
 import importlib
 import os
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -12,30 +13,32 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from guidestar.errors import UserError
+import guidestar
+from guidestar.core.errors import UserError
 
-# mode -> module and function (config, workdir); imported only when asked for.
-MODES = {
-    "train": "guidestar.training.loop:train",
-    "export": "guidestar.training.export:export",
-    "ema": "guidestar.training.posthoc_ema:reconstruct",
-    "affinity": "guidestar.training.affinity:measure",
-    "lcsc": "guidestar.training.lcsc:search",
-    "sample": "guidestar.sampling.run:sample",
-    "encode": "guidestar.encoding.encode:encode",
-    "decode": "guidestar.encoding.decode:decode",
-    "evaluate": "guidestar.evaluation.evidence:evaluate",
-    "statistics": "guidestar.evaluation.classifier_features:write_statistics",
-    "experiment": "guidestar.evaluation.fractal2d_experiment:experiment",
-    "import": "guidestar.importing.run:import_weights",
-    "prepare": "guidestar.preparing.run:prepare",
-    "report": "guidestar.report.demo:report",
-    "atlas": "guidestar.report.atlas:atlas",
-    "solvers": "guidestar.evaluation.solver_study:study",
-}
+ROOT = Path(guidestar.__file__).parent
+
+# A mode is a module of commands/ or a folder of studies/, and is run by its `run(config, workdir)`.
+FOLDERS = ("commands", "studies")
 CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run writes")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
+
+
+def modes() -> dict[str, str]:
+    """Return the module of every mode, by the mode's name; nothing is imported.
+
+    A mode is a file of commands/ or a folder of studies/; one whose name is a word of Python's
+    (``import``) has an underscore behind it.
+    """
+    found = {}
+    for folder in FOLDERS:
+        for one in pkgutil.iter_modules([str(ROOT / folder)]):
+            if folder == "commands" or one.ispkg:
+                found[one.name.rstrip("_")] = f"guidestar.{folder}.{one.name}"
+    return found
+
+
+MODE = flags.DEFINE_enum("mode", "train", sorted(modes()), "what to do")
 
 
 def fail(message: str) -> None:
@@ -91,9 +94,9 @@ def writable(folder: str) -> Path:
 
 def begin(config) -> None:
     """Do what comes before the first use of a device: meet other hosts, find compiled programs."""
-    from guidestar.training import compilation, hosts
+    from guidestar.runtime import compilation, distributed
 
-    hosts.initialise(config.hosts)
+    distributed.initialise(config.hosts)
     compilation.keep_programs(config.compilation_cache)
 
 
@@ -102,11 +105,10 @@ def main(arguments: list[str]) -> None:
     del arguments
     # Checkpointing logs every file it touches at INFO.
     logging.set_verbosity(logging.WARNING)
-    module, _, verb = MODES[MODE.value].partition(":")
     try:
         workdir = writable(WORKDIR.value)
         begin(CONFIG.value)
-        getattr(importlib.import_module(module), verb)(CONFIG.value, workdir)
+        importlib.import_module(modes()[MODE.value]).run(CONFIG.value, workdir)
     except UserError as error:
         fail(str(error))
     except OSError as error:

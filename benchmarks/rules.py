@@ -19,7 +19,7 @@ from networks import CLASSES, LATENTS, dit_s2
 from pairs import paired, summary
 
 from guidestar import guidance, samplers
-from guidestar.models.macs import macs
+from guidestar.core.macs import macs
 
 PAIRS = flags.DEFINE_integer("pairs", 21, "paired runs a rule", lower_bound=3)
 STEPS = flags.DEFINE_integer("steps", 2, "Euler steps a run", lower_bound=1)

@@ -21,7 +21,7 @@ from networks import CLASSES, LATENTS, dit_s2
 from pairs import paired, summary
 
 from guidestar import guidance, samplers
-from guidestar.models.macs import macs
+from guidestar.core.macs import macs
 from guidestar.samplers.config import SOLVERS
 
 PAIRS = flags.DEFINE_integer("pairs", 9, "paired runs", lower_bound=3)

@@ -9,7 +9,7 @@ The published run (arXiv 2206.00364, table 7): 55.7 M parameters, batch 512, 200
 from ml_collections import ConfigDict
 
 from guidestar.configs import common
-from guidestar.errors import UserError
+from guidestar.core.errors import UserError
 
 FULL = dict(model_channels=128, channel_mult=(2, 2, 2), num_blocks=4, attn_resolutions=(16,))
 SMALL = dict(model_channels=24, channel_mult=(1, 2, 2), num_blocks=1, attn_resolutions=(16,))

@@ -1,6 +1,6 @@
 """The demo: one main DiT and one weak guide on Fashion-MNIST, and the two-class fractal.
 
-make demo    python main.py --config=configs/demo.py --workdir=out/demo --mode=report
+make demo    python main.py --config=configs/demo.py --workdir=out/demo --mode=demo
 """
 
 from ml_collections import ConfigDict

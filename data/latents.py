@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..errors import UserError
+from ..core.errors import UserError
 from ..models.autoencoders.scaling import LatentScaling
 from . import record_folder
 from .source import Source

@@ -19,7 +19,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Int, Num
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .source import Source
 
 FORMAT = 1

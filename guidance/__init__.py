@@ -6,12 +6,12 @@ with something around it (`wrappers`).
 """
 
 from . import presets
-from .combine import combine
+from .combination import combine
 from .config import from_config, to_config
-from .cost import cost
-from .describe import describe
+from .description import describe
+from .evaluations import cost
 from .protocol import CLASSIFIER, GIVEN, GUIDE, MAIN, NULL, Branch, Guided, Rule, unguided
-from .push import Push, chain, push, scale
+from .pushes import Push, chain, push, scale
 from .references.attention import (
     attention_temperature,
     blurred_queries,

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..core.registry import CONSTRUCTORS, Constructor, origin
 from .protocol import GIVEN, NULL, Branch, Rule
-from .push import At, Chain, Push, Reference, Transform
-from .registry import CONSTRUCTORS, Constructor, origin
+from .pushes import At, Chain, Push, Reference, Transform
 
 # What the parts of a rule are called in messages, by the type a constructor declares.
 PARTS = {

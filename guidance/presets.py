@@ -46,11 +46,11 @@ sd-cads                              cads(cfg(9.0), 0.6, 0.9, 0.25, 1.0)        
 import dataclasses
 import difflib
 
+from ..core.registry import name_of
 from .protocol import Rule
-from .push import push, scale
+from .pushes import push, scale
 from .references.autoguidance import autoguidance
 from .references.cfg import cfg, null
-from .registry import name_of
 from .transforms.channels import channels
 from .transforms.projection import apg
 from .wrappers.cads import cads

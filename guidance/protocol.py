@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .draws import fold_each
+from ..core.pytrees import pytree
+from ..core.random import fold_each
+from ..core.registry import constructor
 from .modes import Mode
-from .pytrees import pytree
-from .registry import constructor
 
 # Names that conditions and networks go by in a branch.
 GIVEN, NULL = "given", "null"

@@ -5,11 +5,12 @@ from typing import Any
 
 from flax import nnx
 
-from ..errors import UserError
-from . import classifier, score_mlp
+from ..core.errors import UserError
 from .autoencoders import lite_vae, sd_vae
-from .blueprint import Blueprint
+from .classifiers import residual
 from .convnets import dico, dimr
+from .mlps import score_mlp
+from .spec import Blueprint
 from .transformers import dit, lightning_dit, pixart, sit, umd
 from .unets import dhariwal, edm2_ladder, song
 
@@ -25,7 +26,7 @@ MODELS: dict[str, Callable[..., Blueprint]] = {
     "lite_vae": lite_vae.blueprint,
     "sd_vae": sd_vae.blueprint,
     "score_mlp": score_mlp.blueprint,
-    "classifier": classifier.blueprint,
+    "classifier": residual.blueprint,
     "dhariwal_unet": dhariwal.blueprint,
     "edm2_unet": edm2_ladder.blueprint,
     "song_unet": song.blueprint,

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from .blueprint import SIGMA_RANGE
-from .macs import count
+from ..core.macs import count
 from .preconditioning import Preconditioner
+from .spec import SIGMA_RANGE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .sites import EVERY_LAYER, H_SPACE, SKIP
+from ..core.sites import EVERY_LAYER, H_SPACE, SKIP
 
 PLACES = (H_SPACE, SKIP)
 

@@ -1,14 +1,14 @@
 """Noise schedules, solvers and the one sampling loop. Knows guidance's protocol and no network."""
 
-from ..guidance.draws import unit_noise
-from . import search
-from .calibrate import calibrate
+from ..core.random import unit_noise
+from . import tuning
 from .config import Sampler, from_config
 from .gaussian_fit import GaussianFit, fit_gaussian
 from .inversion import invert
 from .likelihood import bits_per_dimension, log_likelihood
 from .loop import sample
-from .plan import Plan, plan
+from .particles import feynman_kac
+from .plans import Plan, plan
 from .priors import Prior, gaussian, pfgmpp, pfgmpp_kernel, teleport
 from .schedules import (
     align_your_steps,
@@ -43,7 +43,6 @@ from .solvers import (
     euler,
     euler_maruyama,
     evodiff,
-    feynman_kac,
     heun,
     ipndm,
     ipndm_v,
@@ -57,6 +56,7 @@ from .solvers.solver import Solver
 from .solvers.statistics import Statistics
 from .streams import LABELS, NOISE, STEPS, sample_keys
 from .times import convert
+from .tuning.calibration import calibrate
 
 __all__ = [
     "LABELS",
@@ -116,8 +116,8 @@ __all__ = [
     "sa_solver",
     "sample",
     "sample_keys",
-    "search",
     "teleport",
+    "tuning",
     "unipc",
     "unit_noise",
     "ve",

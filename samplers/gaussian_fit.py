@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ..guidance.draws import fold_each, unit_noise
+from ..core.pytrees import pytree, static
+from ..core.random import fold_each, unit_noise
 from ..guidance.protocol import keys_per_sample
-from ..guidance.pytrees import pytree, static
 from .checks import positive, whole
 
 ARRAYS = ("mean", "eigenvalues", "eigenvectors", "shape")

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..guidance.draws import fold_each
+from ..core.random import fold_each
 from ..guidance.protocol import MAIN, Rule, keys_per_sample
 from .arguments import Fixed, floats, separated
-from .branches import MODES
 from .checks import checked
+from .evaluator import MODES
 from .loop import GuidedDenoiser, segments
 from .networks import Networks, check_networks
 from .solvers.euler import Euler

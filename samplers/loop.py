@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..guidance.draws import fold_each
+from ..core.random import fold_each
+from ..core.registry import name_of
 from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
-from ..guidance.registry import name_of
 from .arguments import floats, separated
-from .branches import MODES, Evaluator
 from .checks import checked
 from .config import SOLVERS
+from .evaluator import MODES, Evaluator
 from .networks import Networks, check_networks
 from .priors import Gaussian, Prior
 from .solvers.solver import Interval, Solver

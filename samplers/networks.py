@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..guidance.cost import evaluations
+from ..core.registry import name_of
+from ..guidance.evaluations import evaluations
 from ..guidance.protocol import Rule
-from ..guidance.registry import name_of
 from ..guidance.wrappers.thresholding import pixels_alone
 
 Networks = Mapping[str, Callable]

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..guidance.draws import fold_each, unit_noise
+from ..core.pytrees import pytree, static
+from ..core.random import fold_each, unit_noise
 from ..guidance.protocol import keys_per_sample
-from ..guidance.pytrees import pytree, static
 from .checks import positive
 from .gaussian_fit import GaussianFit
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..guidance.times import flow_time, vp_sigma, vp_time
+from ..core.noise_levels import flow_time, vp_sigma, vp_time
 
 __all__ = [
     "COORDINATES",

@@ -5,6 +5,7 @@ import os
 from importlib.metadata import version
 
 import pytest
+from places import TESTS
 
 # Tests compile thousands of small programs and run each a few times: optimising them, or splitting
 # them to be compiled in parallel, costs more than it saves. Processes that tests start inherit it.
@@ -13,6 +14,10 @@ if version("jaxlib").startswith("0.10."):
     # The emitters of fused kernels double the time to compile; later versions have no other, and
     # end the process at a flag that they do not know.
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+# What they import is found as it is here: the tests' own tables, and this checkout's package.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import jax  # noqa: E402  (reads the flags)

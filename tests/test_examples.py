@@ -1,11 +1,11 @@
 """The examples run and do what they say."""
 
 import runpy
-from pathlib import Path
 
 import numpy as np
+from places import ROOT
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def test_a_loop_of_ones_own_separates_the_classes():

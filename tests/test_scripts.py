@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RULES = "--config.sharding.rules=((\"a b$\", (None, 'tensor')),)"
 CLOUD = ["cloud_tpu.sh", "--name=pod", "--zone=us-z"]
 SLURM = ["slurm.sh", "--nodes=2", "--gpus=8"]

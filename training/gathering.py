@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..models.denoiser import Network
-from .sharding import Layout, path_of
+from ..runtime.sharding import Layout, path_of
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.sites import BLOCK, EVERY_LAYER
 from ..models.denoiser import Network
-from ..models.sites import BLOCK, EVERY_LAYER
 from .gathering import all_but_gathered
 
 # name -> which results of a block are kept for the backward pass; the others are computed again.

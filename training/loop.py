@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import input_pipeline
-from ..errors import UserError
+from ..core.errors import UserError
 from ..models.build import blueprint
-from . import hosts
-from .checkpoints import Checkpoints
-from .ema_snapshots import EMASnapshots
-from .journal import Journal
+from ..runtime import distributed
+from ..runtime.checkpointer import Checkpoints
+from ..runtime.metric_writer import Journal
+from ..runtime.sharding import layout_from_config
+from ..runtime.speed import peak_macs
+from .averages.ema_snapshots import EMASnapshots
 from .previews import Previews
 from .recipes import recipe_from_config
 from .setup import set_up
-from .sharding import layout_from_config
-from .speed import peak_macs
 from .state import TrainState
 
 # Streams of the run's seed, so that parameters, step noise and label dropout never share bits.
@@ -121,7 +121,7 @@ def train(config, workdir: Path) -> TrainState:
         remat=config.training.remat,
     )
     with contextlib.ExitStack() as open_things:
-        termination = open_things.enter_context(hosts.Termination())
+        termination = open_things.enter_context(distributed.Termination())
         checkpoints = open_things.enter_context(contextlib.closing(checkpoints_of(config, workdir)))
         pipeline = open_things.enter_context(
             contextlib.closing(
@@ -137,7 +137,7 @@ def train(config, workdir: Path) -> TrainState:
         restored = checkpoints.restore(setup.abstract)
         start, total = restored[0] if restored else 0, config.training.steps
         count = parameter_count(setup.abstract.params)
-        hosts.say(
+        distributed.say(
             f"{config.name}: {count:,} parameters, {source.num_examples:,} images of "
             f"{config.data.name}, batch {config.training.batch_size}, steps {start} to {total} on "
             f"{layout}; results in {workdir}"
@@ -147,10 +147,10 @@ def train(config, workdir: Path) -> TrainState:
             pipeline.restore(extra["position"])
         else:
             if (workdir / "metrics.jsonl").exists():
-                hosts.say("the run that was here before saved nothing: it begins again")
+                distributed.say("the run that was here before saved nothing: it begins again")
             state = setup.create(jax.random.fold_in(key, PARAMETERS))
         if start >= total:
-            hosts.say(f"nothing to do: {checkpoints.directory} already holds step {start}")
+            distributed.say(f"nothing to do: {checkpoints.directory} already holds step {start}")
             return state
         checkpoints.claim()
         journal = open_things.enter_context(
@@ -166,7 +166,7 @@ def train(config, workdir: Path) -> TrainState:
                     config=config.to_dict(),
                     macs=setup.macs(config.training.batch_size),
                     peak=peak_macs(),
-                    writes=hosts.is_primary(),
+                    writes=distributed.is_primary(),
                 )
             )
         )
@@ -213,7 +213,7 @@ def _run(
         elif step == first + TIMED_STEPS:
             jax.block_until_ready(state)
             each = (time.monotonic() - compiled) / TIMED_STEPS
-            hosts.say(
+            distributed.say(
                 f"compiled in {compiled - started:.0f} s; {each:.3f} s a step, so about "
                 f"{each * (total - step) / 60:.0f} min to step {total}"
             )
@@ -231,13 +231,13 @@ def _run(
             checkpoints.save(step, state, extra, wait=step == total or last)
         checkpoints.raise_if_failed()
         if last and step < total:
-            hosts.say(
+            distributed.say(
                 f"stopped by SIGTERM: step {step} is saved in {checkpoints.directory}; the same "
                 f"command goes on from there"
             )
             # Whatever was to follow training must not run.
             raise SystemExit(0)
-    hosts.say(journal.summary())
+    distributed.say(journal.summary())
     return state
 
 

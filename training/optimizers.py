@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..errors import UserError
-from ..models.blueprint import Blueprint
+from ..core.errors import UserError
+from ..models.spec import Blueprint
 
 # EDM's stand-in for an infinite gradient.
 LARGE = 1e5

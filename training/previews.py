@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import guidance, samplers
-from ..models.blueprint import Blueprint
+from ..data.images import grid, save_png, to_uint8
 from ..models.denoiser import Denoiser
-from ..report.grids import grid, save_png, to_uint8
-from .hosts import is_primary
+from ..models.spec import Blueprint
+from ..runtime.distributed import is_primary
 from .setup import Setup
 
 COLUMNS, ROWS, STEPS = 10, 4, 16

@@ -18,21 +18,23 @@ from typing import Any
 
 from flax import nnx
 
-from ..data import fractal2d
-from ..errors import UserError
-from ..models.blueprint import Blueprint
-from ..models.sites import CONDITION_EMBEDDING
-from . import augmentation, ema, losses
-from .clustering import clusters
-from .corruption import KERNELS, Corruption
-from .curriculum import Curriculum
-from .multitask import TASK_WEIGHTS
-from .noise import NOISES
-from .objective import Mean, Objective
+from ..core.errors import UserError
+from ..core.sites import CONDITION_EMBEDDING
+from ..data.sources import fractal2d
+from ..models.spec import Blueprint
+from . import losses
+from .averages import ema
+from .noise import augmentation
+from .noise.corruption import KERNELS, Corruption
+from .noise.levels import NOISES
+from .noise.perturbation import ConditionPerturbation
+from .noise.weightings import WEIGHTINGS
+from .objectives.clustering import clusters
+from .objectives.curriculum import Curriculum
+from .objectives.multitask import TASK_WEIGHTS
+from .objectives.objective import Mean, Objective
 from .optimizers import optimizer_from_config
-from .perturbation import ConditionPerturbation
 from .state import Recipe
-from .weightings import WEIGHTINGS
 
 # What a section is when a config does not name it.
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..models.blueprint import Blueprint
 from ..models.denoiser import Network, initialise, split
+from ..models.spec import Blueprint
+from ..runtime.sharding import Layout
+from ..runtime.speed import step_macs
 from .gathering import gathered
 from .gradients import rematerialised
-from .sharding import Layout
-from .speed import step_macs
 from .state import Recipe, TrainState, initial_state, make_step
 
 

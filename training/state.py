@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Int
 
 from ..models.denoiser import Network
-from . import ema
+from ..runtime.sharding import Layout
+from .averages import ema
 from .gradients import gradients
-from .objective import Objective
-from .sharding import Layout
+from .objectives.objective import Objective
 
 
 @jax.tree_util.register_dataclass

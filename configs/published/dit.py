@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from guidestar import guidance
 from guidestar.configs import common
-from guidestar.errors import UserError
+from guidestar.core.errors import UserError
 
 # row -> weights, preset of `guidance.presets` or None, published FID.
 ROWS = {

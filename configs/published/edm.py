@@ -13,7 +13,7 @@ $GUIDESTAR_WEIGHTS (default ~/.cache/guidestar/weights).
 from ml_collections import ConfigDict
 
 from guidestar.configs import common
-from guidestar.errors import UserError
+from guidestar.core.errors import UserError
 
 CHURN = dict(name="edm_churn", s_churn=40.0, s_tmin=0.05, s_tmax=50.0, s_noise=1.003)
 HEUN = dict(name="heun")

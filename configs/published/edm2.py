@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from guidestar import guidance
 from guidestar.configs import common
-from guidestar.errors import UserError
+from guidestar.core.errors import UserError
 
 DECODER = "sd-vae-ft-mse.safetensors"
 XS_UNCOND = "edm2-img512-xs-uncond-2147483-{}.pkl"

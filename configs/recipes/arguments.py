@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from guidestar.errors import UserError
+from guidestar.core.errors import UserError
 
 
 def parse(file: str, arg: str, **options: Any) -> SimpleNamespace:

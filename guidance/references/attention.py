@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..modes import ATTENTION, Mode, checked_layers
 from ..protocol import Branch, require_finite
-from ..push import Perturbed, Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ..pushes import Perturbed, Push, Scale
 
 # Above this the published blur takes the mean of all queries.
 LARGEST_BLUR = 9999.0

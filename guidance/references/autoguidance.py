@@ -2,9 +2,9 @@
 
 from jaxtyping import Array
 
+from ...core.registry import constructor
 from ..protocol import GUIDE, Branch, require_finite
-from ..push import At, Push, Scale
-from ..registry import constructor
+from ..pushes import At, Push, Scale
 
 
 @constructor()

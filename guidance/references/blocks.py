@@ -9,11 +9,11 @@ from typing import ClassVar
 import jax
 from jaxtyping import Array, Key
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..modes import BLOCK, checked_layers
 from ..protocol import Branch, folded, require_finite, require_keys
-from ..push import Perturbed, Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ..pushes import Perturbed, Push, Scale
 from .attention import InMode
 
 

@@ -2,9 +2,9 @@
 
 from jaxtyping import Array
 
+from ...core.registry import constructor
 from ..protocol import GUIDE, MAIN, NULL, Branch, require_finite
-from ..push import At, Push, Scale, Transform, push
-from ..registry import constructor
+from ..pushes import At, Push, Scale, Transform, push
 
 
 @constructor()

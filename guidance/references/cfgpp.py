@@ -4,9 +4,9 @@ import dataclasses
 
 from jaxtyping import Array
 
+from ...core.registry import constructor
 from ..protocol import MAIN, require_finite
-from ..push import Push, Scale
-from ..registry import constructor
+from ..pushes import Push, Scale
 from .cfg import null
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, require_finite
-from ..push import Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ..pushes import Push, Scale
 
 
 @pytree

@@ -8,10 +8,10 @@ from typing import Any
 
 from jaxtyping import Array
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import GIVEN, NULL, Branch, require_finite
-from ..push import Perturbed, Push, Scale, inner, ratio
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ..pushes import Perturbed, Push, Scale, inner, ratio
 
 
 @pytree

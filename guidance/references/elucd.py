@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...core.noise_levels import BETA_MAX, BETA_MIN, vp_time
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import CLASSIFIER, NULL, Branch, require_finite
-from ..push import Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
-from ..times import BETA_MAX, BETA_MIN, vp_time
+from ..pushes import Push, Scale
 from .classifier import checked_base, labels_of, of_class
 
 

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor
 from ..protocol import MAIN, Guided, require_finite
-from ..push import Reference, inner, norm
-from ..pytrees import pytree
-from ..registry import constructor
+from ..pushes import Reference, inner, norm
 from .cfg import null
 
 

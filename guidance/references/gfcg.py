@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor
 from ..protocol import CLASSIFIER, Branch, require_finite
-from ..push import Push, Scale
-from ..pytrees import pytree
-from ..registry import constructor
+from ..pushes import Push, Scale
 from .classifier import labels_of, of_class
 
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from ..draws import normal_like
+from ...core.pytrees import pytree, static
+from ...core.random import normal_like
+from ...core.registry import constructor
 from ..modes import CONDITION_EMBEDDING
 from ..protocol import Branch, require_finite, require_keys
-from ..push import Perturbed, Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ..pushes import Perturbed, Push, Scale
 
 NAME = "independent"
 

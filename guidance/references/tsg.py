@@ -8,13 +8,13 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ..draws import normal_like
+from ...core.noise_levels import TIMES, checked_time
+from ...core.pytrees import pytree, static
+from ...core.random import normal_like
+from ...core.registry import constructor
 from ..modes import TIME_EMBEDDING
 from ..protocol import Branch, require_finite, require_keys
-from ..push import Perturbed, Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
-from ..times import TIMES, checked_time
+from ..pushes import Perturbed, Push, Scale
 
 NAME = "perturbed_time"
 TIMESTEPS = 1000

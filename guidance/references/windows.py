@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import Branch, require_finite
-from ..push import Push, Scale
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ..pushes import Push, Scale
 
 
 @pytree

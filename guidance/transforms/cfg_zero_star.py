@@ -8,11 +8,11 @@ velocity ``v = (x - (1 + sigma) D) / sigma``.
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import require_finite
-from ..push import Push, Scale, Stateless, inner
-from ..pytrees import pytree, static
+from ..pushes import Push, Scale, Stateless, inner
 from ..references.cfg import from_null
-from ..registry import constructor
 
 EPSILON = 1e-8
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..push import Stateless
-from ..pytrees import pytree, static
-from ..registry import constructor
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
+from ..pushes import Stateless
 
 
 @pytree

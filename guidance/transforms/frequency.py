@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor
 from ..protocol import require_finite
-from ..push import Context, Push, Stateless
-from ..pytrees import pytree
+from ..pushes import Context, Push, Stateless
 from ..references.cfg import from_null
-from ..registry import constructor
 from .projection import project
 
 # Burt & Adelson's binomial filter.

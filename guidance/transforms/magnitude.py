@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor
 from ..protocol import require_finite
-from ..push import Push, Scale, Stateless, norm, ratio
-from ..pytrees import pytree
+from ..pushes import Push, Scale, Stateless, norm, ratio
 from ..references.cfg import from_null
-from ..registry import constructor
 
 
 @pytree

@@ -7,11 +7,11 @@ belong to the latent spaces they were chosen in.
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor
 from ..protocol import require_finite
-from ..push import Push, Scale, Stateless, inner, norm, ratio
-from ..pytrees import pytree
+from ..pushes import Push, Scale, Stateless, inner, norm, ratio
 from ..references.cfg import from_null
-from ..registry import constructor
 
 
 @pytree

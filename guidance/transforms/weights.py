@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.noise_levels import TIMES, checked_time
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import require_finite
-from ..push import Push, Stateless
-from ..pytrees import pytree, static
+from ..pushes import Push, Stateless
 from ..references.cfg import from_null
-from ..registry import constructor
-from ..times import TIMES, checked_time
 
 FORMS = ("s", "w")
 # The mean of (1 - cos(pi v^s)) / 2 over v in [0, 1], term by term: sum_k c_k / (2 k s + 1).

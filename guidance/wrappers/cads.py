@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ..draws import normal_like
+from ...core.noise_levels import TIMES, checked_time
+from ...core.pytrees import pytree, static
+from ...core.random import normal_like
+from ...core.registry import constructor
 from ..modes import CONDITION_EMBEDDING
 from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, folded, require_finite, require_keys
-from ..push import Chain, Push, Stateless, ratio
-from ..pytrees import pytree, static
-from ..registry import constructor
-from ..times import TIMES, checked_time
+from ..pushes import Chain, Push, Stateless, ratio
 from .wrapper import Wrapper
 
 NAME = "annealed_condition"

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import jax.scipy.fft
 from jaxtyping import Array, Bool, Float
 
+from ...core.noise_levels import TIMES, checked_time
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import Rule, require_finite
-from ..push import Context
-from ..pytrees import pytree, static
-from ..registry import constructor
-from ..times import TIMES, checked_time
+from ..pushes import Context
 from ..transforms.projection import Project
 from .wrapper import Wrapper
 

@@ -2,9 +2,9 @@
 
 import math
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import Rule, Unguided
-from ..pytrees import pytree, static
-from ..registry import constructor
 
 
 @pytree

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor, name_of
 from ..protocol import Branch
-from ..push import Chain, Push, Stateless
-from ..pytrees import pytree
-from ..registry import constructor, name_of
+from ..pushes import Chain, Push, Stateless
 from .known import Known
 from .wrapper import Wrapper
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor, name_of
 from ..protocol import Branch, Guided, require_finite
-from ..push import At, Chain, Perturbed, Push, inner, norm, ratio
-from ..pytrees import pytree
-from ..registry import constructor, name_of
+from ..pushes import At, Chain, Perturbed, Push, inner, norm, ratio
 from .known import Known
 from .rectified import require_push
 from .wrapper import Wrapper

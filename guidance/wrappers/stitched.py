@@ -7,9 +7,9 @@ from numbers import Real
 
 import numpy as np
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import CLASSIFIER, MAIN, Branch, Evaluate, Rule
-from ..pytrees import pytree, static
-from ..registry import constructor
 from .interval import ends
 from .wrapper import Wrapper
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.pytrees import pytree, static
+from ...core.registry import constructor
 from ..protocol import Rule, require_finite
-from ..pytrees import pytree, static
-from ..registry import constructor
 from .wrapper import Wrapper
 
 

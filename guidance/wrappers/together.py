@@ -5,11 +5,11 @@ import dataclasses
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
+from ...core.pytrees import pytree
+from ...core.registry import constructor
 from ..protocol import Branch, Guided, Rule, Unguided, folded
-from ..pytrees import pytree
 from ..references.autoguidance import autoguidance
 from ..references.cfg import cfg
-from ..registry import constructor
 
 
 class Shared:

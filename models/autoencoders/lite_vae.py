@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..blueprint import Blueprint, compute_type
+from ..spec import Blueprint, compute_type
 from .discriminator import Discriminator
 from .haar import BANDS, pyramid
 from .modulated import Activated, Modulated, ModulatedAttention

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from ...errors import UserError
+from ...core.errors import UserError
+from ..checkpoints.files import resolve
+from ..checkpoints.loading import load
+from ..checkpoints.published import sha256
 from ..denoiser import Network
-from ..weights.files import resolve
-from ..weights.loading import load
-from ..weights.published import sha256
 from .scaling import LatentScaling
 
 

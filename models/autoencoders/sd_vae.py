@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..blueprint import Blueprint, compute_type
+from ..spec import Blueprint, compute_type
 from .posterior import from_moments
 
 GROUPS, EPSILON = 32, 1e-6

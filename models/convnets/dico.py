@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ..blueprint import Blueprint
-from ..preconditioning import from_config
-from ..sites import (
+from ...core.sites import (
     BLOCK,
     CONDITION_EMBEDDING,
     H_SPACE,
@@ -23,6 +21,8 @@ from ..sites import (
     for_layer,
     require_offered,
 )
+from ..preconditioning import from_config
+from ..spec import Blueprint
 from ..transformers.dit import planned
 from ..transformers.parts import (
     TIME_FREQUENCIES,

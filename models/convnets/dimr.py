@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ..blueprint import Blueprint, sigma_range
-from ..preconditioning import Discrete, Preconditioner, from_config
-from ..sites import (
+from ...core.sites import (
     ATTENTION,
     BLOCK,
     CONDITION_EMBEDDING,
@@ -19,6 +17,8 @@ from ..sites import (
     changed,
     require_offered,
 )
+from ..preconditioning import Discrete, Preconditioner, from_config
+from ..spec import Blueprint, sigma_range
 from ..transformers.dit import planned
 from .dimr_branch import Branch, ConvBlock, TransformerBlock
 

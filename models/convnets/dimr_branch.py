@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..attention import attend
-from ..sites import ATTENTION, BLOCK, around, for_layer
+from ...core.sites import ATTENTION, BLOCK, around, for_layer
+from ..layers.attention import attend
 from ..transformers.extra_tokens import of_image
 from ..transformers.parts import linear, patchify, small_normal, unpatchify
 from ..transformers.stack import stack, through

@@ -10,9 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ..blueprint import Blueprint, compute_type, nothing, sigma_range
-from ..preconditioning import Preconditioner, from_config
-from ..sites import (
+from ...core.sites import (
     ATTENTION,
     BLOCK,
     CONDITION_EMBEDDING,
@@ -21,6 +19,8 @@ from ..sites import (
     changed,
     require_offered,
 )
+from ..preconditioning import Preconditioner, from_config
+from ..spec import Blueprint, compute_type, nothing, sigma_range
 from .parts import (
     TIME_FREQUENCIES,
     Attention,

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ..sites import ATTENTION, BLOCK
+from ...core.sites import ATTENTION, BLOCK
 
 
 def of_image(modes: Sequence, extra: int) -> tuple:

@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..blueprint import Blueprint
+from ...core.sites import BLOCK, around
 from ..preconditioning import from_config
-from ..sites import BLOCK, around
+from ..spec import Blueprint
 from .dit import DiT, planned
 from .parts import Attention, linear, modulate, zeros
 

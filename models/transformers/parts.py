@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..attention import attend
-from ..sites import ATTENTION, around
+from ...core.sites import ATTENTION, around
+from ..layers.attention import attend
 
 TIME_FREQUENCIES = 256
 

@@ -15,10 +15,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..attention import attend
-from ..blueprint import Blueprint, compute_type, sigma_range
+from ...core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
+from ..layers.attention import attend
 from ..preconditioning import from_config
-from ..sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
+from ..spec import Blueprint, compute_type, sigma_range
 from .dit import SIZES
 from .parts import (
     TIME_FREQUENCIES,

@@ -4,8 +4,8 @@ Its output channels are doubled as DiT's are; the second half is trained for not
 Time is 1 at the data and enters the embedding as it is, between 0 and 1.
 """
 
-from ..blueprint import Blueprint
 from ..preconditioning import from_config
+from ..spec import Blueprint
 from .dit import DiT, planned
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..sites import for_layer, runs
+from ...core.sites import for_layer, runs
 
 
 def stack(make: Callable[..., nnx.Module], depth: int, scan_layers: bool, rngs: nnx.Rngs) -> Any:

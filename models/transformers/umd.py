@@ -13,10 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from ..attention import attend
-from ..blueprint import Blueprint, sigma_range
-from ..preconditioning import Discrete, Preconditioner, from_config
-from ..sites import (
+from ...core.sites import (
     ATTENTION,
     BLOCK,
     CONDITION_EMBEDDING,
@@ -26,6 +23,9 @@ from ..sites import (
     changed,
     require_offered,
 )
+from ..layers.attention import attend
+from ..preconditioning import Discrete, Preconditioner, from_config
+from ..spec import Blueprint, sigma_range
 from ..unets.layers import sinusoids
 from .dit import planned
 from .extra_tokens import of_image

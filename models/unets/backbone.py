@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from ..sites import (
+from ...core.sites import (
     ATTENTION,
     BLOCK,
     CONDITION_EMBEDDING,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from ..sites import CONDITION_EMBEDDING, TIME_EMBEDDING, at_site, changed
+from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, at_site, changed
 from .backbone import Backbone, Passage, sample_keys
 from .edm2_blocks import DESIGNS, BlockStyle, EDM2Block, scale_groups
 from .layers import Keys

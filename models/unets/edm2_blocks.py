@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..attention import attend
-from ..sites import ATTENTION, around
+from ...core.sites import ATTENTION, around
+from ..layers.attention import attend
 from .layers import StagedBlock, groups_of, heads_of
 from .magnitude import (
     EPSILON,

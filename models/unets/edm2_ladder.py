@@ -20,8 +20,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..blueprint import Blueprint, compute_type, nothing, unchanged
 from ..preconditioning import from_config
+from ..spec import Blueprint, compute_type, nothing, unchanged
 from .dhariwal import START, DhariwalUNet
 from .edm2 import EDM2UNet, published
 from .edm2_blocks import DESIGNS

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from ..attention import attend
-from ..sites import ATTENTION, BLOCK, around, at_site
+from ...core.sites import ATTENTION, BLOCK, around, at_site
+from ..layers.attention import attend
 from .stages import DOWN, UP, Stage
 
 zeros = nnx.initializers.zeros_init()

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from ..blueprint import Blueprint, compute_type, sigma_range
+from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from ..preconditioning import from_config
-from ..sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
+from ..spec import Blueprint, compute_type, sigma_range
 from .backbone import Backbone, Passage, sample_keys
 from .layers import (
     Keys,

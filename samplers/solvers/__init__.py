@@ -1,5 +1,6 @@
 """Solvers: ways to follow dx/dsigma = (x - D)/sigma down a schedule, one family a file."""
 
+from ..particles.feynman_kac import feynman_kac
 from .ancestral import ancestral, dpm_2_ancestral, dpmpp_2s_ancestral
 from .consistency import consistency
 from .ctm import ctm
@@ -12,7 +13,6 @@ from .edm_churn import edm_churn
 from .euler import euler
 from .euler_maruyama import euler_maruyama
 from .evodiff import evodiff
-from .feynman_kac import feynman_kac
 from .heun import heun
 from .ipndm import ipndm, ipndm_v
 from .lms import lms

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...guidance.draws import unit_noise
-from ...guidance.pytrees import pytree
+from ...core.pytrees import pytree
+from ...core.random import unit_noise
 from ..checks import plain
 from .solver import Memoryless
 

@@ -5,8 +5,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.draws import unit_noise
-from ...guidance.pytrees import pytree
+from ...core.pytrees import pytree
+from ...core.random import unit_noise
 from ..checks import plain, switches
 from .solver import Memoryless, direction
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...guidance.times import BETA_MAX, BETA_MIN, linear_time
+from ...core.noise_levels import BETA_MAX, BETA_MIN, linear_time
 from ..checks import checked_order
 from .lms import Lms
 from .multistep import MOST, Multistep, adams_bashforth

@@ -8,14 +8,7 @@ import numpy as np
 from ..checks import checked_order, switches
 from .euler import Euler, euler
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
-from .singlestep import (
-    MOST,
-    SLOPES,
-    Singlestep,
-    singlestep_orders,
-    slope_weight,
-    without_use,
-)
+from .singlestep import MOST, SLOPES, Singlestep, singlestep_orders, slope_weight, without_use
 from .solver import require_steps, source
 
 DIFFERENCES = ("mixed", "consistent")

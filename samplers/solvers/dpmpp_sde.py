@@ -5,8 +5,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.draws import fold_each, unit_noise
-from ...guidance.pytrees import pytree, static
+from ...core.pytrees import pytree, static
+from ...core.random import fold_each, unit_noise
 from ..checks import plain, switches
 from .ancestral import checked_eta, levels
 from .dpmpp import less_curved

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.draws import unit_noise
-from ...guidance.pytrees import pytree
+from ...core.pytrees import pytree
+from ...core.random import unit_noise
 from ..checks import plain
 from .heun import heun
 from .solver import Interval, Memoryless, Solver

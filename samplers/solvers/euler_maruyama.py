@@ -7,9 +7,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.draws import unit_noise
-from ...guidance.pytrees import pytree, static
-from ...guidance.times import BETA_MAX, BETA_MIN
+from ...core.noise_levels import BETA_MAX, BETA_MIN
+from ...core.pytrees import pytree, static
+from ...core.random import unit_noise
 from ..checks import plain
 from ..times import flow_time, vp_sigma, vp_time
 from .solver import Memoryless, direction

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.draws import unit_noise
+from ...core.random import unit_noise
 from .quadrature import over
 from .solver import Common, direction, source
 

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.pytrees import pytree
+from ...core.pytrees import pytree
 from ..checks import plain
 from .euler import Euler
 from .solver import Memoryless, direction, two_stages

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...guidance.pytrees import pytree
+from ...core.pytrees import pytree
 from .exponential import integrals, log_steps, orders, past_nodes
 from .solver import Common, direction, source
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...guidance.pytrees import pytree, static
+from ...core.pytrees import pytree, static
 from ..checks import checked_order, plain, switches
 from .dpmpp_sde import fresh_noise
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes

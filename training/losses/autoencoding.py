@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from ...guidance.draws import normal_like
+from ...core.random import normal_like
 from ...models.autoencoders.haar import analysis
 from ...models.autoencoders.posterior import draw, kl_to_unit
-from ...models.blueprint import Blueprint
+from ...models.checkpoints import resolve
 from ...models.denoiser import Network
-from ...models.weights import resolve
-from ..noise import WHOLE
+from ...models.spec import Blueprint
+from ..noise.levels import WHOLE
 from .loss import over_elements
 from .lpips import is_vgg, read_lpips
 from .perceptual import from_weights

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ...models.denoiser import Network
-from ..noise import WHOLE
+from ..noise.levels import WHOLE
 
 
 def augment(

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Key
 
 from ...models.denoiser import Denoiser, Network
 from ...models.preconditioning import Preconditioner
-from ..corruption import Corruption, outcome
-from ..noise import WHOLE
-from ..weightings import Weighting, uniform
+from ..noise.corruption import Corruption, outcome
+from ..noise.levels import WHOLE
+from ..noise.weightings import Weighting, uniform
 from .denoising import weighted_error
 from .loss import over_elements
 

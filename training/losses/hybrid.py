@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Key
 
 from ...models.denoiser import Denoiser, Network
 from ...models.preconditioning import Preconditioner
-from ..corruption import Corruption, Outcome, outcome
-from ..noise import WHOLE, Levels
-from ..weightings import Weighting, uniform
+from ..noise.corruption import Corruption, Outcome, outcome
+from ..noise.levels import WHOLE, Levels
+from ..noise.weightings import Weighting, uniform
 from .denoising import weighted_error
 from .loss import over_elements
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float, Key
 
 from ...models.denoiser import Network
-from ..noise import WHOLE
+from ..noise.levels import WHOLE
 
 
 class Loss(Protocol):

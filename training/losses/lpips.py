@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...errors import UserError
-from ...models.weights.keys.layout import conv
-from ...models.weights.readers import open_weights, require_finite
+from ...core.errors import UserError
+from ...models.checkpoints.keys.layout import conv
+from ...models.checkpoints.readers import open_weights, require_finite
 from .perceptual import feature_distance
 
 # Output channels of the convolutions of each stage, and torchvision's numbers of them.

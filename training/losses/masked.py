@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ...guidance.draws import fold_each
+from ...core.random import fold_each
 from ...models.denoiser import Denoiser, Network
 from ...models.preconditioning import Preconditioner
 from ...models.transformers.umd import draw_visible
-from ..corruption import Corruption, outcome
-from ..noise import WHOLE
-from ..weightings import Weighting, uniform
+from ..noise.corruption import Corruption, outcome
+from ..noise.levels import WHOLE
+from ..noise.weightings import Weighting, uniform
 from .loss import over_elements
 
 # Stream of a sample's key, beside those of `training.corruption`.

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...errors import UserError
+from ...core.errors import UserError
+from ...models.checkpoints import load
 from ...models.denoiser import Network
-from ...models.weights import load
 from .loss import over_elements
 
 EPSILON = 1e-10

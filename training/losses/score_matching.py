@@ -8,11 +8,11 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ...guidance.draws import fold_each, normal_like
+from ...core.random import fold_each, normal_like
 from ...models.denoiser import Network
-from ...models.mixture import GaussianMixture
-from ..corruption import NOISE, SIGMA
-from ..noise import WHOLE, Noise, draw
+from ...models.exact.mixture import GaussianMixture
+from ..noise.corruption import NOISE, SIGMA
+from ..noise.levels import WHOLE, Noise, draw
 from .loss import over_elements
 
 

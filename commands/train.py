@@ -1,0 +1,10 @@
+"""Train a network on a data set; the same command again continues."""
+
+from pathlib import Path
+
+from ..training.loop import train
+
+
+def run(config, workdir: Path) -> None:
+    """Train ``config.model`` on ``config.data`` (see `training.loop.train`)."""
+    train(config, workdir)

@@ -1,0 +1,1 @@
+"""The ground floor: jax and numpy, and nothing else of this project."""

@@ -1,0 +1,109 @@
+"""Rules on ready-made predictions: no sampler, no network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ..core.registry import name_of
+from .protocol import CLASSIFIER, Branch, Guided, Rule, keys_per_sample
+
+
+def combine(
+    rule: Rule,
+    predictions: Mapping[str, Float[Array, " batch *shape"] | Callable],
+    *,
+    x: Float[Array, " batch *shape"] | None = None,
+    sigma: float | Float[Array, ""] | None = None,
+    state: Any = None,
+    key: Key[Array, ""] | Key[Array, " batch"] | None = None,
+    condition: Any = None,
+) -> tuple[Guided, Any]:
+    """Apply a rule to predictions that another sampler has made.
+
+    Args:
+        rule: any rule that needs no forward pass beyond those given.
+        predictions: x0 estimates by branch name: ``given``, ``null``, ``guide``, ...; and under
+            ``classifier`` a callable ``(x, sigma) -> logits``, for rules that ask one.
+        x: the noisy sample they were made at; only rules of noise, score or velocity space
+            (`tcfg`, `cfg_zero_star`) and classifiers look at it. 0 when not given.
+        sigma: its noise level, 1 when not given; needed by rules that hold in an interval, where
+            it must be a plain number.
+        state: what the last call returned; None before the first step.
+        key: one random key, or one per sample, for rules that draw.
+        condition: labels ``[batch]``, for rules that look at them (those with a classifier).
+
+    Returns:
+        The guided prediction and the state for the next step.
+
+    Raises:
+        ValueError: a branch the rule needs is missing, shapes differ, or sigma is missing.
+    """
+    classifier = predictions.get(CLASSIFIER)
+    arrays = {n: jnp.asarray(value) for n, value in predictions.items() if n != CLASSIFIER}
+    shapes = {name: value.shape for name, value in arrays.items()}
+    if x is not None:
+        shapes["x"] = jnp.shape(x)
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"guidance.combine: predictions must have one shape, got {shapes}")
+    if not arrays:
+        raise ValueError("guidance.combine: no predictions given")
+    first = next(iter(arrays.values()))
+    state = rule.init(first) if state is None else state
+    holds = _rule_at(rule, sigma)
+    # At x = 0, sigma = 1, the spaces that rules are defined in differ by a factor alone.
+    x = jnp.zeros_like(first) if x is None else x
+    level = jnp.asarray(1.0 if sigma is None else sigma, first.dtype)
+    if key is not None:
+        key = keys_per_sample("guidance.combine", key, first.shape[0])
+    evaluate = _Given(name_of(rule), arrays, classifier, condition, x, level)
+    return holds.apply(evaluate, x, level, state, key)
+
+
+class _Given:
+    """An ``evaluate`` that knows the predictions of one point and makes none."""
+
+    def __init__(self, owner: str, arrays, classifier, condition, x, sigma):
+        self.owner, self.arrays, self.classifier = owner, arrays, classifier
+        self.condition, self.x, self.sigma = condition, x, sigma
+
+    def __call__(
+        self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
+    ) -> tuple[Array, ...]:
+        return tuple(self._one(branch, x, sigma) for branch in branches)
+
+    def _one(self, branch: Branch, x, sigma) -> Array:
+        if branch.network == CLASSIFIER:
+            if self.classifier is None:
+                raise ValueError(
+                    f"guidance.combine: {self.owner} needs a classifier: give a callable "
+                    f"(x, sigma) -> logits under the name {CLASSIFIER!r}"
+                )
+            where = self.x if x is None else x
+            return self.classifier(where, self.sigma if sigma is None else sigma)
+        if x is not None or sigma is not None:
+            raise ValueError(
+                f"guidance.combine: {self.owner} evaluates the network at other points than the "
+                f"one whose predictions were given; run it in samplers.sample"
+            )
+        if branch.name not in self.arrays:
+            raise ValueError(
+                f"guidance.combine: {self.owner} needs the prediction {branch.name!r}, got "
+                f"{sorted(self.arrays)}"
+            )
+        return self.arrays[branch.name]
+
+
+def _rule_at(rule: Rule, sigma) -> Rule:
+    # A probe that compares false with every bound: where it yields the rule itself, no interval
+    # is involved and sigma need not be known.
+    if sigma is None or isinstance(sigma, jax.core.Tracer):
+        if rule.at(float("nan")) is not rule:
+            raise ValueError(
+                "guidance.combine: this rule depends on the noise level; pass sigma as a plain "
+                "number (which branch holds is decided while tracing)"
+            )
+        return rule
+    return rule.at(float(sigma))

@@ -1,1 +1,0 @@
-"""The import verb: published weights become this project's files."""

@@ -1,0 +1,190 @@
+"""Weights to networks: files of this project and published ones, by one call."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ...core.errors import UserError
+from ..build import blueprint
+from ..denoiser import Denoiser, Network, split
+from ..spec import Blueprint
+from .conversion import convert, read_section
+from .files import Array, flatten, resolve, sidecar_of, unflatten
+from .published import lookup
+from .readers import open_weights, require_finite
+from .stacking import Place, places
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What a weight file holds.
+
+    Attributes:
+        network, params: the network and its parameters, float32.
+        plan: its blueprint.
+        sidecar: where the weights come from; ``model`` in it is the section that the network is
+            built from, ``latents`` the scaling of the latents that it was trained on.
+    """
+
+    network: Network
+    params: Any
+    plan: Blueprint
+    sidecar: dict
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network as a denoiser in EDM coordinates."""
+        plan = self.plan
+        return Denoiser(
+            self.params,
+            self.network,
+            plan.preconditioner,
+            plan.sigma_range,
+            plan.latent or "latents" in self.sidecar,
+            self.sidecar.get("preset", ""),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A network and where each of its arrays lies in a file.
+
+    Attributes:
+        path: the file.
+        network, plan: the network without parameters, and its blueprint.
+        shapes: of its arrays, by path.
+        places: where they lie among ``arrays``.
+        arrays: the file's, by path in this project's naming.
+        sidecar: as in `Loaded`.
+    """
+
+    path: Path
+    network: Network
+    plan: Blueprint
+    shapes: dict[str, tuple[int, ...]]
+    places: dict[str, Place]
+    arrays: Mapping[str, Array]
+    sidecar: dict
+
+    def read(self, path: str) -> np.ndarray:
+        """Return one of the network's arrays, as the file has it.
+
+        Raises:
+            UserError: NaN or infinity in it.
+        """
+        return require_finite(path, self.places[path].read(lambda name: self.arrays[name].read()))
+
+
+def load(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Loaded:
+    """Read weights and build their network.
+
+    Args:
+        source: a file of this project (.safetensors with its .json beside it), the name of
+            weights shipped with the package (``fashion_mnist_dit``), or a published file: torch's
+            .pt and .pth, EDM's and EDM2's .pkl, .safetensors. Nothing in it is executed.
+        entry: of a training checkpoint with several state dicts, which; the averaged one if None.
+        overrides: fields of the ``model`` section that replace the file's own, such as
+            ``scan_layers=True`` or ``dtype="bfloat16"``; ``name`` chooses the network where a
+            published file could be several.
+
+    Raises:
+        UserError: no such file (naming the shipped ones); a file that is damaged, unsafe or of an
+            unknown network; arrays that do not fit the network, named with both shapes.
+    """
+    fitted = fit(source, entry=entry, **overrides)
+    params = unflatten(
+        (path, jnp.asarray(fitted.read(path).astype(np.float32, copy=False)))
+        for path in fitted.shapes
+    )
+    return Loaded(fitted.network, params, fitted.plan, fitted.sidecar)
+
+
+def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Denoiser:
+    """Read weights as a denoiser, ``(x, sigma, condition) -> x0 estimate``; arguments as in `load`.
+
+    Raises:
+        UserError: as in `load`; or the weights are of a classifier or an autoencoder.
+    """
+    loaded = load(source, entry=entry, **overrides)
+    if loaded.plan.preconditioner is None:
+        raise UserError(
+            f"{source} is no denoiser but a {loaded.sidecar['model']['name']}: load it with "
+            f"guidestar.models.checkpoints.load"
+        )
+    return loaded.denoiser
+
+
+def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fitted:
+    """Find a network's arrays in a file without reading them; arguments as in `load`."""
+    path = resolve(source)
+    sidecar = sidecar_of(path)
+    ours = path.suffix == ".safetensors"
+    alone = "; a file of this project has a .json beside it: copy both files together"
+    try:
+        weights = open_weights(path, entry)
+    except UserError as error:
+        if not ours:
+            raise
+        raise UserError(
+            f"{path} is not a readable safetensors file: {error}" + alone * (sidecar is None)
+        ) from error
+    if sidecar is None:
+        known = lookup(path.name)
+        said = {"preset": path.stem, "licence": known.licence} if known else {}
+        try:
+            section = read_section(weights, (known.model if known else {}) | overrides)
+        except UserError as error:
+            raise UserError(f"{error}" + alone * ours) from error
+        sidecar = {"model": section, "source": path.name, "format": str(weights.description)} | said
+        arrays = convert(weights, section)
+    else:
+        section = sidecar["model"] | overrides
+        sidecar = sidecar | {"model": section}
+        arrays = {
+            name: Array(tensor.shape, tensor.dtype, tensor.read)
+            for name, tensor in weights.tensors.items()
+        }
+    plan = blueprint(section)
+    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    network, wanted = split(
+        abstract, num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition
+    )
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(wanted).items()}
+    found = places(shapes, arrays)
+    _require_same(path, shapes, found, {name: array.shape for name, array in arrays.items()})
+    return Fitted(path, network, plan, shapes, found, arrays, sidecar)
+
+
+def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None:
+    for name, shape in sorted(expected.items()):
+        place = found[name]
+        there = place and place.shape(stored)
+        if there != shape:
+            raise UserError(
+                f"{path}: {name} has shape {there} in the file and {shape} in the network it "
+                f"describes"
+            )
+    used = {name for place in found.values() for name in place.names}
+    for name in sorted(stored.keys() - used):
+        raise UserError(
+            f"{path}: {name} has shape {stored[name]} in the file and there is None of that name "
+            f"in the network it describes"
+        )
+    # A layer beyond a network's depth is left over in a stack that is only partly taken.
+    for place in found.values():
+        (name, *_), layer = place.names, place.layer
+        if layer is not None and not _taken(name, stored[name][0], found):
+            raise UserError(
+                f"{path}: {name} has {stored[name][0]} layers in the file, more than the network "
+                f"it describes"
+            )
+
+
+def _taken(stack: str, depth: int, found: dict[str, Place]) -> bool:
+    layers = {place.layer for place in found.values() if place.names == (stack,)}
+    return layers == set(range(depth))

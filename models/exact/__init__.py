@@ -1,0 +1,1 @@
+"""Denoisers known in closed form."""

@@ -1,1 +1,0 @@
-"""The prepare verb: a folder of pictures becomes a data set."""

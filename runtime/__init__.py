@@ -1,0 +1,1 @@
+"""Processes, devices and run folders; of this project it knows `core` alone."""

@@ -1,0 +1,1 @@
+"""Samplers that weigh several trajectories against each other."""

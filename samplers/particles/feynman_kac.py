@@ -1,0 +1,172 @@
+"""Feynman-Kac correction: weighted particles, resampled when few carry the weight (2503.02819)."""
+
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ...core.pytrees import pytree, static
+from ...core.random import fold_each, unit_noise
+from ..solvers.solver import Common
+
+RATE = "log_weight_rate"
+
+
+class Table(NamedTuple):
+    """A step's constants.
+
+    Attributes:
+        keep: share of the noise that stays, ``sigma'^2/sigma^2``.
+        noise: standard deviation of what is added.
+        growth: what the rate of the log-weights is multiplied by.
+        below: share of effective particles below which a group is resampled.
+    """
+
+    keep: Float[Array, " *steps"]
+    noise: Float[Array, " *steps"]
+    growth: Float[Array, " *steps"]
+    below: Float[Array, " *steps"]
+
+
+@pytree
+class FeynmanKac(Common):
+    """Euler-Maruyama steps of the reverse SDE, and systematic resampling within groups."""
+
+    order: ClassVar[int] = 1
+    resample_below: float
+    particles: int | None = static(default=None)
+
+    def check(self, batch, condition):
+        """Refuse groups that are not whole, or whose particles have different conditions."""
+        size = self.particles or batch
+        if batch % size:
+            raise ValueError(
+                f"samplers.feynman_kac: {batch} samples are no whole number of groups of {size} "
+                f"particles: choose a batch that particles divides"
+            )
+        for leaf in jax.tree.leaves(condition):
+            if isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True):
+                continue
+            if np.shape(leaf)[:1] != (batch,):
+                continue
+            groups = np.asarray(leaf).reshape(batch // size, size, -1)
+            if (groups != groups[:, :1]).any():
+                raise ValueError(
+                    f"samplers.feynman_kac: the {size} particles of a group draw from one "
+                    f"distribution and need one condition: repeat each condition "
+                    f"{self.particles or 'particles'} times, as in feynman_kac(particles=64) "
+                    f"with jnp.repeat(labels, 64)"
+                )
+
+    def tables(self, sigmas):
+        """Return each step's `Table`."""
+        start, end = sigmas[:-1], sigmas[1:]
+        fall = start**2 - end**2
+        # To 0 the step is no step of the SDE: it returns D, and neither adds noise nor weighs.
+        moves = end > 0
+        below = np.full(len(start), self.resample_below, np.float64)
+        below[-1] = np.inf
+        return Table((end / start) ** 2, np.sqrt(fall) * moves, fall * moves, below)
+
+    def init(self, x):
+        """Return the log-weights, ``[batch]``."""
+        return jnp.zeros(x.shape[0], x.dtype)
+
+    def step(self, denoise, x, interval, state, key):
+        table = interval.table
+        guided = denoise(x, interval.start)
+        if RATE not in guided.info:
+            raise ValueError(
+                f"samplers.feynman_kac: the rule gives no {RATE!r} at every noise level, so its "
+                f"samples cannot be weighted: use guidance.fkc(scale) alone, without an interval "
+                f"around it, or another solver"
+            )
+        x = guided.denoised + table.keep * (x - guided.denoised)
+        x = x + table.noise * unit_noise(key, x.shape[1:], x.dtype)
+        weights = state + table.growth * guided.info[RATE]
+        guided = guided._replace(info=guided.info | {"log_weight": weights})
+        grouped = weights.reshape(-1, self.particles or len(weights))
+        resample = worn(grouped, table.below)
+        # One uniform number a group, from the stream of its first particle.
+        first = fold_each(key[:: grouped.shape[1]], 1)
+        chosen = jnp.where(
+            resample[:, None], systematic(first, grouped), jnp.arange(grouped.shape[1])
+        )
+        chosen = chosen + jnp.arange(len(chosen))[:, None] * grouped.shape[1]
+        weights = jnp.where(resample[:, None], 0, grouped).reshape(-1)
+        return x[chosen.reshape(-1)], guided, weights
+
+
+def effective(log_weights: Float[Array, "group particle"]) -> Float[Array, " group"]:
+    """Return the effective number of particles, ``1 / sum_i w_i^2`` of normalised weights."""
+    return 1 / jnp.sum(jax.nn.softmax(log_weights, axis=1) ** 2, axis=1)
+
+
+def systematic(
+    keys: Key[Array, " group"], log_weights: Float[Array, "group particle"]
+) -> Int[Array, "group particle"]:
+    """Draw each group's particles anew by weight: a comb with one random offset.
+
+    A particle of normalised weight w is drawn ``floor(n w)`` or ``ceil(n w)`` times, ``n w`` on
+    average.
+    """
+    count = log_weights.shape[1]
+
+    def one(key, log_weights):
+        edges = jnp.cumsum(jax.nn.softmax(log_weights))
+        comb = (jnp.arange(count) + jax.random.uniform(key, (), edges.dtype)) / count
+        # The last edge is 1 up to rounding.
+        return jnp.minimum(jnp.searchsorted(edges, comb, side="right"), count - 1)
+
+    return jax.vmap(one)(keys, log_weights)
+
+
+def worn(
+    log_weights: Float[Array, "group particle"], below: float | Array
+) -> Bool[Array, " group"]:
+    """Return which groups to resample: those with a share of effective particles under ``below``.
+
+    A group whose particles weigh the same has nothing to gain, whatever rounding makes of it.
+    """
+    uneven = log_weights.max(axis=1) > log_weights.min(axis=1)
+    return uneven & (effective(log_weights) < below * log_weights.shape[1])
+
+
+def feynman_kac(particles: int | None = None, resample_below: float = 0.5) -> FeynmanKac:
+    """Return the solver that samples exactly what guidance names, for `guidance.fkc`.
+
+    ``x' = x + (sigma^2 - sigma'^2) (D - x)/sigma^2 + sqrt(sigma^2 - sigma'^2) z``, and
+    ``log W' = log W + (sigma^2 - sigma'^2) rate``. When a group's effective number of particles
+    falls below a share of their count, its particles are drawn anew by weight and weigh the same
+    again. The last step always ends so: what comes out are unweighted draws, some of them equal.
+    A step to 0 returns D and leaves the weights.
+
+    The particles of a group depend on each other by design, and have one condition; groups
+    do not depend on each other. A group must be sampled in one batch. A sample is random by its
+    own key, but changes with the others of its group.
+
+    Exact as steps get shorter and groups larger; first order in the mean, and in many dimensions
+    few particles soon carry all the weight: watch ``info["log_weight"]``.
+
+    Args:
+        particles: samples in a group, consecutive in the batch; None takes the whole batch.
+        resample_below: share of the particles; 0 resamples only at the end, 1 at every step.
+
+    Raises:
+        ValueError: particles not a positive integer, or a share outside [0, 1].
+
+    Source: Skreta et al., arXiv 2503.02819, on the variance-exploding path; systematic
+    resampling after the same.
+    """
+    if particles is not None and (particles < 1 or particles != int(particles)):
+        raise ValueError(
+            f"samplers.feynman_kac: particles must be a positive integer, got {particles!r}"
+        )
+    if not 0 <= resample_below <= 1:
+        raise ValueError(
+            f"samplers.feynman_kac: resample_below is a share of the particles in [0, 1], got "
+            f"{resample_below!r}"
+        )
+    return FeynmanKac(resample_below, particles)

@@ -1,0 +1,129 @@
+"""What a run will evaluate, known before anything runs."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..guidance.evaluations import SHAPE, Counting, counts_text
+from ..guidance.protocol import Guided, Rule
+from .checks import checked
+from .loop import segments
+from .solvers.solver import Interval, Solver
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Network evaluations and multiply-adds of a trajectory, step by step.
+
+    Attributes:
+        sigmas: the schedule, ``[steps + 1]``.
+        evaluations: for each step, evaluations a sample by network name.
+        network_macs: multiply-adds of one evaluation by network name; None when not known.
+    """
+
+    sigmas: np.ndarray
+    evaluations: list[dict[str, int]]
+    network_macs: Mapping[str, int] | None = None
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Evaluations a sample over the whole trajectory, by network name."""
+        totals: Counter[str] = Counter()
+        for step in self.evaluations:
+            totals.update(step)
+        return dict(totals)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds a sample over the whole trajectory.
+
+        Raises:
+            ValueError: those of a network that is evaluated are not known.
+        """
+        return sum(self._macs(step) for step in self.evaluations)
+
+    def _macs(self, counts: Mapping[str, int]) -> int:
+        known = self.network_macs or {}
+        if missing := sorted(counts.keys() - known.keys()):
+            raise ValueError(
+                f"samplers.plan: the multiply-adds of the network {missing[0]!r} are not known: "
+                f"pass macs={{{missing[0]!r}: models.macs(network)}}"
+            )
+        return sum(count * known[name] for name, count in counts.items())
+
+    def __str__(self) -> str:
+        def shown(counts):
+            evaluated = counts_text(counts) or "none"
+            if self.network_macs is None:
+                return evaluated
+            return f"{evaluated:<24} {self._macs(counts) / 1e9:12.3f}"
+
+        unit = "" if self.network_macs is None else f"{'':<13} 1e9 multiply-adds"
+        lines = ["step      sigma  ->  sigma'    evaluations" + unit]
+        for i, counts in enumerate(self.evaluations):
+            span = f"{self.sigmas[i]:10.4f}  {self.sigmas[i + 1]:10.4f}"
+            lines.append(f"{i:4d} {span}    {shown(counts)}")
+        return "\n".join([*lines, f"{'total':<30} {shown(self.totals)}"])
+
+
+def plan(
+    solver: Solver,
+    sigmas: np.ndarray,
+    rule: Rule,
+    shape: tuple[int, ...] = SHAPE,
+    *,
+    macs: Mapping[str, int] | None = None,
+) -> Plan:
+    """Count what `sample` will evaluate, by tracing each kind of step with a counting denoiser.
+
+    Args:
+        solver, sigmas, rule: as `sample` takes them.
+        shape: one sample's shape; matters for rules that cut windows alone.
+        macs: multiply-adds of one evaluation by network name (`guidestar.core.macs`).
+
+    Raises:
+        ValueError: unusable sigmas.
+    """
+    sigmas = checked(sigmas)
+    tables = solver.tables(sigmas)
+    batch = getattr(solver, "particles", None) or 2
+    x = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    keys = jax.vmap(jax.random.key)(jnp.arange(batch))
+    result: list[dict[str, int]] = []
+    for segment in segments(rule, solver, sigmas):
+        counts: Counter[str] = Counter()
+
+        def trace(holds, x, table, segment=segment, counts=counts):
+            denoise = _Counted(holds, rule.init(x), keys, counts)
+            interval = Interval(jnp.float32(2.0), jnp.float32(1.0), table)
+            return segment.solver.step(denoise, x, interval, solver.init(x), keys)[0]
+
+        first = jax.tree.map(lambda table: jnp.asarray(table)[len(result)], tables)  # noqa: B023
+        jax.eval_shape(trace, segment.rule, x, first)
+        result += [dict(counts)] * segment.steps
+    return Plan(sigmas, result, macs)
+
+
+class _Counted:
+    """A guided denoiser (see `solver.Denoise`) that counts the branches it would evaluate."""
+
+    def __init__(self, rule, state, keys, counts: Counter[str]):
+        self._rule, self._state, self._keys, self._counts = rule, state, keys, counts
+
+    def __call__(self, x, sigma, to=None) -> Guided:
+        del to
+        evaluate = Counting(x)
+        guided, _ = self._rule.apply(evaluate, x, sigma, self._state, self._keys)
+        self._counts.update(evaluate.counts)
+        return guided
+
+    def scan(self, body, carry, xs):
+        ys = []
+        for row in range(len(jax.tree.leaves(xs)[0])):
+            carry, y = body(self, carry, jax.tree.map(lambda x, row=row: x[row], xs))
+            ys.append(y)
+        return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *ys)

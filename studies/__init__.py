@@ -1,0 +1,1 @@
+"""Documents of this repository, one folder each."""

@@ -1,0 +1,5 @@
+"""The atlas of rules."""
+
+from .atlas import atlas as run
+
+__all__ = ["run"]

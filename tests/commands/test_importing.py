@@ -1,0 +1,126 @@
+"""Published files to this project's: by the command, with what they say of themselves."""
+
+import importlib.util
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from places import GOLDEN
+from weight_files.writers import write_torch_zip
+
+from guidestar import models
+from guidestar.commands.import_ import overrides
+from guidestar.commands.import_ import run as import_weights
+from guidestar.configs import import_weights as config_file
+from guidestar.core.errors import UserError
+from guidestar.models.checkpoints.published import sha256
+
+DIT, EDM2 = GOLDEN / "dit_tiny.pt", GOLDEN / "edm2_unet_tiny.pkl"
+
+
+def run(workdir, source, **fields):
+    config = config_file.get_config()
+    config.weights.update(source=str(source), **fields)
+    return import_weights(config, workdir)
+
+
+def nothing_written(folder):
+    return not folder.exists() or not [one for one in folder.iterdir() if one.suffix != ".py"]
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_a_dit_imported_is_the_dit_published(scan_layers, tmp_path, capsys):
+    path = run(tmp_path, DIT, model="heads=4,preconditioner=discrete")
+    said = capsys.readouterr().out
+    assert "dit, 256,864 parameters, 8x8x4, 10 classes, sigma 0.0100005 to 157.407" in said
+    denoiser = models.load(path, scan_layers=scan_layers)
+    published = models.load(DIT, heads=4, preconditioner="discrete")
+    x = jnp.linspace(-1, 1, 2 * 8 * 8 * 4).reshape(2, 8, 8, 4)
+    arguments = (x, jnp.array([3.0, 500.0]), jnp.array([1, 10]))
+    np.testing.assert_allclose(denoiser.raw(*arguments), published.raw(*arguments), atol=2e-6)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["source"] == "dit_tiny.pt" and sidecar["sha256"] == sha256(DIT)
+    assert sidecar["model"]["heads"] == 4 and "torch zip" in sidecar["format"]
+
+
+def test_the_config_beside_it_samples_it(tmp_path):
+    path = run(tmp_path, EDM2, name="tiny")
+    spec = importlib.util.spec_from_file_location("written", tmp_path / "tiny.py")
+    written = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(written)
+    config = written.get_config()
+    assert config.sampling.weights.main == str(path) and path.name == "tiny.safetensors"
+    assert tuple(config.sampler.schedule[k] for k in ("sigma_min", "sigma_max")) == (0.002, 80.0)
+
+
+def test_half_precision_is_asked_for_and_stays_half(tmp_path):
+    whole, half = run(tmp_path / "a", EDM2), run(tmp_path / "b", EDM2, dtype="float16")
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    x = jnp.ones((1, 16, 16, 3))
+    np.testing.assert_allclose(models.load(half)(x, 1.0), models.load(whole)(x, 1.0), atol=0.01)
+
+
+def test_snapshots_merge_into_an_average_of_another_width(tmp_path, capsys):
+    files = []
+    for kimg, std in ((8388, 0.05), (8388, 0.1), (16777, 0.05), (16777, 0.1)):
+        files.append(tmp_path / f"network-snapshot-{kimg:07d}-{std:.3f}.pkl")
+        files[-1].write_bytes(EDM2.read_bytes())
+    path = run(tmp_path / "out", ",".join(map(str, files)), std=0.08)
+    assert path.name == "merged-0.080.safetensors" and "edm2_unet" in capsys.readouterr().out
+    # All four hold the same weights, and coefficients sum to 1.
+    x = jnp.linspace(-1, 1, 16 * 16 * 3).reshape(1, 16, 16, 3)
+    np.testing.assert_allclose(models.load(path)(x, 1.0), models.load(EDM2)(x, 1.0), atol=1e-5)
+    facts = json.loads(path.with_suffix(".json").read_text())["ema"]
+    assert facts["std"] == 0.08 and len({one["weight"] for one in facts["snapshots"]}) == 4
+    for fields, message in [
+        (dict(std=0.0), "config.weights.std says which relative width"),
+        (dict(std=0.08, entry="ema"), "config.weights.entry is of one file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run(tmp_path, ",".join(map(str, files)), **fields)
+
+
+def test_a_checksum_is_compared_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"has sha256 .* and config\.weights\.sha256 is 00"):
+        run(tmp_path, EDM2, sha256="00")
+    assert nothing_written(tmp_path)
+    run(tmp_path, EDM2, sha256=sha256(EDM2).upper())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(source=""), "source is empty"),
+        (dict(source="nowhere.pt"), "no weights at 'nowhere.pt'"),
+        (dict(source=DIT, dtype="int8"), "dtype 'int8' is not one of float16"),
+        (dict(source=DIT, model="heads"), "only name=value"),
+        (dict(source=DIT, model="heads=4,depth=2"), r"blocks\.2\..* has no place in dit"),
+        (dict(source=DIT, model="heads=4,depth=4"), r"blocks\.3\..* is missing"),
+        (dict(source=EDM2, model="name=dit"), "it is not of dit"),
+        (dict(source=DIT, model="name=resnet"), "published weights of 'resnet'"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_and_nothing_is_written(fields, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, **fields)
+    assert nothing_written(tmp_path)
+
+
+def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path):
+    tensors = {
+        name: tensor.read()
+        for name, tensor in models.weights.readers.open_weights(DIT).tensors.items()
+    }
+    tensors["final_layer.linear.bias"] = np.full(32, np.nan, np.float32)
+    write_torch_zip(tmp_path / "nan.pt", tensors)
+    with pytest.raises(UserError, match=r"final/bias has 32 of 32 values that are NaN"):
+        run(tmp_path / "out", tmp_path / "nan.pt", model="heads=4")
+    assert nothing_written(tmp_path / "out")
+
+
+def test_fields_are_read_as_they_are_meant():
+    assert overrides("name=sit, heads=16,mult=(1,2), rate=0.5, flag=True") == dict(
+        name="sit", heads=16, mult=(1, 2), rate=0.5, flag=True
+    )
+    assert overrides("") == {}

@@ -1,0 +1,370 @@
+"""The sampling verb: the same images in any batch, on any devices, after any interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from places import ROOT
+from tiny_configs.configs import tiny, trained, write_untrained
+
+from guidestar import guidance
+from guidestar.commands.sample import run as sample
+from guidestar.core.errors import UserError
+from guidestar.inference.job import job_from_config
+from guidestar.inference.networks import load_networks
+from guidestar.models.checkpoints import load, save
+from guidestar.runtime import store as images_module
+
+CLASSIFIER = {
+    "name": "classifier",
+    "image_size": 8,
+    "channels": 1,
+    "num_classes": 10,
+    "widths": (8,),
+    "depths": (1,),
+    "feature_width": 8,
+}
+CLASSIFIED = {"name": "elucd", "scale": 2.0}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weight files of two tiny untrained digits networks with every layer at work."""
+    folder = tmp_path_factory.mktemp("weights")
+    model = tiny().model.to_dict()
+    return {
+        name: write_untrained(folder / f"{name}.safetensors", model | {"width": width})
+        for name, width in (("main", 16), ("guide", 8))
+    }
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Weight file of a tiny untrained classifier of the digits."""
+    return write_untrained(tmp_path_factory.mktemp("classifier") / "it.safetensors", CLASSIFIER)
+
+
+@pytest.fixture
+def config(weights):
+    config = tiny()
+    config.sampling.weights.main = str(weights["main"])
+    config.sampling.weights.guide = str(weights["guide"])
+    config.sampling.update(count=20, batch_size=7)
+    config.sampler.schedule.steps = 4
+    return config
+
+
+def test_images_do_not_depend_on_the_batch_they_are_made_in():
+    # Of trained weights: their images are of order 1, and 1e-5 is above rounding.
+    job = job_from_config(trained())
+    whole = job.images(np.arange(20))
+    for part in (np.arange(7, 14), np.array([19, 3])):
+        np.testing.assert_allclose(job.images(part), whole[part], atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["png", "npz"])
+def test_two_batch_sizes_make_the_same_files(config, tmp_path, format):
+    config.sampling.format = format
+    kept = []
+    for batch_size in (7, 64):
+        config.sampling.batch_size = batch_size
+        sample(config, tmp_path / str(batch_size))
+        store = images_module.ImageStore.open(tmp_path / str(batch_size), 20)
+        kept.append(store.read(np.arange(20)).astype(int))
+        assert Image.open(tmp_path / str(batch_size) / "grid.png").size[0] > 100
+    # Rounding to 256 levels may tip over where two programs differ in the last bit.
+    assert np.abs(kept[0] - kept[1]).max() <= 1
+    assert np.mean(kept[0] != kept[1]) < 1e-3
+
+
+def test_an_interrupted_run_goes_on_and_touches_nothing_it_has(config, tmp_path):
+    sample(config, tmp_path / "whole")
+    config.sampling.count = 9
+    sample(config, tmp_path / "halves")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "halves" / "images").iterdir()}
+    assert len(before) == 9
+    config.sampling.count = 20
+    sample(config, tmp_path / "halves")
+    assert (
+        before.items()
+        <= {p: p.stat().st_mtime_ns for p in (tmp_path / "halves" / "images").iterdir()}.items()
+    )
+    for path in sorted((tmp_path / "whole" / "images").iterdir()):
+        assert (tmp_path / "halves" / "images" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
+    command = [
+        *(sys.executable, "main.py", "--mode=sample"),
+        "--config=tests/tiny_configs/command_line.py",
+        f"--config.sampling.weights.main={weights['main']}",
+        *("--config.sampling.count=400", "--config.sampling.batch_size=4"),
+        "--config.sampler.schedule.steps=4",
+    ]
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / folder}"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    process, deadline = start("killed"), time.monotonic() + 120
+    images = tmp_path / "killed" / "images"
+    while time.monotonic() < deadline and process.poll() is None:
+        if images.exists() and sum(1 for _ in images.iterdir()) > 100:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert start("killed").wait() == 0 and start("whole").wait() == 0
+    names = [p.name for p in (tmp_path / "whole" / "images").iterdir()]
+    assert len(names) == 400
+    for name in names:
+        assert (images / name).read_bytes() == (tmp_path / "whole/images" / name).read_bytes()
+
+
+def test_one_and_eight_devices_make_the_same_images(tmp_path):
+    """Run the job on trained weights in a process with eight simulated devices, and compare."""
+    script = f"""
+import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
+import jax, numpy as np
+from tiny_configs.configs import trained
+from guidestar.inference.job import job_from_config
+assert jax.device_count() == 8
+np.save({str(tmp_path / "eight.npy")!r}, job_from_config(trained()).images(np.arange(20)))
+"""
+    flags = "--xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    one = job_from_config(trained()).images(np.arange(20))
+    np.testing.assert_allclose(np.load(tmp_path / "eight.npy"), one, atol=1e-5)
+    # Images, not noise: digits are dark at the corners and bright somewhere.
+    assert one[:, 0, 0].max() < -0.5 and one.max(axis=(1, 2, 3)).min() > 0.5
+
+
+def test_classes_cycle_and_may_be_chosen(config):
+    assert job_from_config(config).labels(np.array([0, 9, 10, 13])).tolist() == [0, 9, 0, 3]
+    config.sampling.classes = "3,7"
+    assert job_from_config(config).labels(np.arange(4)).tolist() == [3, 7, 3, 7]
+
+
+def test_the_plan_counts_networks_and_multiply_adds(config):
+    config.guidance = {"name": "autoguidance", "scale": 2.0}
+    job = job_from_config(config)
+    assert job.plan().totals == {"main": 7, "guide": 7}
+    only_main = job_from_config(tiny_with(config, {"name": "cfg", "scale": 2.0}))
+    assert only_main.plan().totals == {"main": 14}
+    assert only_main.plan().macs > job.plan().macs > only_main.plan().macs / 2
+
+
+def test_a_rule_of_nested_parts_keeps_its_folder_and_its_numbers(config, tmp_path):
+    push = ({"name": "project", "eta": 0.0}, {"name": "scale", "scale": 2.0})
+    rule = {"name": "push", "reference": {"name": "null"}, "push": push}
+    config = tiny_with(config, rule)
+    config.sampling.count, config.sampler.schedule.steps = 3, 2
+    sample(config, tmp_path)
+    images = {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+    sample(config, tmp_path)
+    assert len(images) == 3
+    assert images == {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+    # The folder's record is JSON, which knows lists alone.
+    recorded = json.loads((tmp_path / "sampling.json").read_text())["guidance"]
+    assert recorded == rule | {"push": list(push)}
+    assert guidance.to_config(job_from_config(config).rule) == rule
+    config.guidance.push[0]["eta"] = 0.5
+    with pytest.raises(UserError, match="another config"):
+        sample(config, tmp_path)
+
+
+def test_a_run_without_conditions_is_the_run_of_the_null_class(config):
+    config.guidance = {"name": "autoguidance", "scale": 2.0}
+    config.sampler.schedule.steps = 2
+    config.sampling.classes = "10"
+    null = job_from_config(config).images(np.arange(5))
+    config.sampling.classes = "none"
+    job = job_from_config(config)
+    assert job.classes is None and job.labels(np.arange(5)) is None
+    np.testing.assert_allclose(job.images(np.arange(5)), null, atol=1e-6)
+
+
+def test_images_without_classes_are_written(config, tmp_path):
+    config.sampling.update(classes="none", count=3, format="npz")
+    config.sampler.schedule.steps = 2
+    sample(config, tmp_path)
+    (shard,) = (tmp_path / "images").glob("*.npz")
+    assert set(np.load(shard)) == {"images", "indices"}
+
+
+def test_a_classifier_answers_a_rule_with_logits_whatever_the_noise(config, classifier):
+    config.sampling.weights.classifier = str(classifier)
+    networks = load_networks(config.sampling.weights.to_dict())
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    loaded = load(classifier)
+    expected = loaded.network.module(loaded.params)(x)
+    for sigma in (0.01, 80.0):
+        np.testing.assert_array_equal(networks["classifier"](x, jnp.float32(sigma)), expected)
+    assert jax.tree.leaves(networks["classifier"])[0].shape
+
+
+def test_a_rule_with_a_classifier_samples_and_is_counted(config, classifier):
+    with pytest.raises(UserError, match=r"set config\.sampling\.weights\.classifier"):
+        job_from_config(tiny_with(config, CLASSIFIED))
+    config.sampling.weights.classifier = str(classifier)
+    config.sampler.schedule.steps = 2
+    job = job_from_config(tiny_with(config, CLASSIFIED))
+    assert job.plan().totals == {"main": 3, "classifier": 3}
+    plain = job_from_config(tiny_with(config, {"name": "unguided"}))
+    # Two convolutions onto 4x4 places, then 8 features and 10 logits.
+    once = 16 * 8 * 9 * 1 + 16 * 8 * 9 * 8 + 8 * 8 + 8 * 10
+    assert job.plan().macs - plain.plan().macs == 3 * once
+    assert np.abs(job.images(np.arange(3)) - plain.images(np.arange(3))).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        ("classifier", "main", "is no classifier"),
+        ("guide", "classifier", "is no denoiser; a classifier goes into"),
+        ("main", "classifier", "is no denoiser"),
+    ],
+)
+def test_networks_in_each_others_places_are_refused(
+    config, weights, classifier, name, source, message
+):
+    config.sampling.weights[name] = str((weights | {"classifier": classifier})[source])
+    with pytest.raises(UserError, match=message):
+        job_from_config(config)
+
+
+def test_a_classifier_of_other_classes_is_refused(config, tmp_path):
+    path = write_untrained(tmp_path / "three.safetensors", CLASSIFIER | {"num_classes": 3})
+    config.sampling.weights.classifier = str(path)
+    with pytest.raises(UserError, match="knows 3 classes and the main network 10"):
+        job_from_config(config)
+
+
+def tiny_with(config, rule):
+    config = config.copy_and_resolve_references()
+    config.guidance = rule
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sampling.classes", "3,11", r"labels in 0\.\.9"),
+        ("sampling.classes", "", r"labels in 0\.\.9"),
+        ("sampling.classes", "shoe", r"labels in 0\.\.9"),
+        ("sampling.count", 0, "at least 1"),
+        ("sampling.format", "jpeg", "not one of png, npz"),
+        ("sampling.weights.main", "", "weights.main is empty"),
+        ("sampling.weights.main", "missing.safetensors", "no weights at"),
+        ("guidance", {"name": "cfg", "scale": float("nan")}, "finite"),
+        ("guidance", {"name": "nosuch"}, "not one of"),
+        ("sampler.schedule.steps", 0, "positive integer"),
+        ("sampler.solver.name", "rk45", "not one of"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(config, tmp_path, path, value, message):
+    *parents, field = path.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    section[field] = value
+    with pytest.raises(UserError, match=message):
+        sample(config, tmp_path)
+    assert not any(tmp_path.rglob("*.png"))
+
+
+def test_a_rule_whose_network_is_not_configured_is_refused(config, tmp_path):
+    config.guidance = {"name": "autoguidance", "scale": 2.0}
+    config.sampling.weights.guide = ""
+    with pytest.raises(UserError, match="set config.sampling.weights.guide"):
+        sample(config, tmp_path)
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(config, tmp_path):
+    sample(config, tmp_path)
+    before = {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+    config.guidance.scale = 3.0
+    with pytest.raises(UserError, match="another config"):
+        sample(config, tmp_path)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+
+
+def test_a_full_disk_leaves_whole_files_only(config, tmp_path, monkeypatch):
+    written = []
+
+    def full(self, data):
+        written.append(self)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        return original(self, data)
+
+    original = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"No space left on device.*goes on where it stopped"):
+        sample(config, tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).verify()
+
+
+# Weight files.
+
+
+def test_weights_survive_the_round_trip_within_float16(weights):
+    loaded = load(weights["main"])
+    assert json.loads(weights["main"].with_suffix(".json").read_text())["steps"] == 0
+    assert loaded.denoiser.shape == (8, 8, 1) and loaded.denoiser.null_condition == 10
+
+
+def test_weights_of_another_architecture_are_named_with_both_shapes(weights, tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(weights["main"].read_bytes())
+    sidecar = json.loads(weights["main"].with_suffix(".json").read_text())
+    sidecar["model"]["width"] = 32
+    path.with_suffix(".json").write_text(json.dumps(sidecar))
+    with pytest.raises(UserError, match=r"has shape \(.*\) in the file and \(.*\) in the network"):
+        load(path)
+
+
+def test_damaged_and_incomplete_weight_files_are_refused(weights, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(weights["main"].read_bytes()[:100])
+    with pytest.raises(UserError, match="copy both files"):
+        load(path)
+    path.with_suffix(".json").write_text(weights["main"].with_suffix(".json").read_text())
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load(path)
+
+
+def test_weights_beyond_float16_are_not_written(tmp_path):
+    with pytest.raises(UserError, match="outside float16"):
+        save(tmp_path / "big.safetensors", {"a": np.array([1e6])}, tiny().model, {})
+    assert not any(tmp_path.iterdir())
+
+
+def test_windows_are_judged_by_the_size_of_the_networks_images():
+    config = trained()
+    config.guidance = ConfigDict(dict(name="swg", scale=1.5, size=6))
+    # Two windows of 6 cover the digits' 8 pixels; they would leave gaps in a larger image.
+    assert job_from_config(config).plan().evaluations[0] == {"main": 10}
+    config.guidance.size = 9
+    with pytest.raises(UserError, match="do not fit"):
+        job_from_config(config)

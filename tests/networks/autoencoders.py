@@ -1,0 +1,74 @@
+"""A tiny LiteVAE with all of its parameters away from their first values, and its weights."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+from flax import nnx
+from tiny_configs.configs import tiny
+
+from guidestar.models.autoencoders.scaling import LatentScaling
+from guidestar.models.build import blueprint
+from guidestar.models.checkpoints import load, save
+from guidestar.models.denoiser import split
+
+TINY = dict(
+    image_size=8,
+    channels=2,
+    latent_channels=3,
+    levels=2,
+    extractor=(4, (1,)),
+    aggregator=(4, (2,)),
+    decoder_widths=(4, 4, 8),
+    decoder_depth=1,
+)
+
+# Of the digits, 8x8x1 to 4x4x3.
+DIGITS = dict(channels=1, levels=1, decoder_widths=(4, 8))
+UNSCALED = LatentScaling("symmetric", (0.0,) * 3, (1.0,) * 3)
+# Building a network takes a second, and most tests of latents build the same ones.
+loaded_once = functools.cache(load)
+
+
+def section(**changes) -> dict:
+    """Return the ``model`` section, with fields replaced."""
+    return dict(name="lite_vae", **(TINY | changes))
+
+
+@functools.cache
+def make(**changes):
+    """Return network and parameters; drawn by numpy, as a program that draws them compiles long."""
+    plan = blueprint(section(**changes))
+    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    network, params = split(abstract, num_classes=0, shape=plan.shape)
+    random = np.random.RandomState(0)
+
+    def draw(path, leaf):
+        near = 1 if path[-1].key in ("scale", "scales", "gain") else 0
+        spread = 1 / math.sqrt(max(1, math.prod(leaf.shape[:-1])))
+        return np.float32(near + spread * random.standard_normal(leaf.shape))
+
+    return network, jax.tree_util.tree_map_with_path(draw, params)
+
+
+def images(count=3, size=8, channels=2):
+    """Return images in [-1, 1]."""
+    shape = (count, size, size, channels)
+    return np.float32(np.random.RandomState(1).uniform(-1, 1, shape))
+
+
+def write_digits(folder):
+    """Write the weights of an autoencoder of the digits and return their path."""
+    path = folder / "digits_vae.safetensors"
+    save(path, make(**DIGITS)[1], section(**DIGITS), {})
+    return path
+
+
+def configured(weights, **encoding):
+    """Return a config that encodes the test digits, into three shards."""
+    config = tiny()
+    config.data.split = "test"
+    config.encoding.update(autoencoder=str(weights), records_per_shard=150, batch_size=64)
+    config.encoding.update(**encoding)
+    return config

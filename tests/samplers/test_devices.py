@@ -1,0 +1,54 @@
+"""Every rule and every solver gives on eight devices what it gives on one."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from places import PROCESSES
+from processes.sharded_sampling import NETWORKS, inputs, pairs, parametric, sigmas
+from tables.rule_table import EVERY
+from tables.solver_table import SOLVERS
+
+from guidestar import samplers
+
+SCRIPT = PROCESSES / "sharded_sampling.py"
+
+
+def on_eight(path, which):
+    """Return results of a process with eight simulated devices."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    subprocess.run(
+        [sys.executable, SCRIPT, path, which],
+        check=True,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    return np.load(path)
+
+
+@pytest.fixture(scope="module")
+def everyday(tmp_path_factory):
+    return on_eight(tmp_path_factory.mktemp("devices") / "eight.npz", "everyday")
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    return on_eight(tmp_path_factory.mktemp("devices") / "eight.npz", "longer")
+
+
+def check(eight, how, rule, solver):
+    networks = parametric() if how == "fsdp" else NETWORKS
+    one = samplers.sample(networks, EVERY[rule], SOLVERS[solver].solver, sigmas(solver), *inputs())
+    np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=1e-5)
+
+
+@pytest.mark.parametrize(("how", "rule", "solver"), pairs(longer=False))
+def test_eight_devices_equal_one(everyday, how, rule, solver):
+    check(everyday, how, rule, solver)
+
+
+@pytest.mark.longer
+@pytest.mark.parametrize(("how", "rule", "solver"), pairs(longer=True))
+def test_eight_devices_equal_one_in_every_way(longer, how, rule, solver):
+    check(longer, how, rule, solver)

@@ -1,0 +1,43 @@
+"""A config small enough to train in seconds: bundled digits, a DiT of one block."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from guidestar.configs import digits
+from guidestar.models.build import blueprint
+from guidestar.models.checkpoints import save
+from guidestar.models.denoiser import initialise
+
+
+def tiny(**training) -> ConfigDict:
+    """Return the digits config at a size for tests, with fields of ``training`` replaced."""
+    config = digits.get_config()
+    config.model.update(width=16, depth=1, heads=2, patch_size=4)
+    config.training.update(steps=12, batch_size=8)
+    config.training.update(**training)
+    config.optimizer.decay_steps = 12
+    config.checkpoint.every_steps = 4
+    config.sampling.weights.main = ""
+    config.log.update(every_steps=2, preview_every_steps=0, tensorboard=False)
+    return config
+
+
+def trained() -> ConfigDict:
+    """Return the digits config on the shipped weights, with few steps."""
+    config = digits.get_config()
+    config.sampler.schedule.steps = 6
+    return config
+
+
+def write_untrained(path: Path, model: dict) -> Path:
+    """Write weights of a fresh network with noise everywhere: no layer is zero as it starts."""
+    plan = blueprint(model)
+    _, params = initialise(
+        plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
+    )
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), params)
+    save(path, params, model, {"steps": 0})
+    return path

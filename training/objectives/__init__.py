@@ -1,0 +1,1 @@
+"""How the losses of samples become the gradient of a step."""
