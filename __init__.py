@@ -1,5 +1,30 @@
-"""Guidestar: guidance for diffusion models in JAX."""
+"""Guidance for diffusion models in JAX: rules, samplers and networks that work with each other.
 
-from . import guidance, models, samplers
+Packages are imported when they are first asked for: ``guidestar.guidance`` needs jax alone.
+"""
 
-__all__ = ["guidance", "models", "samplers"]
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from .core.errors import UserError
+from .core.registry import register
+
+if TYPE_CHECKING:
+    from . import evaluation, guidance, models, samplers
+
+PACKAGES = ("evaluation", "guidance", "models", "samplers")
+
+__all__ = ["UserError", "__version__", "evaluation", "guidance", "models", "register", "samplers"]
+
+
+def __getattr__(name: str):
+    if name in PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return metadata.version("guidestar")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,70 +1,405 @@
-"""Named constructors: what made a rule or a part of one, with which arguments, after whom."""
+"""Named constructors: one table for all that a config can name, and all that can be added to it.
 
+A constructor is a public function (or class) that makes a part: a rule, a solver, a network, a
+loss. Registered under its name it is reached from configs and the command line; what it makes
+remembers the call, so that it can be described, cited and written back as a config.
+"""
+
+import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from .errors import UserError
 
 F = TypeVar("F", bound=Callable)
 
 
+class Kind(NamedTuple):
+    """A kind of part.
+
+    Attributes:
+        word: what messages call one, with its article.
+        table: kinds of one table share their names.
+        place: where configs name one.
+    """
+
+    word: str
+    table: str
+    place: str
+
+
+KINDS: dict[str, Kind] = {
+    "rule": Kind("a rule", "guidance", "guidance"),
+    "transform": Kind("a transform of the push", "guidance", "guidance"),
+    "reference": Kind("a reference", "guidance", "guidance"),
+    "solver": Kind("a solver", "solver", "sampler.solver"),
+    "schedule": Kind("a schedule of noise levels", "schedule", "sampler.schedule"),
+    "prior": Kind("a prior", "prior", "sampler.prior"),
+    "network": Kind("a network", "network", "model"),
+    "loss": Kind("a loss", "loss", "training.loss"),
+    "noise": Kind("a distribution of noise levels", "noise", "training.noise"),
+    "weighting": Kind("a weighting of noise levels", "weighting", "training.weighting"),
+    "kernel": Kind("a kernel of noise", "kernel", "training.kernel"),
+    "augmentation": Kind("an augmentation", "augmentation", "training.augmentation"),
+    "perturbation": Kind("a perturbation", "perturbation", "training.perturbation"),
+    "objective": Kind("an objective", "objective", "training.objective"),
+    "source": Kind("a data set", "source", "data"),
+    "extractor": Kind("a feature extractor", "extractor", "evaluation.extractor"),
+    "metric": Kind("a metric", "metric", "evaluation.metrics"),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Constructor:
-    """A public function that makes a rule or a part of one.
+    """A function that makes a part.
 
     Attributes:
         name: what configs call it.
+        kind: a key of `KINDS`.
         build: the function.
-        sources: arXiv numbers of the papers it implements (keys of `guidance.citations`).
+        sources: arXiv numbers of the papers it implements.
     """
 
     name: str
+    kind: str
     build: Callable
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Its arguments."""
+        return inspect.signature(self.build).parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The call that made an object: constructor and the arguments that were given."""
+    """The call that made a part: its constructor and the arguments that were given."""
 
     constructor: Constructor
     arguments: Mapping[str, Any]
 
 
-CONSTRUCTORS: dict[str, Constructor] = {}
+class PartType(NamedTuple):
+    """What an annotation asks for.
 
-
-def constructor(*sources: str) -> Callable[[F], F]:
-    """Register a function under its own name, and record its calls on what it returns.
-
-    The record is an attribute of the object and no part of the pytree: it never makes a program
-    compile anew, and a copy with other numbers (`jax.tree.map`, `dataclasses.replace`) has none.
+    Attributes:
+        word: what messages call it.
+        accepts: a test of values.
+        hint: what to do with a part of another kind; empty where nothing helps.
     """
 
-    def register(function: F) -> F:
+    word: str
+    accepts: Callable[[Any], bool]
+    hint: str = ""
+
+
+# Types that constructors declare for their parts, by the class in the annotation.
+PART_TYPES: dict[type, PartType] = {}
+
+
+class Registry:
+    """The constructors of one table, by name.
+
+    Args:
+        table: its name, see `KINDS`.
+    """
+
+    def __init__(self, table: str):
+        self.table = table
+        self._constructors: dict[str, Constructor] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._constructors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._constructors))
+
+    def __len__(self) -> int:
+        return len(self._constructors)
+
+    def __getitem__(self, name: str) -> Constructor:
+        return self._constructors[name]
+
+    def add(self, entry: Constructor) -> None:
+        """Add a constructor.
+
+        Raises:
+            UserError: another function has that name already.
+        """
+        known = self._constructors.get(entry.name)
+        same = known and (known.build.__module__, known.build.__qualname__) == (
+            entry.build.__module__,
+            entry.build.__qualname__,
+        )
+        if known and not same:
+            raise UserError(
+                f"{entry.name!r} of {entry.build.__module__} cannot be registered: "
+                f"{KINDS[known.kind].word} of that name is registered by "
+                f"{known.build.__module__}; give yours another name"
+            )
+        self._constructors[entry.name] = entry
+
+    def find(self, name: Any, where: str) -> Constructor:
+        """Return a constructor by name.
+
+        Args:
+            name: as a config has it.
+            where: its place in the config, for the message.
+
+        Raises:
+            UserError: none of that name, with those that there are and the nearest.
+        """
+        if isinstance(name, str) and name in self._constructors:
+            return self._constructors[name]
+        near = difflib.get_close_matches(str(name), list(self))
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"{where}.name {name!r} is not one of {', '.join(self)}{hint}")
+
+    def build(self, section: Mapping[str, Any], where: str, *given: Any) -> Any:
+        """Make what ``{"name": constructor, argument: value, ...}`` says; values may nest.
+
+        Args:
+            section: a config's section, as a plain dictionary.
+            where: its place in the config, for messages: ``guidance.push.1``.
+            given: arguments of the constructor that come before those of the section.
+
+        Raises:
+            UserError: an unknown name, an unknown, missing or misplaced argument, a value of
+                another type than declared, or one that the constructor refuses.
+        """
+        entry = self.find(section.get("name"), where)
+        parameters = dict(list(entry.parameters.items())[len(given) :])
+        values = {
+            key: self._value(value, f"{where}.{key}")
+            for key, value in section.items()
+            if key != "name"
+        }
+        open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        if unknown := [key for key in values if key not in parameters and not open_ended]:
+            raise UserError(
+                f"{where}: {entry.name} has no argument {unknown[0]!r}; it takes "
+                f"{', '.join(parameters) or 'none'}"
+            )
+        for key, parameter in parameters.items():
+            optional = parameter.kind is parameter.VAR_KEYWORD
+            if key not in values and parameter.default is parameter.empty and not optional:
+                raise UserError(f"{where}: {entry.name} needs the argument {key!r}")
+        first, several = [], ()
+        hints = _hints(entry.build)
+        for key, value in list(values.items()):
+            place, wanted = f"{where}.{key}", hints.get(key, Any)
+            if key in parameters and parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:
+                if not isinstance(value, tuple):
+                    raise UserError(f"{place}: {entry.name} takes a list here, got {_shown(value)}")
+                several = tuple(
+                    checked(one, wanted, f"{place}.{i}", entry.name)
+                    for i, one in enumerate(values.pop(key))
+                )
+            else:
+                values[key] = checked(value, wanted, place, entry.name)
+        if several:
+            # What comes before the variadic argument can then be given by position alone.
+            kinds = [parameter.kind for parameter in parameters.values()]
+            before = list(parameters)[: kinds.index(inspect.Parameter.VAR_POSITIONAL)]
+            first = [values.pop(key, parameters[key].default) for key in before]
+        with explained(where):
+            return entry.build(*given, *first, *several, **values)
+
+    def _value(self, value: Any, where: str) -> Any:
+        """Build what a value of a section stands for."""
+        if isinstance(value, Mapping) and "name" in value:
+            return self.build(value, where)
+        if isinstance(value, Mapping):
+            return {key: self._value(one, f"{where}.{key}") for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return tuple(self._value(one, f"{where}.{i}") for i, one in enumerate(value))
+        return value
+
+
+_TABLES: dict[str, Registry] = {}
+
+
+def registry(kind: str) -> Registry:
+    """Return the table of a kind of part; kinds of one table share it.
+
+    Raises:
+        UserError: no such kind.
+    """
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"register: {kind!r} is not one of {', '.join(KINDS)}{hint}")
+    table = KINDS[kind].table
+    return _TABLES.setdefault(table, Registry(table))
+
+
+def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F], F]:
+    """Register a constructor: configs, the command line and descriptions know it from then on.
+
+    Calls with a value of another type than the function declares are refused, and what it returns
+    remembers the call. That record is an attribute and no part of the pytree: it never makes a
+    program compile anew, and a copy with other numbers (`jax.tree.map`) has none.
+
+    >>> from guidestar import guidance, register
+    >>> @register("rule")
+    ... def doubled(scale: float):
+    ...     return guidance.cfg(2 * scale)
+    >>> guidance.from_config({"name": "doubled", "scale": 1.5}) == guidance.cfg(3.0)
+    True
+
+    Args:
+        kind: ``rule``, ``transform``, ``reference``, ``solver``, ``schedule``, ``prior``,
+            ``network``, ``loss``, ``noise``, ``weighting``, ``source``, ``metric``, ... (`KINDS`).
+        sources: arXiv numbers of the papers it implements.
+        name: what configs call it; the function's own name if None.
+
+    Raises:
+        UserError: no such kind, or a name that is taken.
+    """
+    table = registry(kind)
+
+    def add(function: F) -> F:
+        known_as = name or function.__name__
         signature = inspect.signature(function)
 
         @functools.wraps(function)
         def build(*args, **kwargs):
-            built = function(*args, **kwargs)
             bound = signature.bind(*args, **kwargs).arguments
-            object.__setattr__(built, "_origin", Origin(entry, dict(bound)))
+            _check_call(entry, bound)
+            built = function(*args, **kwargs)
+            # An array (a schedule) has no place for the record.
+            with contextlib.suppress(AttributeError, TypeError):
+                object.__setattr__(built, "_origin", Origin(entry, dict(bound)))
             return built
 
-        entry = Constructor(function.__name__, build, sources)
-        CONSTRUCTORS[entry.name] = entry
-        return build
+        entry = Constructor(known_as, kind, build, sources)
+        table.add(entry)
+        return typing.cast(F, build)
 
-    return register
+    return add
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn what a constructor refuses into an error that begins with its place in the config."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        said = message if message.startswith(where) else f"{where}: {message}"
+        raise UserError(said) from error
+
+
+@functools.cache
+def _hints(build: Callable) -> Mapping[str, Any]:
+    """Return the annotations of a function, none where they name what is not at hand."""
+    try:
+        return typing.get_type_hints(inspect.unwrap(build))
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _check_call(entry: Constructor, bound: Mapping[str, Any]) -> None:
+    """Refuse a part of another kind than the constructor declares, in its own name.
+
+    Numbers are the constructor's own to check: they may be arrays, or traced.
+    """
+    hints, parameters = _hints(entry.build), entry.parameters
+    for key, value in bound.items():
+        if not any(_is_part_type(option) for option in _options(hints.get(key))):
+            continue
+        several = parameters[key].kind is inspect.Parameter.VAR_POSITIONAL
+        for one in value if several else (value,):
+            owner = f"{KINDS[entry.kind].place.partition('.')[0]}.{entry.name}"
+            try:
+                checked(one, hints[key], owner, key)
+            except UserError as error:
+                raise TypeError(str(error)) from None
+
+
+def _is_part_type(option: Any) -> bool:
+    return isinstance(option, type) and option in PART_TYPES
+
+
+def checked(value: Any, wanted: Any, where: str, owner: str) -> Any:
+    """Return a value that is of the type its constructor declares.
+
+    Args:
+        value: what was given.
+        wanted: the annotation; types that nothing is known of pass.
+        where, owner: whose argument it is, for the message.
+
+    Raises:
+        UserError: another type.
+    """
+    kinds = [_part_type(option) for option in _options(wanted)]
+    if any(kind.accepts(value) for kind in kinds):
+        return value
+    named = list(dict.fromkeys(kind.word for kind in kinds))
+    hint = next((kind.hint for kind in kinds if kind.hint and part_word(value)), "")
+    raise UserError(f"{where}: {owner} takes {' or '.join(named)} here, got {_shown(value)}{hint}")
+
+
+def _options(wanted: Any) -> tuple:
+    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
+        return typing.get_args(wanted)
+    return (wanted,)
+
+
+_PLAIN: dict[Any, PartType] = {
+    bool: PartType("true or false", lambda value: isinstance(value, (bool, np.bool_))),
+    str: PartType("a string", lambda value: isinstance(value, str)),
+    int: PartType(
+        "a whole number",
+        lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool),
+    ),
+    float: PartType(
+        "a number",
+        lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool),
+    ),
+    jax.Array: PartType("an array", lambda value: hasattr(value, "dtype")),
+    types.NoneType: PartType("None", lambda value: value is None),
+}
+_LISTS = (tuple, list, Sequence)
+_ANYTHING = PartType("something else", lambda value: True)
+
+
+def _part_type(option: Any) -> PartType:
+    outer = typing.get_origin(option) or option
+    if outer in _LISTS:
+        return PartType("a list", lambda value: isinstance(value, (tuple, list)))
+    try:
+        return PART_TYPES.get(outer) or _PLAIN.get(outer) or _ANYTHING
+    except TypeError:  # an annotation that cannot be hashed
+        return _ANYTHING
+
+
+def part_word(value: Any) -> str | None:
+    """Return what messages call a part, by the types that are known; None for other values."""
+    return next((one.word for one in PART_TYPES.values() if one.accepts(value)), None)
+
+
+def _shown(value: Any) -> str:
+    part, known = part_word(value), origin(value)
+    return f"{part} ({known.constructor.name})" if part and known else part or repr(value)
 
 
 def origin(made: Any) -> Origin | None:
-    """Return the call that made a rule or a part of one; None for one made by hand."""
+    """Return the call that made a part; None for one made by hand."""
     return getattr(made, "_origin", None)
 
 
 def name_of(made: Any) -> str:
-    """Return what messages call a rule: its constructor's name, or its class's."""
+    """Return what messages call a part: its constructor's name, or its class's."""
     known = origin(made)
     return known.constructor.name if known else type(made).__name__

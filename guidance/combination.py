@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ..core.random import keys_per_sample
 from ..core.registry import name_of
-from .protocol import CLASSIFIER, Branch, Guided, Rule, keys_per_sample
+from .protocol import CLASSIFIER, Branch, Guided, Rule
 
 
 def combine(

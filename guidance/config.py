@@ -1,26 +1,37 @@
 """Rules to and from nested dictionaries, as configs write them."""
 
-import difflib
 import inspect
-import numbers
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..core.registry import CONSTRUCTORS, Constructor, origin
+from ..core.registry import PART_TYPES, PartType, checked, origin, part_word, registry
 from .protocol import GIVEN, NULL, Branch, Rule
 from .pushes import At, Chain, Push, Reference, Transform
 
-# What the parts of a rule are called in messages, by the type a constructor declares.
-PARTS = {
-    Rule: "a rule",
-    Transform: "a transform of the push",
-    Reference: "a reference",
-}
+CONSTRUCTORS = registry("rule")
+
+
+def _is_reference(value: Any) -> bool:
+    return hasattr(value, "predictions") or isinstance(value, Branch)
+
+
+def _is_rule(value: Any) -> bool:
+    return hasattr(value, "apply") and hasattr(value, "at") and not isinstance(value, type)
+
+
+def _is_transform(value: Any) -> bool:
+    return hasattr(value, "apply") and not hasattr(value, "at") and not isinstance(value, type)
+
+
+PART_TYPES[Rule] = PartType(
+    "a rule", _is_rule, "; put it into {'name': 'push', 'reference': ..., 'push': [...]}"
+)
+PART_TYPES[Transform] = PartType("a transform of the push", _is_transform)
+PART_TYPES[Reference] = PartType("a reference", _is_reference)
+PART_TYPES[Push] = PartType("a push (push, cfg, apg, ...)", lambda value: isinstance(value, Push))
 
 
 def from_config(section: Mapping[str, Any]) -> Rule:
@@ -34,125 +45,7 @@ def from_config(section: Mapping[str, Any]) -> Rule:
         ValueError: an unknown name, an unknown, missing or misplaced argument, or numbers that
             the constructor refuses; with the place, ``guidance.push.1``.
     """
-    return _checked(_value(section, "guidance"), Rule, "guidance", "a config")
-
-
-def _value(value: Any, where: str) -> Any:
-    """Build what a value of a config stands for."""
-    if isinstance(value, Mapping) and ("name" in value or where == "guidance"):
-        return _built(value, where)
-    if isinstance(value, Mapping):
-        return {key: _value(one, f"{where}.{key}") for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return tuple(_value(one, f"{where}.{i}") for i, one in enumerate(value))
-    return value
-
-
-def _built(section: Mapping[str, Any], where: str) -> Any:
-    entry = _constructor(section.get("name"), where)
-    parameters = inspect.signature(entry.build).parameters
-    given = {
-        key: _value(value, f"{where}.{key}") for key, value in section.items() if key != "name"
-    }
-    if unknown := [key for key in given if key not in parameters]:
-        raise ValueError(
-            f"{where}: {entry.name} has no argument {unknown[0]!r}; it takes "
-            f"{', '.join(parameters) or 'none'}"
-        )
-    for key, parameter in parameters.items():
-        if key not in given and parameter.default is parameter.empty:
-            raise ValueError(f"{where}: {entry.name} needs the argument {key!r}")
-    annotations = typing.get_type_hints(entry.build)
-    first: list[Any] = []
-    several: tuple = ()
-    named: dict[str, Any] = {}
-    for key, value in given.items():
-        place, wanted = f"{where}.{key}", annotations.get(key, Any)
-        if parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:
-            if not isinstance(value, tuple):
-                raise ValueError(f"{place}: {entry.name} takes a list here, got {_shown(value)}")
-            several = tuple(
-                _checked(one, wanted, f"{place}.{i}", entry.name) for i, one in enumerate(value)
-            )
-        else:
-            named[key] = _checked(value, wanted, place, entry.name)
-    if several:
-        # What comes before the variadic argument can then be given by position alone.
-        before = list(parameters)[: _variadic(parameters)]
-        first = [named.pop(key, parameters[key].default) for key in before]
-    try:
-        return entry.build(*first, *several, **named)
-    except (TypeError, ValueError) as error:
-        raise ValueError(str(error) if where == "guidance" else f"{where}: {error}") from error
-
-
-def _constructor(name: Any, where: str) -> Constructor:
-    if isinstance(name, str) and name in CONSTRUCTORS:
-        return CONSTRUCTORS[name]
-    near = difflib.get_close_matches(str(name), CONSTRUCTORS)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(f"{where}.name {name!r} is not one of {', '.join(sorted(CONSTRUCTORS))}{hint}")
-
-
-def _variadic(parameters: Mapping[str, inspect.Parameter]) -> int:
-    kinds = [parameter.kind for parameter in parameters.values()]
-    return kinds.index(inspect.Parameter.VAR_POSITIONAL)
-
-
-def _checked(value: Any, wanted: Any, where: str, owner: str) -> Any:
-    """Return a value that is of the type its constructor declares."""
-    kinds = [_kind(option) for option in _options(wanted)]
-    if any(accepts(value) for _, accepts in kinds):
-        return value
-    named = list(dict.fromkeys(name for name, _ in kinds))
-    hint = ""
-    if wanted is Rule and _part(value):
-        hint = "; put it into {'name': 'push', 'reference': ..., 'push': [...]}"
-    raise ValueError(f"{where}: {owner} takes {' or '.join(named)} here, got {_shown(value)}{hint}")
-
-
-def _options(wanted: Any) -> tuple:
-    union = typing.get_origin(wanted) in (typing.Union, types.UnionType)
-    return typing.get_args(wanted) if union else (wanted,)
-
-
-def _kind(option: Any) -> tuple[str, Any]:
-    """Return what an annotation is called and a test of values; types unknown here pass."""
-    outer = typing.get_origin(option) or option
-    if outer in PARTS:
-        return PARTS[outer], lambda value: _part(value) == PARTS[outer]
-    if outer in (float, int):
-        kind, name = (
-            (numbers.Integral, "a whole number") if outer is int else (numbers.Real, "a number")
-        )
-        return name, lambda value: isinstance(value, kind) and not isinstance(value, bool)
-    if outer is jax.Array:
-        return "an array", lambda value: hasattr(value, "dtype")
-    if outer is Push:
-        return "a push (push, cfg, apg, ...)", lambda value: isinstance(value, Push)
-    if outer is bool:
-        return "true or false", lambda value: isinstance(value, bool)
-    if outer is str:
-        return "a string", lambda value: isinstance(value, str)
-    if outer in (tuple, list, Sequence):
-        return "a list", lambda value: isinstance(value, tuple)
-    if outer is types.NoneType:
-        return "None", lambda value: value is None
-    return "something else", lambda value: True
-
-
-def _part(made: Any) -> str | None:
-    """Return what kind of part an object is, in the words of `PARTS`."""
-    if hasattr(made, "predictions") or isinstance(made, Branch):
-        return PARTS[Reference]
-    if not hasattr(made, "apply"):
-        return None
-    return PARTS[Rule if hasattr(made, "at") else Transform]
-
-
-def _shown(value: Any) -> str:
-    part, known = _part(value), origin(value)
-    return f"{part} ({known.constructor.name})" if part and known else part or repr(value)
+    return checked(CONSTRUCTORS.build(section, "guidance"), Rule, "guidance", "a config")
 
 
 def to_config(rule: Rule) -> dict[str, Any]:
@@ -201,7 +94,7 @@ def _plain(value: Any, where: str) -> Any:
         return tuple(_plain(one, f"{where}.{i}") for i, one in enumerate(value))
     if isinstance(value, Mapping):
         return {key: _plain(one, f"{where}.{key}") for key, one in value.items()}
-    if _part(value):
+    if part_word(value):
         return to_config(value)
     if hasattr(value, "dtype"):
         if isinstance(value, jax.core.Tracer) or np.ndim(value):

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..core.pytrees import pytree
-from ..core.random import fold_each
-from ..core.registry import constructor
+from ..core.registry import register
 from .modes import Mode
 
 # Names that conditions and networks go by in a branch.
@@ -141,43 +139,6 @@ def require_finite(owner: str, **numbers: Any) -> None:
             )
 
 
-def require_keys(owner: str, key: Key[Array, " batch"] | None) -> Key[Array, " batch"]:
-    """Return the keys of a rule that draws.
-
-    Raises:
-        ValueError: there are none, in the name of ``owner``.
-    """
-    if key is None:
-        raise ValueError(
-            f"guidance.{owner} draws random numbers: give guidance.combine a key (a new one every "
-            f"step)"
-        )
-    return key
-
-
-def folded(key: Key[Array, " batch"] | None, number: int) -> Key[Array, " batch"] | None:
-    """Return each sample's key for the ``number``-th of several independent draws."""
-    return None if key is None else fold_each(key, number)
-
-
-def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
-    """Return one key a sample: ``fold_in(key, i)`` of a single key, several as they are.
-
-    Raises:
-        ValueError: another number of keys, in the name of ``owner``.
-    """
-    key = jnp.asarray(key) if not hasattr(key, "dtype") else key
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.ndim == 0:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
-    if key.shape != (batch,):
-        raise ValueError(
-            f"{owner}: key must be one key or one per sample ({batch}), got {key.shape}"
-        )
-    return key
-
-
 @pytree
 class Unguided:
     """The plain conditional prediction; hands any state through untouched."""
@@ -196,7 +157,7 @@ class Unguided:
         return self
 
 
-@constructor()
+@register("rule")
 def unguided() -> Unguided:
     """Return the rule that guides nothing: the prediction for the given condition."""
     return Unguided()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ..core.pytrees import pytree, static
-from ..core.registry import constructor
+from ..core.registry import register
 from .protocol import Branch, Evaluate, Guided, require_finite
 
 
@@ -98,7 +98,7 @@ class Scale(Stateless):
         return (jnp.asarray(self.scale, push.dtype) - 1) * push
 
 
-@constructor()
+@register("transform")
 def scale(scale: float | Array) -> Scale:
     """Return the transform that gives the push its length; 1 is off, 0 leads to the reference.
 
@@ -126,7 +126,7 @@ class Chain:
         return push, tuple(states)
 
 
-@constructor()
+@register("transform")
 def chain(*transforms: Transform) -> Chain:
     """Return the transforms in order, as one.
 
@@ -175,7 +175,7 @@ class Push:
         return self
 
 
-@constructor()
+@register("rule")
 def push(reference: Reference, *push: Transform) -> Push:
     """Return the rule that pushes away from a reference through transforms, in order.
 

@@ -1,21 +1,15 @@
 """Solvers, schedules and priors from dictionaries, as configs write them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import priors, schedules, solvers
+from ..core.registry import registry
 from .priors import Prior
 from .solvers.solver import Solver
 
-SOLVERS: dict[str, Callable] = {name: getattr(solvers, name) for name in solvers.__all__}
-SCHEDULES: dict[str, Callable] = {name: getattr(schedules, name) for name in schedules.__all__}
-
-
-PRIORS: dict[str, Callable] = {
-    name: getattr(priors, name) for name in ("gaussian", "pfgmpp", "teleport")
-}
+SOLVERS, SCHEDULES, PRIORS = registry("solver"), registry("schedule"), registry("prior")
 
 DEFAULT_PRIOR = {"name": "gaussian"}
 
@@ -36,19 +30,8 @@ def from_config(section: Mapping[str, Any]) -> Sampler:
     Raises:
         ValueError: unknown name or argument, or numbers that the constructor refuses.
     """
-    solver = _build("solver", SOLVERS, section["solver"])
-    sigmas = _build("schedule", SCHEDULES, section["schedule"])
-    return Sampler(solver, sigmas, _build("prior", PRIORS, section.get("prior") or DEFAULT_PRIOR))
-
-
-def _build(kind: str, constructors: Mapping[str, Any], section: Mapping[str, Any]) -> Any:
-    arguments = dict(section)
-    name = arguments.pop("name", None)
-    if name not in constructors:
-        raise ValueError(
-            f"sampler.{kind}.name {name!r} is not one of {', '.join(sorted(constructors))}"
-        )
-    try:
-        return constructors[name](**arguments)
-    except TypeError as error:
-        raise ValueError(f"sampler.{kind} {name}: {error}") from error
+    return Sampler(
+        SOLVERS.build(section["solver"], "sampler.solver"),
+        SCHEDULES.build(section["schedule"], "sampler.schedule"),
+        PRIORS.build(section.get("prior") or DEFAULT_PRIOR, "sampler.prior"),
+    )

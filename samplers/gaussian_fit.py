@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ..core.pytrees import pytree, static
-from ..core.random import fold_each, unit_noise
-from ..guidance.protocol import keys_per_sample
+from ..core.random import fold_each, keys_per_sample, unit_noise
 from .checks import positive, whole
 
 ARRAYS = ("mean", "eigenvalues", "eigenvectors", "shape")

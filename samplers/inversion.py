@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..core.random import fold_each
-from ..guidance.protocol import MAIN, Rule, keys_per_sample
+from ..core.random import fold_each, keys_per_sample
+from ..guidance.protocol import MAIN, Rule
 from .arguments import Fixed, floats, separated
 from .checks import checked
 from .evaluator import MODES

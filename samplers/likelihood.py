@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..core.random import fold_each
+from ..core.random import fold_each, keys_per_sample
 from ..core.registry import name_of
-from ..guidance.protocol import Guided, Rule, keys_per_sample
+from ..guidance.protocol import Guided, Rule
 from .checks import positive, whole
 from .inversion import upward
 from .loop import SOLVER_STREAM, GuidedDenoiser

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..core.random import fold_each
+from ..core.random import fold_each, keys_per_sample
 from ..core.registry import name_of
-from ..guidance.protocol import MAIN, Guided, Rule, keys_per_sample
+from ..guidance.protocol import MAIN, Guided, Rule
 from .arguments import floats, separated
 from .checks import checked
 from .config import SOLVERS
@@ -219,7 +219,9 @@ def _require_renoising(rule: Rule, guided: Guided, solver: Solver) -> None:
     if guided.renoise_from is None or getattr(solver, "renoises", False):
         return
     able = ", ".join(
-        name for name, make in SOLVERS.items() if not _required(make) and make().renoises
+        name
+        for name in SOLVERS
+        if not _required(SOLVERS[name].build) and SOLVERS[name].build().renoises
     )
     raise ValueError(
         f"samplers.sample: the rule {name_of(rule)} takes its noise from another prediction than "

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..core.pytrees import pytree, static
-from ..core.random import fold_each, unit_noise
-from ..guidance.protocol import keys_per_sample
+from ..core.random import fold_each, keys_per_sample, unit_noise
+from ..core.registry import register
 from .checks import positive
 from .gaussian_fit import GaussianFit
 
@@ -55,6 +55,7 @@ class Gaussian:
         return noise * sigma
 
 
+@register("prior")
 def gaussian() -> Gaussian:
     """Return the prior of Gaussian diffusion, ``sigma * noise``."""
     return Gaussian()
@@ -75,6 +76,7 @@ class Pfgmpp:
         return student_t(noise, sigma, self.D, keys)
 
 
+@register("prior")
 def pfgmpp(D: float) -> Pfgmpp:
     """Return the prior of Poisson flow PFGM++, ``sigma * noise * sqrt(D / chi^2_D)``.
 
@@ -201,6 +203,7 @@ class Teleport:
         return self.fit.jump(x, top, sigma, condition)
 
 
+@register("prior")
 def teleport(
     fit: GaussianFit | str | Path, sigma_max: float = 80.0, start: str = "noise"
 ) -> Teleport:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..modes import ATTENTION, Mode, checked_layers
 from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
@@ -132,7 +132,7 @@ def require_scalar(owner: str, **numbers: float | Array) -> None:
             )
 
 
-@constructor("2403.17377")
+@register("reference", "2403.17377")
 def identity_attention(layers: tuple[int, ...]) -> InMode:
     """Return the reference of PAG: the attention map replaced by the identity.
 
@@ -149,7 +149,7 @@ def identity_attention(layers: tuple[int, ...]) -> InMode:
     return InMode(IdentityAttention(checked_layers("identity_attention", layers)))
 
 
-@constructor("2408.00760")
+@register("reference", "2408.00760")
 def blurred_queries(layers: tuple[int, ...], sigma: float | Array = math.inf) -> InMode:
     """Return the reference of SEG: attention queries blurred over the token grid.
 
@@ -168,7 +168,7 @@ def blurred_queries(layers: tuple[int, ...], sigma: float | Array = math.inf) ->
     return InMode(BlurredQueries(checked_layers("blurred_queries", layers), sigma))
 
 
-@constructor("2504.13987")
+@register("reference", "2504.13987")
 def attention_temperature(layers: tuple[int, ...], temperature: float | Array = 0.5) -> InMode:
     """Return the reference with flatter attention, ``softmax(temperature * Q K^T / sqrt(d)) V``.
 
@@ -189,7 +189,7 @@ def attention_temperature(layers: tuple[int, ...], temperature: float | Array = 
     return InMode(AttentionTemperature(layers, temperature))
 
 
-@constructor("2403.17377")
+@register("rule", "2403.17377")
 def pag(scale: float | Array, layers: tuple[int, ...]) -> Push:
     """Return perturbed-attention guidance, ``D_pag + scale * (D_main - D_pag)``.
 
@@ -209,7 +209,7 @@ def pag(scale: float | Array, layers: tuple[int, ...]) -> Push:
     return Push(Scale(scale), identity_attention(checked_layers("pag", layers)))
 
 
-@constructor("2408.00760")
+@register("rule", "2408.00760")
 def seg(scale: float | Array, layers: tuple[int, ...], sigma: float | Array = math.inf) -> Push:
     """Return smoothed energy guidance, ``D_seg + scale * (D_main - D_seg)``.
 
@@ -230,7 +230,7 @@ def seg(scale: float | Array, layers: tuple[int, ...], sigma: float | Array = ma
     return Push(Scale(scale), blurred_queries(checked_layers("seg", layers), sigma))
 
 
-@constructor("2504.13987")
+@register("rule", "2504.13987")
 def erg(scale: float | Array, layers: tuple[int, ...], temperature: float | Array = 0.5) -> Push:
     """Return entropy rectifying guidance of the denoiser, ``D_flat + scale * (D_main - D_flat)``.
 

@@ -2,12 +2,12 @@
 
 from jaxtyping import Array
 
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import GUIDE, Branch, require_finite
 from ..pushes import At, Push, Scale
 
 
-@constructor()
+@register("reference")
 def weak(network: str = GUIDE) -> At:
     """Return the reference of autoguidance: another network's prediction for the same condition.
 
@@ -17,7 +17,7 @@ def weak(network: str = GUIDE) -> At:
     return At(Branch(network=network))
 
 
-@constructor("2406.02507")
+@register("rule", "2406.02507")
 def autoguidance(scale: float | Array, *, network: str = GUIDE) -> Push:
     """Return autoguidance, ``D_guide + scale * (D_main - D_guide)``, both on the condition given.
 

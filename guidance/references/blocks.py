@@ -10,9 +10,10 @@ import jax
 from jaxtyping import Array, Key
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.random import folded, require_keys
+from ...core.registry import register
 from ..modes import BLOCK, checked_layers
-from ..protocol import Branch, folded, require_finite, require_keys
+from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
 from .attention import InMode
 
@@ -63,7 +64,7 @@ class Permuted(Perturbed):
         return Branch(modes=modes, name=PermutedTokens.name)
 
 
-@constructor()
+@register("reference")
 def skipped_blocks(layers: tuple[int, ...]) -> InMode:
     """Return the reference of skip-layer guidance: the network without some of its blocks.
 
@@ -76,7 +77,7 @@ def skipped_blocks(layers: tuple[int, ...]) -> InMode:
     return InMode(SkippedBlocks(checked_layers("skipped_blocks", layers)))
 
 
-@constructor("2506.10036")
+@register("reference", "2506.10036")
 def permuted_tokens(layers: tuple[int, ...]) -> Permuted:
     """Return the reference of TPG: tokens in random order at the input of the chosen blocks.
 
@@ -95,7 +96,7 @@ def permuted_tokens(layers: tuple[int, ...]) -> Permuted:
     return Permuted(checked_layers("permuted_tokens", layers))
 
 
-@constructor()
+@register("rule")
 def slg(scale: float | Array, layers: tuple[int, ...]) -> Push:
     """Return skip-layer guidance, ``D_skip + scale * (D_main - D_skip)``.
 
@@ -115,7 +116,7 @@ def slg(scale: float | Array, layers: tuple[int, ...]) -> Push:
     return Push(Scale(scale), skipped_blocks(checked_layers("slg", layers)))
 
 
-@constructor("2506.10036")
+@register("rule", "2506.10036")
 def tpg(scale: float | Array, layers: tuple[int, ...]) -> Push:
     """Return token perturbation guidance, ``D_permuted + scale * (D_main - D_permuted)``.
 

@@ -2,12 +2,12 @@
 
 from jaxtyping import Array
 
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import GUIDE, MAIN, NULL, Branch, require_finite
 from ..pushes import At, Push, Scale, Transform, push
 
 
-@constructor()
+@register("reference")
 def null(network: str = MAIN) -> At:
     """Return the reference of classifier-free guidance: the null condition's prediction.
 
@@ -17,7 +17,7 @@ def null(network: str = MAIN) -> At:
     return At(Branch(network=network, condition=NULL))
 
 
-@constructor("2207.12598")
+@register("rule", "2207.12598")
 def cfg(scale: float | Array, *, network: str = MAIN) -> Push:
     """Return classifier-free guidance, ``D_null + scale * (D_given - D_null)``.
 
@@ -36,7 +36,7 @@ def cfg(scale: float | Array, *, network: str = MAIN) -> Push:
     return Push(Scale(scale), null(network))
 
 
-@constructor("2504.01521")
+@register("rule", "2504.01521")
 def domain(scale: float | Array = 1.5, *, network: str = GUIDE) -> Push:
     """Return domain guidance, ``D_base(null) + scale * (D_fine-tuned(given) - D_base(null))``.
 

@@ -4,13 +4,13 @@ import dataclasses
 
 from jaxtyping import Array
 
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import MAIN, require_finite
 from ..pushes import Push, Scale
 from .cfg import null
 
 
-@constructor("2406.08070")
+@register("rule", "2406.08070")
 def cfgpp(scale: float | Array = 0.6, *, network: str = MAIN) -> Push:
     """Return CFG++: ``D = D_null + scale * (D_given - D_null)``, renoised from ``D_null``.
 
@@ -42,7 +42,7 @@ def cfgpp(scale: float | Array = 0.6, *, network: str = MAIN) -> Push:
     return Push(Scale(scale), null(network), renoise=True)
 
 
-@constructor("2406.08070")
+@register("rule", "2406.08070")
 def renoised(push: Push) -> Push:
     """Return ``push`` with its reference as the source of the noise, as CFG++ has it.
 

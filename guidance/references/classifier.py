@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, require_finite
 from ..pushes import Push, Scale
 
@@ -31,7 +31,7 @@ class ClassifierGradient:
         return base + sigma**2 * jax.grad(log_probability)(x).astype(base.dtype), base
 
 
-@constructor("2105.05233")
+@register("reference", "2105.05233")
 def classifier_gradient(condition: str = NULL) -> ClassifierGradient:
     """Return the push ``sigma^2 grad_x log p(y | x; sigma)`` on a base prediction ``D_base``.
 
@@ -47,7 +47,7 @@ def classifier_gradient(condition: str = NULL) -> ClassifierGradient:
     return ClassifierGradient(checked_base("classifier_gradient", condition))
 
 
-@constructor("2105.05233")
+@register("rule", "2105.05233")
 def classifier(scale: float | Array, *, condition: str = NULL) -> Push:
     """Return classifier guidance, ``D_base + scale * sigma^2 grad_x log p(y | x; sigma)``.
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import GIVEN, NULL, Branch, require_finite
 from ..pushes import Perturbed, Push, Scale, inner, ratio
 
@@ -68,7 +68,7 @@ class Negative(Perturbed):
         return Branch(condition=self.condition, name="negative")
 
 
-@constructor("2206.01714")
+@register("reference", "2206.01714")
 def negative_condition(condition: int | Array) -> Negative:
     """Return the reference of negative prompts: the prediction for a condition to move away from.
 
@@ -78,7 +78,7 @@ def negative_condition(condition: int | Array) -> Negative:
     return Negative(condition)
 
 
-@constructor("2206.01714")
+@register("rule", "2206.01714")
 def negative(scale: float | Array, condition: int | Array) -> Push:
     """Return guidance away from a negative condition, ``D_neg + scale * (D_given - D_neg)``.
 
@@ -109,7 +109,7 @@ class Conjunction:
         return null + sum(pushes), null
 
 
-@constructor("2206.01714")
+@register("rule", "2206.01714")
 def compose_and(
     conditions: Sequence[Any], scales: Sequence[float | Array], scale: float | Array = 1.0
 ) -> Push:
@@ -144,7 +144,7 @@ class Negation:
         return null + main - sum(others) / len(others), null
 
 
-@constructor("2206.01714")
+@register("rule", "2206.01714")
 def compose_not(scale: float | Array, condition: int | Array) -> Push:
     """Return the given condition and not another, ``D_null + scale * (D_given - D_not)``.
 
@@ -179,7 +179,7 @@ class PerpendicularNegatives:
         return main, null
 
 
-@constructor("2304.04968")
+@register("rule", "2304.04968")
 def perp_neg(
     scale: float | Array, negatives: Sequence[Any], weights: Sequence[float | Array] | None = None
 ) -> Push:
@@ -223,7 +223,7 @@ class ImageThenText:
         return reference + (both - image), reference
 
 
-@constructor("2211.09800")
+@register("rule", "2211.09800")
 def instruct(
     scale: float | Array = 7.5,
     image_scale: float | Array = 1.5,

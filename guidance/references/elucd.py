@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from ...core.noise_levels import BETA_MAX, BETA_MIN, vp_time
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import CLASSIFIER, NULL, Branch, require_finite
 from ..pushes import Push, Scale
 from .classifier import checked_base, labels_of, of_class
@@ -53,7 +53,7 @@ class CalibratedClassifier:
         return base + step_size(sigma, self.sine) * jax.grad(evidence)(base), base
 
 
-@constructor("2310.11311")
+@register("reference", "2310.11311")
 def calibrated_classifier(
     tau1: float | Array = 1.0,
     tau2: float | Array = 0.5,
@@ -70,7 +70,7 @@ def calibrated_classifier(
     return CalibratedClassifier(tau1, tau2, sine, base)
 
 
-@constructor("2310.11311")
+@register("rule", "2310.11311")
 def elucd(
     scale: float | Array,
     tau1: float | Array = 1.0,

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import MAIN, Guided, require_finite
 from ..pushes import Reference, inner, norm
 from .cfg import null
@@ -36,7 +36,7 @@ class FeynmanKac:
         return self
 
 
-@constructor("2503.02819")
+@register("rule", "2503.02819")
 def fkc(scale: float | Array, *, network: str = MAIN) -> FeynmanKac:
     """Return classifier-free guidance with the weights that make it sample what it names.
 

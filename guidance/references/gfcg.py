@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import CLASSIFIER, Branch, require_finite
 from ..pushes import Push, Scale
 from .classifier import labels_of, of_class
@@ -32,13 +32,13 @@ class ConfusedClass:
         return main, main - doubt.reshape((-1,) + (1,) * (main.ndim - 1)) * (main - other)
 
 
-@constructor("2411.15393")
+@register("reference", "2411.15393")
 def confused_class() -> ConfusedClass:
     """Return the reference ``D_given - (1 - p_given) (D_given - D_confused)``, as in `gfcg`."""
     return ConfusedClass()
 
 
-@constructor("2411.15393")
+@register("rule", "2411.15393")
 def gfcg(scale: float | Array) -> Push:
     """Return gradient-free classifier guidance, away from the class a sample is mistaken for.
 

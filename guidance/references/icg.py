@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from ...core.pytrees import pytree, static
-from ...core.random import normal_like
-from ...core.registry import constructor
+from ...core.random import normal_like, require_keys
+from ...core.registry import register
 from ..modes import CONDITION_EMBEDDING
-from ..protocol import Branch, require_finite, require_keys
+from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
 
 NAME = "independent"
@@ -88,7 +88,7 @@ class GaussianCondition(Perturbed):
         return Branch(modes=(mode,), name=NAME)
 
 
-@constructor("2407.02687")
+@register("reference", "2407.02687")
 def independent(
     classes: int | None = None,
     prior: Sequence[float] | Array | None = None,
@@ -120,7 +120,7 @@ def independent(
     return _independent("independent", classes, prior, embedding, per_feature)
 
 
-@constructor("2407.02687")
+@register("rule", "2407.02687")
 def icg(
     scale: float | Array,
     classes: int | None = None,

@@ -10,10 +10,10 @@ from jaxtyping import Array, Key
 
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
-from ...core.random import normal_like
-from ...core.registry import constructor
+from ...core.random import normal_like, require_keys
+from ...core.registry import register
 from ..modes import TIME_EMBEDDING
-from ..protocol import Branch, require_finite, require_keys
+from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
 
 NAME = "perturbed_time"
@@ -70,7 +70,7 @@ class PerturbedTime(Perturbed):
         return Branch(modes=(mode,), name=NAME)
 
 
-@constructor("2407.02687")
+@register("reference", "2407.02687")
 def perturbed_time(
     s: float | Array = 2.0,
     alpha: float | Array = 1.0,
@@ -103,7 +103,7 @@ def perturbed_time(
     return _perturbed_time("perturbed_time", s, alpha, std_scaling, integer_time, time)
 
 
-@constructor("2407.02687")
+@register("rule", "2407.02687")
 def tsg(
     scale: float | Array,
     *,

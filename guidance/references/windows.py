@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import Branch, require_finite
 from ..pushes import Push, Scale
 
@@ -52,7 +52,7 @@ class SlidingWindows:
         return starts
 
 
-@constructor("2411.10257")
+@register("reference", "2411.10257")
 def sliding_windows(size: int, count: int = 2, masked: bool = False) -> SlidingWindows:
     """Return the reference of sliding-window guidance.
 
@@ -75,7 +75,7 @@ def sliding_windows(size: int, count: int = 2, masked: bool = False) -> SlidingW
     return SlidingWindows(int(size), int(count), bool(masked))
 
 
-@constructor("2411.10257")
+@register("rule", "2411.10257")
 def swg(scale: float | Array, size: int, count: int = 2, masked: bool = False) -> Push:
     """Return sliding-window guidance, ``D_windows + scale * (D_main - D_windows)``.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Scale, Stateless, inner
 from ..references.cfg import from_null
@@ -30,7 +30,7 @@ class OptimalScale(Stateless):
         return push - (1 - best) * reference * sigma / (1 + sigma)
 
 
-@constructor("2503.18886")
+@register("transform", "2503.18886")
 def optimal_scale() -> OptimalScale:
     """Return the transform that scales the reference's velocity by ``s*`` before it is subtracted.
 
@@ -56,7 +56,7 @@ class ZeroInit:
         return jnp.where(state < self.evaluations, still, push), state + 1
 
 
-@constructor("2503.18886")
+@register("transform", "2503.18886")
 def zero_init(evaluations: int = 1) -> ZeroInit:
     """Return the transform that makes the velocity zero for the first evaluations; comes last.
 
@@ -73,7 +73,7 @@ def zero_init(evaluations: int = 1) -> ZeroInit:
     return ZeroInit(int(evaluations))
 
 
-@constructor("2503.18886")
+@register("rule", "2503.18886")
 def cfg_zero_star(scale: float | Array, zero_init_steps: int = 1) -> Push:
     """Return CFG-Zero*, ``v = s* v_null + scale * (v_given - s* v_null)``.
 

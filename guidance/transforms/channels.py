@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..pushes import Stateless
 
 
@@ -18,7 +18,7 @@ class Channels(Stateless):
         return push * (np.arange(push.shape[-1]) < self.count).astype(push.dtype)
 
 
-@constructor("2212.09748")
+@register("transform", "2212.09748")
 def channels(count: int) -> Channels:
     """Return the transform that keeps the push in the first ``count`` channels.
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Scale, Stateless, norm, ratio
 from ..references.cfg import from_null
@@ -26,7 +26,7 @@ class EnergyPreserving(Stateless):
         return push + (factor - 1) * guided
 
 
-@constructor("2412.09966")
+@register("transform", "2412.09966")
 def energy_preserving(only_shrink: bool = False) -> EnergyPreserving:
     """Return ``G |D_main| / |G|`` with ``G = D_main + push``, as a push.
 
@@ -40,7 +40,7 @@ def energy_preserving(only_shrink: bool = False) -> EnergyPreserving:
     return EnergyPreserving(only_shrink)
 
 
-@constructor("2412.09966")
+@register("rule", "2412.09966")
 def ep_cfg(scale: float | Array, only_shrink: bool = False) -> Push:
     """Return CFG followed by `energy_preserving`.
 

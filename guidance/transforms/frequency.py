@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Context, Push, Stateless
 from ..references.cfg import from_null
@@ -106,7 +106,7 @@ class FrequencyDecoupled(Stateless):
         return assemble(bands)
 
 
-@constructor("2506.19713")
+@register("transform", "2506.19713")
 def frequency_scales(
     scales: Sequence[float | Array] = (10.0, 5.0),
     parallel_weights: Sequence[float | Array] | None = None,
@@ -127,7 +127,7 @@ def frequency_scales(
     return FrequencyDecoupled(tuple(scales), weights)
 
 
-@constructor("2506.19713")
+@register("rule", "2506.19713")
 def frequency_decoupled(
     scales: Sequence[float | Array] = (10.0, 5.0),
     parallel_weights: Sequence[float | Array] | None = None,

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Scale, Stateless, norm, ratio
 from ..references.cfg import from_null
@@ -24,7 +24,7 @@ class MagnitudeAware(Stateless):
         return push * jnp.where(alpha == 0, 1, jnp.exp(-alpha * length))
 
 
-@constructor("2508.03442")
+@register("transform", "2508.03442")
 def damp_magnitude(alpha: float | Array = 8.0) -> MagnitudeAware:
     """Return the transform that multiplies the push by ``exp(-alpha |D_main - D_ref| / |D_ref|)``.
 
@@ -40,7 +40,7 @@ def damp_magnitude(alpha: float | Array = 8.0) -> MagnitudeAware:
     return MagnitudeAware(alpha)
 
 
-@constructor("2508.03442")
+@register("rule", "2508.03442")
 def magnitude_aware(scale: float | Array = 10.0, alpha: float | Array = 8.0) -> Push:
     """Return CFG with the scale ``1 + (scale - 1) exp(-alpha |D_given - D_null| / |D_null|)``.
 

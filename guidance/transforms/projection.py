@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Scale, Stateless, inner, norm, ratio
 from ..references.cfg import from_null
@@ -29,7 +29,7 @@ class Momentum:
         return push, push
 
 
-@constructor("2410.02416")
+@register("transform", "2410.02416")
 def momentum(momentum: float | Array) -> Momentum:
     """Return ``m = push + momentum * m_before``, the carried m before any clipping.
 
@@ -59,7 +59,7 @@ class ClipNorm(Stateless):
         return push * jnp.where((bound > 0) & (norm(push) > 0), shrink, 1)
 
 
-@constructor("2410.02416")
+@register("transform", "2410.02416")
 def clip_norm(norm: float | Array) -> ClipNorm:
     """Return ``push * min(1, norm / |push|)``; 0 or infinity leave the push as it is.
 
@@ -85,7 +85,7 @@ class Project(Stateless):
         return push - (1 - jnp.asarray(self.eta, push.dtype)) * parallel
 
 
-@constructor("2410.02416")
+@register("transform", "2410.02416")
 def project(eta: float | Array) -> Project:
     """Return ``push_orthogonal + eta * push_parallel``, relative to the main prediction.
 
@@ -101,7 +101,7 @@ def project(eta: float | Array) -> Project:
     return Project(eta)
 
 
-@constructor("2410.02416")
+@register("rule", "2410.02416")
 def apg(
     scale: float | Array,
     eta: float | Array = 0.0,

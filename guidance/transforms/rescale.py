@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Scale, Stateless, ratio
 from ..references.cfg import from_null
@@ -26,7 +26,7 @@ class StdRescale(Stateless):
         return push + phi * (factor - 1) * guided
 
 
-@constructor("2305.08891")
+@register("transform", "2305.08891")
 def std_rescale(phi: float | Array) -> StdRescale:
     """Return ``phi * G std(D_main)/std(G) + (1 - phi) * G`` with ``G = D_main + push``.
 
@@ -45,7 +45,7 @@ def std_rescale(phi: float | Array) -> StdRescale:
     return StdRescale(phi)
 
 
-@constructor("2305.08891")
+@register("rule", "2305.08891")
 def cfg_rescale(scale: float | Array, phi: float | Array = 0.7) -> Push:
     """Return CFG followed by `std_rescale`.
 

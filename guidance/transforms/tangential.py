@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Scale, Stateless, inner, ratio
 from ..references.cfg import from_null
@@ -31,7 +31,7 @@ class Tangential(Stateless):
         return push - sigma * (reference - kept)
 
 
-@constructor("2503.18137")
+@register("transform", "2503.18137")
 def tangential() -> Tangential:
     """Return the transform that damps the reference's noise prediction across the pair.
 
@@ -42,7 +42,7 @@ def tangential() -> Tangential:
     return Tangential()
 
 
-@constructor("2503.18137")
+@register("rule", "2503.18137")
 def tcfg(scale: float | Array) -> Push:
     """Return tangential-damping CFG, ``e_null' + scale * (e_given - e_null')`` in noise space.
 

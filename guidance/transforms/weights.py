@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import require_finite
 from ..pushes import Push, Stateless
 from ..references.cfg import from_null
@@ -75,7 +75,7 @@ class Scheduled(Stateless):
         return jnp.maximum(excess, jnp.asarray(self.floor, u.dtype))
 
 
-@constructor("2404.13040")
+@register("transform", "2404.13040")
 def scheduled(
     scale: float | Array,
     shape: str = "linear",
@@ -117,7 +117,7 @@ def scheduled(
     return _scheduled("scheduled", scale, shape, form, normalised, floor, power, time)
 
 
-@constructor("2404.13040")
+@register("rule", "2404.13040")
 def scheduled_cfg(
     scale: float | Array,
     shape: str = "linear",

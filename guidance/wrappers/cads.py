@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Key
 
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
-from ...core.random import normal_like
-from ...core.registry import constructor
+from ...core.random import folded, normal_like, require_keys
+from ...core.registry import register
 from ..modes import CONDITION_EMBEDDING
-from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, folded, require_finite, require_keys
+from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, require_finite
 from ..pushes import Chain, Push, Stateless, ratio
 from .wrapper import Wrapper
 
@@ -150,7 +150,7 @@ class Cads(Wrapper):
         return self.rule.apply(Annealed(evaluate, mode, self.null_noised), x, sigma, state, key)
 
 
-@constructor("2310.17347")
+@register("rule", "2310.17347")
 def cads(
     rule: Rule,
     tau1: float | Array = 0.6,

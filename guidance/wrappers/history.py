@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import Rule, require_finite
 from ..pushes import Context
 from ..transforms.projection import Project
@@ -69,7 +69,7 @@ class HistoryGuided(Wrapper):
         return jnp.where(inside, self.weight * jnp.sqrt(jnp.abs(t - low) / (high - low)), 0)
 
 
-@constructor("2509.22300")
+@register("rule", "2509.22300")
 def higs(
     rule: Rule,
     weight: float | Array = 1.75,

@@ -3,7 +3,7 @@
 import math
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import Rule, Unguided
 
 
@@ -31,7 +31,7 @@ class Between:
         return Unguided()
 
 
-@constructor("2404.07724")
+@register("rule", "2404.07724")
 def between(rule: Rule, low: float, high: float) -> Between:
     """Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
 

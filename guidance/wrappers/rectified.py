@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor, name_of
+from ...core.registry import name_of, register
 from ..protocol import Branch
 from ..pushes import Chain, Push, Stateless
 from .known import Known
@@ -49,7 +49,7 @@ class Rectified(Wrapper):
         return guided, state
 
 
-@constructor("2501.18865")
+@register("rule", "2501.18865")
 def reg(rule: Push) -> Rectified:
     """Return a push rectified by the network's gradient, ``J * (D_main - D_ref)``.
 

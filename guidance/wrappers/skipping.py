@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor, name_of
+from ...core.registry import name_of, register
 from ..protocol import Branch, Guided, require_finite
 from ..pushes import At, Chain, Perturbed, Push, inner, norm, ratio
 from .known import Known
@@ -66,7 +66,7 @@ class SkipAligned(Wrapper):
         return dataclasses.replace(self.rule, transform=transform)
 
 
-@constructor("2312.12487")
+@register("rule", "2312.12487")
 def skip_aligned(rule: Push, threshold: float | Array = 0.991) -> SkipAligned:
     """Return a push that a sample drops for good once ``cos(D_main, D_ref) > threshold``.
 

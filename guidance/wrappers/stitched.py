@@ -8,7 +8,7 @@ from numbers import Real
 import numpy as np
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import CLASSIFIER, MAIN, Branch, Evaluate, Rule
 from .interval import ends
 from .wrapper import Wrapper
@@ -79,7 +79,7 @@ class Stitched:
         return rule
 
 
-@constructor("2402.14167")
+@register("rule", "2402.14167")
 def stitched(
     rule: Rule,
     network: str = "small",

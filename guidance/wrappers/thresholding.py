@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
-from ...core.registry import constructor
+from ...core.registry import register
 from ..protocol import Rule, require_finite
 from .wrapper import Wrapper
 
@@ -29,7 +29,7 @@ class StaticThreshold(Wrapper):
         return guided._replace(denoised=jnp.clip(guided.denoised, -bound, bound)), state
 
 
-@constructor("2205.11487")
+@register("rule", "2205.11487")
 def static_threshold(
     rule: Rule, bound: float | Array = 1.0, *, latents: bool = False
 ) -> StaticThreshold:
@@ -73,7 +73,7 @@ class DynamicThreshold(Wrapper):
         return guided._replace(denoised=jnp.clip(denoised, -end, end) * (bound / end)), state
 
 
-@constructor("2205.11487")
+@register("rule", "2205.11487")
 def dynamic_threshold(
     rule: Rule,
     percentile: float | Array = 0.995,

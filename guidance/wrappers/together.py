@@ -6,8 +6,9 @@ from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
-from ...core.registry import constructor
-from ..protocol import Branch, Guided, Rule, Unguided, folded
+from ...core.random import folded
+from ...core.registry import register
+from ..protocol import Branch, Guided, Rule, Unguided
 from ..references.autoguidance import autoguidance
 from ..references.cfg import cfg
 
@@ -67,7 +68,7 @@ class Together:
         return dataclasses.replace(self, rules=rules)
 
 
-@constructor()
+@register("rule")
 def together(*rules: Rule) -> Together:
     """Return ``D_main + sum_i (D_i - D_main)``, where ``D_i`` is what rule i makes of it alone.
 
@@ -90,7 +91,7 @@ def together(*rules: Rule) -> Together:
     return Together(rules)
 
 
-@constructor("2406.02507")
+@register("rule", "2406.02507")
 def cfg_and_autoguidance(scale: float | Array, mix: float | Array = 0.5) -> Together:
     """Return autoguidance and CFG at once, sharing one scale.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ...core.pytrees import pytree, static
 from ...core.random import fold_each, unit_noise
+from ...core.registry import register
 from ..solvers.solver import Common
 
 RATE = "log_weight_rate"
@@ -134,6 +135,7 @@ def worn(
     return uneven & (effective(log_weights) < below * log_weights.shape[1])
 
 
+@register("solver")
 def feynman_kac(particles: int | None = None, resample_below: float = 0.5) -> FeynmanKac:
     """Return the solver that samples exactly what guidance names, for `guidance.fkc`.
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import plain, positive, span, whole
 from ..times import flow_sigma, flow_time, vp_sigma
 from .ending import ended
@@ -15,6 +16,7 @@ SPACINGS = ("leading", "trailing", "uniform", "quadratic")
 BETAS = ("linear", "scaled_linear")
 
 
+@register("schedule")
 def vp(
     steps: int,
     sigma_min: float | None = None,
@@ -70,6 +72,7 @@ def vp(
     return ended("vp", sigmas, final_zero, high, low)
 
 
+@register("schedule")
 def vp_discrete(
     steps: int,
     spacing: str = "trailing",
@@ -125,6 +128,7 @@ def vp_discrete(
     return ended("vp_discrete", np.sqrt(np.expm1(-log_alpha_bar[chosen])), final_zero)
 
 
+@register("schedule")
 def iddpm(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 81.0, *, final_zero: bool = True
 ) -> np.ndarray:
@@ -178,6 +182,7 @@ def iddpm_table() -> np.ndarray:
     return levels
 
 
+@register("schedule")
 def flow(
     steps: int, shift: float = 1.0, sigma_max: float = 999.0, *, final_zero: bool = True
 ) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import checked, on_host, whole
 
 # Eleven levels each, ten steps between them.
@@ -20,6 +21,7 @@ ALIGN_YOUR_STEPS = {
 }  # fmt: skip
 
 
+@register("schedule")
 def align_your_steps(steps: int, model: str = "sd15", *, final_zero: bool = True) -> np.ndarray:
     """Return the levels optimised for a published model, or those between them.
 
@@ -54,6 +56,7 @@ def align_your_steps(steps: int, model: str = "sd15", *, final_zero: bool = True
     return sigmas
 
 
+@register("schedule")
 def explicit(sigmas: Sequence[float], *, final_zero: bool = True) -> np.ndarray:
     """Return the noise levels as they are written down, with the final 0 if it is missing.
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import positive, span
 from .ending import ended
 
 
+@register("schedule")
 def karras(
     steps: int,
     sigma_min: float = 0.002,
@@ -33,6 +35,7 @@ def karras(
     return _power("karras", steps, sigma_min, sigma_max, rho, final_zero)
 
 
+@register("schedule")
 def linear(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, *, final_zero: bool = True
 ) -> np.ndarray:
@@ -43,6 +46,7 @@ def linear(
     return _power("linear", steps, sigma_min, sigma_max, 1.0, final_zero)
 
 
+@register("schedule")
 def polyexponential(
     steps: int,
     sigma_min: float = 0.002,
@@ -64,6 +68,7 @@ def polyexponential(
     return _exponential("polyexponential", steps, sigma_min, sigma_max, rho, final_zero)
 
 
+@register("schedule")
 def exponential(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, *, final_zero: bool = True
 ) -> np.ndarray:
@@ -74,6 +79,7 @@ def exponential(
     return _exponential("exponential", steps, sigma_min, sigma_max, 1.0, final_zero)
 
 
+@register("schedule")
 def log_snr(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, *, final_zero: bool = True
 ) -> np.ndarray:
@@ -89,6 +95,7 @@ def log_snr(
     return _exponential("log_snr", steps, sigma_min, sigma_max, 1.0, final_zero)
 
 
+@register("schedule")
 def ve(
     steps: int, sigma_min: float = 0.02, sigma_max: float = 100.0, *, final_zero: bool = True
 ) -> np.ndarray:
@@ -103,6 +110,7 @@ def ve(
     return _exponential("ve", steps, sigma_min, sigma_max, 1.0, final_zero)
 
 
+@register("schedule")
 def arctan(
     steps: int,
     sigma_min: float = 0.002,

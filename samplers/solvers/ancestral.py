@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.random import unit_noise
+from ...core.registry import register
 from .euler import Euler
 from .solver import Memoryless, direction, source, two_stages
 
@@ -130,6 +131,7 @@ class Dpmpp2sAncestral(PosteriorNoise):
         return Euler() if sigmas[step + 1] == 0 else self
 
 
+@register("solver")
 def ancestral(
     eta: float = 1.0, variance: str = "posterior", share: float | None = None
 ) -> EulerAncestral:
@@ -179,6 +181,7 @@ def ancestral(
     return EulerAncestral(eta, share)
 
 
+@register("solver")
 def dpm_2_ancestral(eta: float = 1.0) -> Dpm2Ancestral:
     """Return ancestral DPM-Solver-2; ``2 * steps - 1`` evaluations when it ends in 0.
 
@@ -197,6 +200,7 @@ def dpm_2_ancestral(eta: float = 1.0) -> Dpm2Ancestral:
     return Dpm2Ancestral(checked_eta("dpm_2_ancestral", eta))
 
 
+@register("solver")
 def dpmpp_2s_ancestral(eta: float = 1.0) -> Dpmpp2sAncestral:
     """Return ancestral DPM-Solver++(2S); ``2 * steps - 1`` evaluations when it ends in 0.
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ...core.pytrees import pytree
 from ...core.random import unit_noise
+from ...core.registry import register
 from ..checks import plain
 from .solver import Memoryless
 
@@ -33,6 +34,7 @@ class Consistency(Memoryless):
         return x, guided, state
 
 
+@register("solver")
 def consistency(sigma_min: float = 0.002) -> Consistency:
     """Return multistep consistency sampling, for a denoiser that is a consistency function f.
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.random import unit_noise
+from ...core.registry import register
 from ..checks import plain, switches
 from .solver import Memoryless, direction
 
@@ -54,6 +55,7 @@ class Ctm(Memoryless):
         return x + jump.noise * unit_noise(key, x.shape[1:], x.dtype), guided, state
 
 
+@register("solver")
 def ctm(gamma: float = 0.0, *, as_published: bool = False) -> Ctm:
     """Return gamma-sampling, for a network g that is asked for jumps: ``g(x, sigma, c, to=s)``.
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...core.noise_levels import BETA_MAX, BETA_MIN, linear_time
+from ...core.registry import register
 from ..checks import checked_order
 from .lms import Lms
 from .multistep import MOST, Multistep, adams_bashforth
@@ -43,6 +44,7 @@ class TAb(Multistep):
         return linear_time(sigma, self.beta_min, self.beta_max)
 
 
+@register("solver")
 def deis(
     order: int = 4, mode: str = "tab", *, beta_min: float = BETA_MIN, beta_max: float = BETA_MAX
 ) -> Multistep | RungeKutta:

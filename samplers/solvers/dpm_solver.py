@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import checked_order, switches
 from .dpmpp import less_curved, lowered
 from .euler import Euler, euler
@@ -65,6 +66,7 @@ class DpmSolverMultistep(Multistep):
         return (less_curved(weights, nodes) if self.as_published else weights)[1:]
 
 
+@register("solver")
 def dpm_solver(
     order: int,
     *,
@@ -121,6 +123,7 @@ def dpm_solver(
     return DpmSolverMultistep(order, as_published, lower_order_final)
 
 
+@register("solver")
 def dpm_2() -> DpmSolverSinglestep:
     """Return DPM-Solver-2: ``2 * steps - 1`` evaluations on a schedule that ends in 0.
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.registry import register
 from ..checks import checked_order, switches
 from .exponential import orders, past_nodes
 from .quadrature import cumulative
@@ -156,6 +157,7 @@ class DpmSolverV3(Common):
         return after, guided, (newest, *state)[: self.past]
 
 
+@register("solver")
 def dpm_solver_v3(
     statistics: Statistics | str | Path,
     order: int = 2,

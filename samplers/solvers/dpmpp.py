@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import checked_order, switches
 from .euler import Euler, euler
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
@@ -107,6 +108,7 @@ def lowered(order: int, lower: bool) -> int:
     return min(order, 2) if lower else order
 
 
+@register("solver")
 def dpmpp(
     order: int = 2,
     singlestep: bool = False,

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree, static
 from ...core.random import fold_each, unit_noise
+from ...core.registry import register
 from ..checks import plain, switches
 from .ancestral import checked_eta, levels
 from .dpmpp import less_curved
@@ -140,6 +141,7 @@ def fresh_noise(sigmas: np.ndarray, share: float | np.ndarray) -> np.ndarray:
     return sigmas[1:] * np.sqrt(-np.expm1(-2 * share * h))
 
 
+@register("solver")
 def dpmpp_sde(eta: float = 1.0, r: float = 0.5, s_noise: float = 1.0) -> DpmppSde:
     """Return SDE-DPM-Solver++(2S); ``2 * steps - 1`` evaluations when it ends in 0.
 
@@ -164,6 +166,7 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5, s_noise: float = 1.0) -> DpmppSd
     return DpmppSde(eta, float(r), _not_negative("dpmpp_sde", "s_noise", s_noise))
 
 
+@register("solver")
 def dpmpp_2m_sde(
     eta: float = 1.0, slope: str = "midpoint", s_noise: float = 1.0
 ) -> DpmppMultistepSde:
@@ -193,6 +196,7 @@ def dpmpp_2m_sde(
     return DpmppMultistepSde(1, eta, _not_negative("dpmpp_2m_sde", "s_noise", s_noise), slope)
 
 
+@register("solver")
 def dpmpp_3m_sde(
     eta: float = 1.0, s_noise: float = 1.0, *, as_published: bool = False
 ) -> DpmppMultistepSde:

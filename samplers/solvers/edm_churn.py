@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.random import unit_noise
+from ...core.registry import register
 from ..checks import plain
 from .heun import heun
 from .solver import Interval, Memoryless, Solver
@@ -68,6 +69,7 @@ class EdmChurn(Memoryless):
         return dataclasses.replace(self, down=self.down.at(step, sigmas))
 
 
+@register("solver")
 def edm_churn(
     s_churn: float = 40.0, s_tmin: float = 0.05, s_tmax: float = 50.0, s_noise: float = 1.003
 ) -> EdmChurn:

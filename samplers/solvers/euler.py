@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from ...core.registry import register
 from .solver import Memoryless, direction
 
 
@@ -22,6 +23,7 @@ class Euler(Memoryless):
         return x, guided, state
 
 
+@register("solver")
 def euler() -> Euler:
     """Return Euler's method, ``x' = D + (sigma'/sigma) (x - D)``.
 

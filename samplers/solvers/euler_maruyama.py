@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ...core.noise_levels import BETA_MAX, BETA_MIN
 from ...core.pytrees import pytree, static
 from ...core.random import unit_noise
+from ...core.registry import register
 from ..checks import plain
 from ..times import flow_time, vp_sigma, vp_time
 from .solver import Memoryless, direction
@@ -143,6 +144,7 @@ class EulerMaruyama(Memoryless):
         return x + table.noise * noise, guided, state
 
 
+@register("solver")
 def euler_maruyama(
     diffusion: str = "sigma", norm: float = 1.0, path: str = "linear", last: str = "tweedie"
 ) -> EulerMaruyama:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.registry import register
 from .exponential import log_steps
 from .solver import Common, source
 
@@ -152,6 +153,7 @@ class Evodiff(Common):
         return state.ddim + half * slope / jax.nn.sigmoid(excess)
 
 
+@register("solver")
 def evodiff(final_step: str = "ddim") -> Evodiff:
     """Return EVODiff; its second order is claimed in the paper but not kept by its constants.
 

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
+from ...core.registry import register
 from ..checks import plain
 from .euler import Euler
 from .solver import Memoryless, direction, two_stages
@@ -60,6 +61,7 @@ class Heun(Memoryless):
         return Euler() if sigmas[step + 1] == 0 else self
 
 
+@register("solver")
 def heun(alpha: float = 1.0) -> Heun:
     """Return Heun's method; ``2 * steps - 1`` evaluations on a schedule that ends in 0.
 

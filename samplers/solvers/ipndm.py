@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import checked_order, switches
 from .multistep import EQUAL_STEPS, MOST, Multistep, adams_bashforth
 
@@ -82,6 +83,7 @@ def _published(sigmas: np.ndarray, order: int) -> np.ndarray:
     return steps[:, None] * weights
 
 
+@register("solver")
 def ipndm(order: int = 4) -> Ipndm:
     """Return iPNDM: the multistep method with the weights of equal steps.
 
@@ -101,6 +103,7 @@ def ipndm(order: int = 4) -> Ipndm:
     return Ipndm(checked_order("ipndm", order, MOST))
 
 
+@register("solver")
 def ipndm_v(order: int = 4, *, as_published: bool = False) -> IpndmV:
     """Return iPNDM with the weights of the schedule's own steps.
 

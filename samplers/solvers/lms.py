@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from ...core.registry import register
 from ..checks import checked_order
 from .multistep import MOST, Multistep, adams_bashforth
 
@@ -23,6 +24,7 @@ class Lms(Multistep):
         return adams_bashforth(sigmas, self.directions)
 
 
+@register("solver")
 def lms(order: int = 4, *, lower_order_final: bool = True) -> Lms:
     """Return the linear multistep method: the direction extrapolated as a polynomial in sigma.
 

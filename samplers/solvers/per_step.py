@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
+from ...core.registry import register
 from .exponential import integrals, log_steps, orders, past_nodes
 from .solver import Common, direction, source
 
@@ -142,6 +143,7 @@ def _weights(prediction: str, sigma: float, h: float, nodes: Sequence[float]) ->
     return -sigma * integrals(h, h - np.asarray(nodes))
 
 
+@register("solver")
 def per_step(choices: Iterable[Mapping | Sequence]) -> PerStep:
     """Return the solver that takes each step in the way chosen for it.
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.registry import register
 from .multistep import EQUAL_STEPS, Multistep
 from .runge_kutta import TABLEAUS, runge_kutta
 
@@ -45,6 +46,7 @@ class PseudoRungeKutta(Pndm):
 PSEUDO_RUNGE_KUTTA = PseudoRungeKutta()
 
 
+@register("solver")
 def pndm() -> Pndm:
     """Return F-PNDM: three pseudo Runge-Kutta steps, then pseudo linear multistep ones.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...core.pytrees import pytree, static
+from ...core.registry import register
 from ..checks import checked_order, plain, switches
 from .dpmpp_sde import fresh_noise
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
@@ -77,6 +78,7 @@ class SaSolver(ExponentialMultistep):
         return weights
 
 
+@register("solver")
 def sa_solver(
     predictor_order: int = 2,
     corrector_order: int = 1,

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...core.registry import register
 from ..checks import checked_order, switches
 from .dpmpp import lowered
 from .exponential import ExponentialMultistep, Table, integrals, log_steps, orders, past_nodes
@@ -80,6 +81,7 @@ class UniPC(UniP):
     corrects: ClassVar[bool] = True
 
 
+@register("solver")
 def unipc(
     order: int = 2,
     variant: str = "bh2",

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ...core.pytrees import pytree
-from ...core.random import fold_each, unit_noise
-from ...guidance.protocol import Rule, keys_per_sample
+from ...core.random import fold_each, keys_per_sample, unit_noise
+from ...guidance.protocol import Rule
 from ..checks import checked, plain
 from ..loop import PRIOR_STREAM, sample
 from ..networks import Networks

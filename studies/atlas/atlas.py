@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from ... import guidance, samplers
 from ...core.errors import UserError
-from ...core.registry import CONSTRUCTORS
 from ...data.images import grid, to_uint8
 from ...data.sources import fractal2d
 from ...guidance.citations import PAPERS
+from ...guidance.config import CONSTRUCTORS
 from ...guidance.evaluations import counts_text
 from ...inference.job import Job
 from ...inference.networks import load_networks

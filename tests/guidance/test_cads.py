@@ -9,8 +9,7 @@ from oracles.analytic import Labelled, keys, weak
 
 from guidestar import guidance, samplers
 from guidestar.core.noise_levels import vp_sigma
-from guidestar.core.random import normal_like
-from guidestar.guidance.protocol import folded
+from guidestar.core.random import folded, normal_like
 from guidestar.guidance.references.icg import icg
 from guidestar.guidance.references.tsg import tsg
 from guidestar.guidance.wrappers.cads import STREAM, AnnealedCondition, annealing, cads

@@ -9,19 +9,19 @@ import pytest
 from tables.rule_examples import EXAMPLES, rule
 
 from guidestar import guidance
-from guidestar.core.registry import CONSTRUCTORS
-from guidestar.guidance import description
+from guidestar.guidance import describe
 from guidestar.guidance.citations import PAPERS, bibtex
+from guidestar.guidance.config import CONSTRUCTORS
 from guidestar.guidance.protocol import Branch
 from guidestar.guidance.pushes import Push, chain
 
 
 def tree(made):
-    return description(made).split("\n\n")[0]
+    return describe(made).split("\n\n")[0]
 
 
 def cost(made):
-    return description(made).split("\n\n")[1]
+    return describe(made).split("\n\n")[1]
 
 
 def test_every_constructor_has_an_example():
@@ -39,13 +39,13 @@ def test_every_constructor_names_papers_that_can_be_cited(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_constructor_is_described_with_its_source(name):
     made = guidance.from_config(rule(name))
-    text = description(made)
+    text = describe(made)
     assert f"{name}(" in text
     for number in CONSTRUCTORS[name].sources:
         assert re.search(rf"{name}\(.*\)  \[arXiv {number}", text)
         assert text.count(f"eprint = {{{number}}}") == 1
     assert "network evaluations of one prediction" in text
-    assert text == description(guidance.from_config(rule(name)))
+    assert text == describe(guidance.from_config(rule(name)))
 
 
 def test_numbers_of_papers_and_years_agree_and_keys_are_distinct():
@@ -61,7 +61,7 @@ def test_a_paper_without_an_entry_is_refused():
 
 
 def test_the_documented_example_is_what_is_printed():
-    (example,) = doctest.DocTestFinder(recurse=False).find(description)
+    (example,) = doctest.DocTestFinder(recurse=False).find(describe)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     assert runner.run(example).attempted == 2 and runner.failures == 0
 
@@ -104,12 +104,12 @@ def test_a_part_that_was_changed_by_its_wrapper_is_still_cited():
     dynamic = guidance.from_config(
         {"name": "cads", "rule": {"name": "cfg", "scale": 2.0}, "dynamic": True}
     )
-    assert "eprint = {2207.12598}" in description(dynamic)
+    assert "eprint = {2207.12598}" in describe(dynamic)
 
 
 def test_every_paper_is_cited_once():
     twice = guidance.together(guidance.cfg(2.0), guidance.cfg(3.0, network="guide"))
-    assert description(twice).count("@misc") == 1
+    assert describe(twice).count("@misc") == 1
 
 
 def test_the_cost_follows_the_intervals():
@@ -127,11 +127,11 @@ def test_the_cost_follows_the_intervals():
 
 def test_parts_and_rules_that_cannot_be_counted_have_no_cost():
     for made in (guidance.scale(2.0), guidance.null(), guidance.cfg(jnp.ones(3))):
-        assert "network evaluations" not in description(made)
+        assert "network evaluations" not in describe(made)
 
 
 def test_arrays_and_traced_numbers_are_shown_by_their_shape():
     assert "scale=float32[3]" in tree(guidance.cfg(jnp.ones(3)))
     seen = []
-    jax.jit(lambda scale: seen.append(description(guidance.cfg(scale))) or scale)(2.0)
+    jax.jit(lambda scale: seen.append(describe(guidance.cfg(scale))) or scale)(2.0)
     assert "scale=float32[]" in seen[0] and "main 2" in seen[0]

@@ -9,7 +9,8 @@ from oracles.analytic import keys
 from oracles.toy_network import NETWORKS
 
 from guidestar import guidance, samplers
-from guidestar.core.registry import CONSTRUCTORS, origin
+from guidestar.core.registry import origin
+from guidestar.guidance.config import CONSTRUCTORS
 from guidestar.samplers.evaluator import Evaluator
 
 SHAPE, CONDITION, SIGMAS = (3, 4, 4, 2), jnp.array([0, 1, 0]), (2.0, 1.0)
@@ -144,7 +145,10 @@ def test_every_wrapper_works_around_every_reference(reference, wrapper):
 
 
 def test_the_tables_hold_every_part_of_the_library():
-    docs = {name: one.build.__doc__ for name, one in CONSTRUCTORS.items()}
+    docs = {
+        name: one.build.__doc__
+        for name, one in ((name, CONSTRUCTORS[name]) for name in CONSTRUCTORS)
+    }
     transforms = {name for name, doc in docs.items() if doc.startswith("Return the transform ")}
     # Those whose first line says what they compute instead.
     transforms |= {"momentum", "clip_norm", "project", "std_rescale", "energy_preserving"}

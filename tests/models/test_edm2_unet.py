@@ -23,7 +23,7 @@ from networks.edm2_unets import (
 from networks.edm_unets import count
 from places import GOLDEN
 
-from guidestar.core import macs
+from guidestar.core.macs import macs
 from guidestar.models import EDM2UNet
 from guidestar.models.checkpoints import load
 from guidestar.models.checkpoints.files import flatten

@@ -1,6 +1,6 @@
 """Disturb a training run in every way that a machine does, and count what became of it.
 
-    PYTHONPATH=tests python tests/processes/faults.py [--kill=30] [--terminate=10] [--full-disk=2] [...]
+    PYTHONPATH=tests python tests/processes/faults.py [--kill=30] [--terminate=10] [...]
 
 Each run is disturbed several times, one way after another or many times in one, and continued by
 the same command. It must end with every number of the undisturbed run, or stop with an error that

@@ -31,8 +31,8 @@ def files(tmp_path, monkeypatch):
 def test_every_solver_is_built_by_name(name, files):
     section = {"name": name, **NEEDED.get(name, {})}
     made = samplers.from_config({"solver": section, "schedule": SCHEDULE})
-    assert type(made.solver) is type(SOLVERS[name](**NEEDED.get(name, {})))
-    assert getattr(samplers, name) is SOLVERS[name]
+    assert type(made.solver) is type(SOLVERS[name].build(**NEEDED.get(name, {})))
+    assert getattr(samplers, name) is SOLVERS[name].build
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
@@ -42,14 +42,14 @@ def test_every_schedule_is_built_by_name(name):
         section["steps"] = 4
     made = samplers.from_config({"solver": {"name": "euler"}, "schedule": section})
     assert made.sigmas[-1] == 0 and (np.diff(made.sigmas) < 0).all()
-    assert getattr(samplers, name) is SCHEDULES[name]
+    assert getattr(samplers, name) is SCHEDULES[name].build
 
 
 @pytest.mark.parametrize("name", sorted(PRIORS))
 def test_every_prior_is_built_by_name(name, files):
     section = {"solver": {"name": "euler"}, "schedule": SCHEDULE}
     made = samplers.from_config(section | {"prior": {"name": name, **PRIOR_NEEDS.get(name, {})}})
-    assert type(made.prior) is type(PRIORS[name](**PRIOR_NEEDS.get(name, {})))
+    assert type(made.prior) is type(PRIORS[name].build(**PRIOR_NEEDS.get(name, {})))
     assert type(samplers.from_config(section).prior) is type(samplers.gaussian())
 
 

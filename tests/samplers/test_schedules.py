@@ -46,12 +46,12 @@ ENDS = {
 
 
 def build(name, steps, **options):
-    return SCHEDULES[name.split("/")[0]](steps, **ENDS[name][0], **options)
+    return SCHEDULES[name.split("/")[0]].build(steps, **ENDS[name][0], **options)
 
 
 def test_every_schedule_is_looked_at():
-    assert {name.split("/")[0] for name in ENDS} == SCHEDULES.keys() - {"explicit"}
-    assert all(getattr(samplers, name) is make for name, make in SCHEDULES.items())
+    assert {name.split("/")[0] for name in ENDS} == set(SCHEDULES) - {"explicit"}
+    assert all(getattr(samplers, name) is SCHEDULES[name].build for name in SCHEDULES)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 11, 31])
@@ -82,7 +82,7 @@ def test_one_step_starts_at_the_top(name):
 )
 def test_ends_that_are_asked_for_are_met_to_the_last_bit(name):
     for high in (14.6, 79.99, 81.3):
-        sigmas = SCHEDULES[name](7, 0.0021, high)
+        sigmas = SCHEDULES[name].build(7, 0.0021, high)
         assert (sigmas[0], sigmas[-2]) == (high, 0.0021)
     assert samplers.flow(7, 1.7, 81.3)[0] == 81.3
 
@@ -91,7 +91,7 @@ def test_ends_that_are_asked_for_are_met_to_the_last_bit(name):
 def test_published_implementations_agree(name):
     expected = np.load(GOLDEN)[f"out/schedule/get_sigmas_{name}"]
     limits = () if name == "vp" else (0.02, 20.0)
-    sigmas = SCHEDULES[name](len(expected) - 1, *limits)
+    sigmas = SCHEDULES[name].build(len(expected) - 1, *limits)
     np.testing.assert_allclose(sigmas, expected, rtol=0, atol=1e-9)
 
 
@@ -110,7 +110,7 @@ def euler_on_gaussian_data(sigmas, spread):
 )
 def test_euler_on_gaussian_data_loses_what_each_schedule_costs(name, ratios):
     for steps, ratio in zip((10, 20), ratios, strict=True):
-        sigmas = SCHEDULES[name](steps + 1, 0.002, 80.0, final_zero=False)
+        sigmas = SCHEDULES[name].build(steps + 1, 0.002, 80.0, final_zero=False)
         np.testing.assert_allclose(euler_on_gaussian_data(sigmas, 0.5), ratio, atol=2e-6)
 
 
@@ -240,14 +240,14 @@ def test_written_levels_stay_as_they_are():
     np.testing.assert_array_equal(samplers.explicit([3.0]), [3, 0])
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", list(SCHEDULES))
 def test_configs_reach_every_schedule(name):
     arguments = {"sigmas": [3.0, 1.0]} if name == "explicit" else {"steps": 5}
     section = {"solver": {"name": "euler"}, "schedule": {"name": name, **arguments}}
     _, sigmas, _ = samplers.from_config(section)
-    np.testing.assert_array_equal(sigmas, SCHEDULES[name](**arguments))
+    np.testing.assert_array_equal(sigmas, SCHEDULES[name].build(**arguments))
     section["schedule"]["sharpness"] = 1
-    with pytest.raises(ValueError, match=f"sampler.schedule {name}: .*sharpness"):
+    with pytest.raises(ValueError, match=f"sampler.schedule: {name} has no argument .sharpness"):
         samplers.from_config(section)
 
 
@@ -256,11 +256,11 @@ def test_configs_name_the_schedules_there_are():
         samplers.from_config({"solver": {"name": "euler"}, "schedule": {"name": "cosine"}})
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULES.keys() - {"explicit"}))
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"explicit"}))
 @pytest.mark.parametrize("steps", [0, -3, 2.5, float("nan"), "10", None])
 def test_steps_that_cannot_be_counted_are_refused(name, steps):
     with pytest.raises(ValueError, match=f"samplers.{name}: steps must be a positive integer"):
-        SCHEDULES[name](steps)
+        SCHEDULES[name].build(steps)
 
 
 @pytest.mark.parametrize(
@@ -270,12 +270,12 @@ def test_steps_that_cannot_be_counted_are_refused(name, steps):
 def test_ranges_that_make_no_sense_are_refused(name):
     for low, high in ((0.0, 80.0), (90.0, 80.0), (1.0, 1.0), (-1.0, 2.0)):
         with pytest.raises(ValueError, match=f"samplers.{name}: need 0 < sigma_min < sigma_max"):
-            SCHEDULES[name](5, low, high)
+            SCHEDULES[name].build(5, low, high)
     for low, high in ((0.1, float("inf")), (float("nan"), 80.0), ("0.1", 80.0)):
         with pytest.raises(ValueError, match=f"samplers.{name}: sigma_m.. must be a plain finite"):
-            SCHEDULES[name](5, low, high)
+            SCHEDULES[name].build(5, low, high)
     with pytest.raises(ValueError, match=f"samplers.{name}: sigma_min must be .* before anything"):
-        jax.jit(lambda low: SCHEDULES[name](5, low, 80.0))(0.1)
+        jax.jit(lambda low: SCHEDULES[name].build(5, low, 80.0))(0.1)
 
 
 @pytest.mark.parametrize(

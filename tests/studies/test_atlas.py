@@ -12,8 +12,8 @@ from tiny_configs.configs import tiny, write_untrained
 from guidestar import guidance
 from guidestar.configs import atlas as atlas_config
 from guidestar.core.errors import UserError
-from guidestar.core.registry import CONSTRUCTORS
 from guidestar.data.sources import fractal2d
+from guidestar.guidance.config import CONSTRUCTORS
 from guidestar.samplers.evaluator import Evaluator
 from guidestar.studies.atlas import atlas
 

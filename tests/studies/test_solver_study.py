@@ -11,6 +11,7 @@ from places import ROOT
 from guidestar import guidance, samplers
 from guidestar.configs import solvers
 from guidestar.core.errors import UserError
+from guidestar.core.registry import registry
 from guidestar.studies.solvers.page import render
 from guidestar.studies.solvers.problems import Line
 from guidestar.studies.solvers.study import most_steps, study
@@ -118,7 +119,7 @@ def test_the_committed_page_is_made_from_the_committed_figures():
 def test_every_solver_has_a_row():
     named = {row["solver"]["name"] for row in solvers.ROWS.values()}
     # Not to be compared with: particles, few-step networks' own, and a choice for each step.
-    assert named == set(samplers.solvers.__all__) - {
+    assert named == set(registry("solver")) - {
         "feynman_kac",
         "consistency",
         "ctm",

@@ -1,0 +1,235 @@
+"""Files, whole or not at all: text, JSON, arrays with what is said of them; digests and folders.
+
+Arrays are safetensors: each is written in row-major order whatever its memory layout (safetensors'
+own numpy writer stores a transposed array's bytes as they lie), one after another, so that a file
+may be larger than the memory that is left. What is said of them lies beside them as JSON and
+names the digest of the arrays it belongs to.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from .errors import UserError
+
+BLOCK = 2**24
+# numpy's types by the names that safetensors gives them.
+TYPES = {
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "I32": np.int32,
+    "I64": np.int64,
+    "U8": np.uint8,
+}
+NAMES = {np.dtype(kind): name for name, kind in TYPES.items()}
+# The key under which a sidecar names the digest of its arrays.
+DIGEST = "arrays_sha256"
+
+
+def home(path: str | os.PathLike) -> Path:
+    """Return a path as a person wrote it, ``~`` being their home."""
+    return Path(path).expanduser()
+
+
+def cache_folder(chosen: str | os.PathLike | None = None) -> Path:
+    """Return the cache folder: ``chosen``, else $GUIDESTAR_CACHE, else ~/.cache/guidestar."""
+    return home(chosen or os.environ.get("GUIDESTAR_CACHE") or "~/.cache/guidestar")
+
+
+def safe_name(name: str, what: str) -> str:
+    """Return a name that is to become that of a file.
+
+    Raises:
+        UserError: empty, or with a separator or a leading dot in it, in the name of ``what``.
+    """
+    if not name or name.startswith(".") or {"/", "\\", "\0"} & set(name):
+        raise UserError(
+            f"{what} is {name!r}: give the name of a file, without separators and not beginning "
+            f"with a dot"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a file that takes its place when it is whole, and not at all where that fails.
+
+    Raises:
+        UserError: the disk refuses; what was there before stays.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"writing {path} failed: {error.strerror or error}. Mend that and run the same command "
+            f"again: it goes on where it stopped"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file, whole or not at all; see `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write text as UTF-8, whole or not at all; see `replacing`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Write JSON data, whole or not at all; see `replacing`."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: str | os.PathLike, remedy: str) -> Any:
+    """Return JSON data.
+
+    Raises:
+        UserError: it cannot be read; ``remedy`` says what to do.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Ask for a folder's entries to be on disk, where the file system knows how."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Return a file's SHA-256, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of(data: Any) -> str:
+    """Return the SHA-256 of JSON data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array that is read when asked for.
+
+    Attributes:
+        shape, dtype: of what `read` returns.
+        read: returns the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarray]) -> str:
+    """Write a safetensors file, one array in memory at a time; return its SHA-256.
+
+    Args:
+        path: replaced as a whole or not at all.
+        arrays: by name; of any memory layout. Each `Array` is read once.
+
+    Raises:
+        UserError: a type that is not kept in such files, or the file cannot be written. What
+            reading an array raises passes through, and nothing is written.
+    """
+    known = {name: _described(array) for name, array in arrays.items()}
+    header, end = {}, 0
+    for name, array in known.items():
+        if array.dtype not in NAMES:
+            raise UserError(
+                f"{name} is {array.dtype}: array files keep {', '.join(map(str, NAMES))}"
+            )
+        begin, end = end, end + array.dtype.itemsize * int(np.prod(array.shape, dtype=np.int64))
+        header[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # what follows begins at a multiple of 8 bytes
+    digest = hashlib.sha256()
+    with replacing(path) as file:
+        for part in (len(text).to_bytes(8, "little") + text, *_contents(known)):
+            digest.update(part)
+            file.write(part)
+    return digest.hexdigest()
+
+
+def _described(array: Array | np.ndarray) -> Array:
+    if isinstance(array, Array):
+        return dataclasses.replace(array, dtype=np.dtype(array.dtype))
+    value = np.asarray(array)
+    return Array(value.shape, value.dtype, lambda: value)
+
+
+def _contents(arrays: Mapping[str, Array]) -> Iterator[memoryview]:
+    for name, array in arrays.items():
+        value = np.asarray(array.read(), array.dtype, order="C")
+        if value.shape != tuple(array.shape):
+            raise UserError(f"{name} was to have shape {array.shape} and has {value.shape}")
+        yield value.reshape(-1).view(np.uint8).data
+
+
+def sidecar_path(path: str | os.PathLike) -> Path:
+    """Return where the JSON beside an array file lies."""
+    return Path(path).with_suffix(".json")
+
+
+def write_pair(
+    path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarray], sidecar: Mapping[str, Any]
+) -> None:
+    """Write arrays, and beside them JSON data that names their digest.
+
+    A stop between the two leaves arrays with the JSON of others, which `require_pair` refuses.
+
+    Raises:
+        UserError: as `write_arrays`.
+    """
+    digest = write_arrays(path, arrays)
+    write_json(sidecar_path(path), {**sidecar, DIGEST: digest})
+
+
+def require_pair(path: str | os.PathLike, sidecar: Mapping[str, Any]) -> None:
+    """Refuse arrays that are not those their sidecar was written with.
+
+    Raises:
+        UserError: naming both files. Sidecars that name no digest pass.
+    """
+    wanted = sidecar.get(DIGEST)
+    if wanted and sha256(path) != wanted:
+        raise UserError(
+            f"{sidecar_path(path)} is of other arrays than those in {path}: one of the two was "
+            f"replaced alone. Copy both files again, or write them again"
+        )
