@@ -20,7 +20,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
 from ...models.preconditioning.flow import PATHS
-from ...samplers.schedules import vp_discrete
+from ...samplers import vp_discrete
 from ...samplers.schedules.diffusion_time import iddpm_table
 from ...samplers.times import log_snr_sigma
 
