@@ -83,11 +83,38 @@ def from_primary(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
+def array_from_primary(array: np.ndarray) -> np.ndarray:
+    """Return the primary process's array in every process; all give one of its shape and type.
+
+    The type is of at most 32 bits.
+    """
+    if jax.process_count() == 1:
+        return array
+    return np.asarray(multihost_utils.broadcast_one_to_all(array), array.dtype)
+
+
 def from_all(number: int) -> list[int]:
     """Return the number of every process, below 2^31, in their order."""
     if jax.process_count() == 1:
         return [number]
     return [int(n) for n in multihost_utils.process_allgather(np.int32(number))]
+
+
+def agree(error: BaseException | None, what: str) -> None:
+    """Wait for all processes, and raise in each of them where one has failed.
+
+    Args:
+        error: what this process failed with; None where it has not.
+        what: what a process that has failed could not do, for the message of the others.
+
+    Raises:
+        UserError: another process has failed.
+    """
+    failed = from_all(int(error is not None))
+    if error is not None:
+        raise error
+    if any(failed):
+        raise UserError(f"process {failed.index(1)} {what}: its own message says why")
 
 
 def meet(name: str) -> None:

@@ -1,0 +1,231 @@
+"""A run's work folder: made, tried for writing, and held by one run at a time.
+
+A lock file names the run that holds it. The system gives its lock up when the process ends,
+however it ends. Where a file system passes no locks on to other machines the file's time does it:
+the run that holds the folder renews it, and one that is no longer renewed is taken over.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+from ..core.files import home
+from . import distributed
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks: file times and process numbers are left
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".in_use.json"
+# Folders that this process holds: a process is never in the way of its own locks.
+_HELD: set[Path] = set()
+# Seconds between two renewals, and after how many without one a run elsewhere has ended.
+RENEWED, GRACE = 5.0, 60.0
+
+
+@contextlib.contextmanager
+def claimed(
+    workdir: str | os.PathLike, mode: str, *, say: Callable[[str], Any] = distributed.say
+) -> Iterator[Path]:
+    """Hold a work folder, made where it is missing, for one run of any mode.
+
+    The processes of one job hold it together; call it in all of them, once they have met
+    (`distributed.initialise`).
+
+    Args:
+        workdir: as a person wrote it, ``~`` being their home.
+        mode: what is run there, for the message that others get.
+        say: is told that a run elsewhere is waited for.
+
+    Yields:
+        The folder, as an absolute path.
+
+    Raises:
+        UserError: in every process, a folder that cannot be written or that another run holds.
+    """
+    refused, held = None, None
+    try:
+        folder = _writable(workdir)
+        if distributed.is_primary():
+            held = _Held(folder / NAME, mode, say)
+    except UserError as error:
+        refused = error
+    try:
+        distributed.agree(refused, f"could not use {workdir}")
+        yield folder
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _writable(workdir: str | os.PathLike) -> Path:
+    """Create a work folder and check that files can be written there."""
+    if not os.fspath(workdir):
+        raise UserError("--workdir is empty: name a folder for what the run writes")
+    try:
+        path = home(workdir).absolute()
+        probe = path / f".writable.{socket.gethostname()}.{os.getpid()}"
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({reason}): choose another folder"
+        ) from error
+    return path
+
+
+class _Held:
+    """The lock of a folder, from construction to `release`."""
+
+    def __init__(self, path: Path, mode: str, say: Callable[[str], Any]):
+        self._path, self._folder = path, path.parent.resolve()
+        if self._folder in _HELD:
+            raise UserError(self._in_use(_this_run(mode)))
+        self._file = self._locked(mode, say)
+        _HELD.add(self._folder)
+        self._ended = threading.Event()
+        self._renewal = threading.Thread(target=self._renew, name="work folder", daemon=True)
+        self._renewal.start()
+
+    def release(self) -> None:
+        """Let another run have the folder."""
+        self._ended.set()
+        self._renewal.join()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        os.close(self._file)
+        _HELD.discard(self._folder)
+
+    def _locked(self, mode: str, say: Callable[[str], Any]) -> int:
+        while True:
+            try:
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise UserError(
+                    f"{self._path} cannot be opened ({error.strerror}): choose another --workdir"
+                ) from error
+            try:
+                if self._free(file, say):
+                    os.ftruncate(file, 0)
+                    os.pwrite(file, json.dumps(_this_run(mode)).encode(), 0)
+                    return file
+            except BaseException:
+                os.close(file)
+                raise
+            # Released, and removed, between its opening and its locking.
+            os.close(file)
+
+    def _free(self, file: int, say: Callable[[str], Any]) -> bool:
+        """Lock an open file; say whether it is still the folder's."""
+        holder, locked = _read(file), _lock(file)
+        if locked is False:
+            raise UserError(self._in_use(holder))
+        try:
+            if not os.path.samestat(os.fstat(file), os.stat(self._path)):
+                return False
+        except FileNotFoundError:
+            return False
+        if holder and holder.get("machine") != _machine():
+            self._wait_for(file, holder, say)
+        elif holder and locked is None and _lives(holder):
+            raise UserError(self._in_use(holder))
+        return True
+
+    def _wait_for(self, file: int, holder: dict, say: Callable[[str], Any]) -> None:
+        """Return once a run on another machine has gone so long without renewing the file."""
+        before = os.fstat(file).st_mtime
+        # By the clock of whoever keeps the files, which is not this machine's.
+        probe = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        probe.touch()
+        left = GRACE - (probe.stat().st_mtime - before)
+        probe.unlink()
+        if left > 0:
+            say(f"{self._in_use(holder)}. Waiting up to {left:.0f} s to see whether it has ended")
+        end = time.monotonic() + left
+        while (now := time.monotonic()) < end:
+            time.sleep(min(1.0, end - now))
+            # Through the path: what is open may be remembered as it was.
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._path).st_mtime != before:
+                    raise UserError(self._in_use(holder))
+
+    def _in_use(self, holder: dict) -> str:
+        who = ", ".join(
+            f"{word} {holder[key]}"
+            for word, key in (
+                ("--mode", "mode"),
+                ("process", "pid"),
+                ("on", "host"),
+                ("since", "start"),
+            )
+            if key in holder
+        )
+        return (
+            f"{self._path.parent} is in use by another run ({who or 'which is just starting'}): "
+            f"wait for it or end it, or choose another --workdir"
+        )
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWED):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+
+def _lock(file: int) -> bool | None:
+    """Lock an open file; False where another process has, None where there are no such locks."""
+    if fcntl is None:
+        return None
+    try:
+        # Of the process, and not of those that it forks: they may outlive it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EACCES, errno.EAGAIN) else None
+    return True
+
+
+def _this_run(mode: str) -> dict:
+    return {
+        "mode": mode,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "machine": _machine(),
+    }
+
+
+def _machine() -> str:
+    """Return what tells this machine, since it was started, from any other."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _lives(holder: dict) -> bool:
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except (KeyError, TypeError, ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read(file: int) -> dict:
+    """Return what a lock file says; nothing where it is new or not whole."""
+    try:
+        found = json.loads(os.pread(file, 4096, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

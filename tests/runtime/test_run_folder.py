@@ -1,0 +1,166 @@
+"""A work folder is held by one run at a time, and given up however that run ends."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from guidestar.core.errors import UserError
+from guidestar.runtime import distributed, run_folder
+
+HOLDER = """
+import sys, time
+from guidestar.runtime.run_folder import claimed
+with claimed(sys.argv[1], "train"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder, once it does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_folder_is_made_held_and_given_up(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with run_folder.claimed(folder, "train") as held:
+        assert held == folder
+        said = json.loads((folder / run_folder.NAME).read_text())
+        assert said["pid"] == os.getpid() and said["mode"] == "train"
+    assert not any(folder.iterdir())
+    with run_folder.claimed(folder, "sample"):
+        pass
+
+
+def test_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with run_folder.claimed("~/runs", "train") as held:
+        assert held == tmp_path / "runs"
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_run_that_is_at_work_is_named_and_one_that_was_killed_is_followed(tmp_path, holder):
+    with (
+        pytest.raises(UserError, match=rf"in use .*--mode train, process {holder.pid}, on "),
+        run_folder.claimed(tmp_path, "sample"),
+    ):
+        pass
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / run_folder.NAME).exists()
+    with run_folder.claimed(tmp_path, "sample"):
+        pass
+
+
+def test_one_process_holds_a_folder_once_however_it_is_spelled(tmp_path):
+    (tmp_path / "other").symlink_to(tmp_path)
+    with run_folder.claimed(tmp_path, "train"):
+        for again in (tmp_path, tmp_path / "other"):
+            with pytest.raises(UserError, match="in use"), run_folder.claimed(again, "train"):
+                pass
+        # The refusal has not given the folder up.
+        assert (tmp_path / run_folder.NAME).exists()
+
+
+def elsewhere(folder: Path, age: float) -> Path:
+    """Leave the lock of a run on another machine, renewed so many seconds ago."""
+    path = folder / run_folder.NAME
+    path.write_text(json.dumps({"mode": "train", "host": "far", "pid": 1, "machine": "another"}))
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path
+
+
+def test_a_run_elsewhere_that_has_ended_is_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "GRACE", 0.3)
+    for age, told in ((1000, 0), (0, 1)):
+        elsewhere(tmp_path, age)
+        said = []
+        with run_folder.claimed(tmp_path, "train", say=said.append):
+            pass
+        assert len(said) == told
+
+
+def test_a_run_elsewhere_that_renews_its_lock_is_left_alone(tmp_path, monkeypatch):
+    path = elsewhere(tmp_path, 10)
+    before = path.read_text()
+
+    def renewed(seconds):
+        os.utime(path)
+
+    monkeypatch.setattr(run_folder.time, "sleep", renewed)
+    with (
+        pytest.raises(UserError, match="--mode train, process 1, on far"),
+        run_folder.claimed(tmp_path, "train", say=lambda _: None),
+    ):
+        pass
+    assert path.read_text() == before
+
+
+def test_the_lock_is_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "RENEWED", 0.01)
+    with run_folder.claimed(tmp_path, "train"):
+        elsewhere(tmp_path, 1000)
+        deadline = time.monotonic() + 10
+        while time.time() - (tmp_path / run_folder.NAME).stat().st_mtime > 500:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_without_locks_of_the_system_process_numbers_are_looked_at(tmp_path, monkeypatch, taken):
+    monkeypatch.setattr(run_folder, "fcntl", None)
+    said = run_folder._this_run("train") | ({} if taken else {"pid": 2**22 + 1})
+    (tmp_path / run_folder.NAME).write_text(json.dumps(said))
+    if taken:
+        with pytest.raises(UserError, match="in use"), run_folder.claimed(tmp_path, "train"):
+            pass
+    else:
+        with run_folder.claimed(tmp_path, "train"):
+            pass
+
+
+def test_a_lock_that_is_not_whole_holds_nobody_up(tmp_path):
+    (tmp_path / run_folder.NAME).write_text('{"mode"')
+    with run_folder.claimed(tmp_path, "train"):
+        pass
+
+
+@pytest.mark.parametrize("wanted", ["", "file", "file/below", "nul\0"])
+def test_what_is_no_folder_to_write_in_is_refused(tmp_path, monkeypatch, wanted):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"--workdir.*(choose another folder|name a folder)"),
+        run_folder.claimed(wanted, "train"),
+    ):
+        pass
+
+
+def test_processes_of_one_job_hold_it_together(tmp_path, monkeypatch, holder):
+    # Another process of the holder's job asks for no lock, and stops where the first could not.
+    monkeypatch.setattr(distributed, "is_primary", lambda: False)
+    with run_folder.claimed(tmp_path, "train") as held:
+        assert held == tmp_path
+    monkeypatch.setattr(distributed, "from_all", lambda number: [1, number])
+    with (
+        pytest.raises(UserError, match=r"process 0 could not use .*: its own message says why"),
+        run_folder.claimed(tmp_path, "train"),
+    ):
+        pass
+    assert socket.gethostname() in (tmp_path / run_folder.NAME).read_text()
