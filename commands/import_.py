@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 
 from ..core.errors import UserError
-from ..models.checkpoints.files import Array, resolve, write
+from ..core.files import Array, sha256, write_pair
+from ..models.checkpoints.files import resolve
 from ..models.checkpoints.loading import Fitted, fit
-from ..models.checkpoints.published import sha256
 from ..training.averages.posthoc_ema import reconstruct_to, snapshot_of_name
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
@@ -82,7 +82,7 @@ def run(config, workdir: Path) -> Path:
         "sigma_range": [low, high],
         "latent": fitted.plan.latent,
     }
-    write(path, arrays(fitted, section.dtype), fitted.sidecar | origin)
+    write_pair(path, arrays(fitted, section.dtype), fitted.sidecar | origin)
     return _finished(path, fitted, fitted.path.name)
 
 

@@ -9,6 +9,7 @@ names the digest of the arrays it belongs to.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import uuid
@@ -100,7 +101,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, data: Any) -> None:
     """Write JSON data, whole or not at all; see `replacing`."""
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    write_bytes(path, _as_json(data))
+
+
+def _as_json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1) + "\n").encode()
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:
@@ -164,26 +169,32 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarra
         UserError: a type that is not kept in such files, or the file cannot be written. What
             reading an array raises passes through, and nothing is written.
     """
+    with replacing(path) as file:
+        return _write_into(file, arrays)
+
+
+def _write_into(file: BinaryIO, arrays: Mapping[str, Array | np.ndarray]) -> str:
     known = {name: _described(array) for name, array in arrays.items()}
-    header, end = {}, 0
+    places, end = {}, 0
     for name, array in known.items():
         if array.dtype not in NAMES:
             raise UserError(
                 f"{name} is {array.dtype}: array files keep {', '.join(map(str, NAMES))}"
             )
         begin, end = end, end + array.dtype.itemsize * int(np.prod(array.shape, dtype=np.int64))
-        header[name] = {
+        places[name] = {
             "dtype": NAMES[array.dtype],
             "shape": list(array.shape),
             "data_offsets": [begin, end],
         }
-    text = json.dumps(header).encode()
+    text = json.dumps(places).encode()
     text += b" " * (-len(text) % 8)  # what follows begins at a multiple of 8 bytes
     digest = hashlib.sha256()
-    with replacing(path) as file:
-        for part in (len(text).to_bytes(8, "little") + text, *_contents(known)):
-            digest.update(part)
-            file.write(part)
+    header = len(text).to_bytes(8, "little") + text
+    for part in itertools.chain([header], itertools.starmap(_content, known.items())):
+        digest.update(part)
+        file.write(part)
+        del part  # before the next array is read
     return digest.hexdigest()
 
 
@@ -194,12 +205,11 @@ def _described(array: Array | np.ndarray) -> Array:
     return Array(value.shape, value.dtype, lambda: value)
 
 
-def _contents(arrays: Mapping[str, Array]) -> Iterator[memoryview]:
-    for name, array in arrays.items():
-        value = np.asarray(array.read(), array.dtype, order="C")
-        if value.shape != tuple(array.shape):
-            raise UserError(f"{name} was to have shape {array.shape} and has {value.shape}")
-        yield value.reshape(-1).view(np.uint8).data
+def _content(name: str, array: Array) -> bytes | memoryview:
+    value = np.asarray(array.read(), array.dtype, order="C")
+    if value.shape != tuple(array.shape):
+        raise UserError(f"{name} was to have shape {array.shape} and has {value.shape}")
+    return value.reshape(-1).view(np.uint8).data
 
 
 def sidecar_path(path: str | os.PathLike) -> Path:
@@ -212,13 +222,17 @@ def write_pair(
 ) -> None:
     """Write arrays, and beside them JSON data that names their digest.
 
-    A stop between the two leaves arrays with the JSON of others, which `require_pair` refuses.
+    Both are whole on disk before either takes its place; a stop just between the two leaves
+    arrays with the JSON of others, which `require_pair` refuses.
 
     Raises:
         UserError: as `write_arrays`.
     """
-    digest = write_arrays(path, arrays)
-    write_json(sidecar_path(path), {**sidecar, DIGEST: digest})
+    with replacing(sidecar_path(path)) as beside, replacing(path) as file:
+        digest = _write_into(file, arrays)
+        beside.write(_as_json({**sidecar, DIGEST: digest}))
+        beside.flush()
+        os.fsync(beside.fileno())
 
 
 def require_pair(path: str | os.PathLike, sidecar: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def kept_scaling(source: str) -> LatentScaling | None:
     """Return the scaling of the latents that weights were trained on; None where they say nothing.
 
     Args:
-        source: a weight file, as `models.weights.load` takes it.
+        source: a weight file, as `models.checkpoints.load` takes it.
 
     Raises:
         UserError: no such file, or a damaged sidecar.

@@ -8,9 +8,9 @@ import jax
 from jaxtyping import Array, Float
 
 from ...core.errors import UserError
+from ...core.files import sha256
 from ..checkpoints.files import resolve
 from ..checkpoints.loading import load
-from ..checkpoints.published import sha256
 from ..denoiser import Network
 from .scaling import LatentScaling
 
@@ -58,8 +58,8 @@ def load_autoencoder(source: str | Path, where: str) -> Autoencoder:
     """Read an autoencoder's weights.
 
     Args:
-        source: as `models.weights.load` takes it.
-        where: what named it, for messages: "config.encoding.autoencoder".
+        source: as `models.checkpoints.load` takes it.
+        where: what named it, for messages: "encoding.autoencoder".
 
     Raises:
         UserError: nothing named, or weights that are of no autoencoder.

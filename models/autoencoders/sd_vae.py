@@ -1,7 +1,7 @@
 """The autoencoder of Stable Diffusion (Rombach et al., arXiv 2112.10752), as DiT and EDM2 use it.
 
 Pixels to latents of an eighth of the size with 4 channels, and back. The published weights
-(sd-vae-ft-mse and -ema, their parent kl-f8) load by `models.weights`.
+(sd-vae-ft-mse and -ema, their parent kl-f8) load by `models.checkpoints`.
 """
 
 import math

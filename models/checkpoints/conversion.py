@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import UserError
-from .files import Array
+from ...core.files import Array
 from .keys import ARCHITECTURES, architecture
 from .keys.layout import Entry
 from .readers import LazyTensor, WeightSource

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 
 from ...core.errors import UserError
+from ...core.files import Array
 from ..build import blueprint
 from ..denoiser import Denoiser, Network, split
 from ..spec import Blueprint
 from .conversion import convert, read_section
-from .files import Array, flatten, resolve, sidecar_of, unflatten
+from .files import flatten, resolve, sidecar_of, unflatten
 from .published import lookup
 from .readers import open_weights, require_finite
 from .stacking import Place, places

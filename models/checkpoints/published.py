@@ -5,13 +5,13 @@ fetch them once by hand. A file that is not on disk is an error with all that is
 """
 
 import dataclasses
-import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.files import cache_folder, home, sha256
 
 EDM2_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions"
 EDM_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
@@ -28,7 +28,6 @@ EDM2_PARAMETERS = {
     "xl": 1_119_283_749,
     "xxl": 1_523_164_773,
 }
-BLOCK = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +117,9 @@ def lookup(file: str) -> Published | None:
 
 
 def folder() -> Path:
-    """Return where published files are: $GUIDESTAR_WEIGHTS, else ~/.cache/guidestar/weights."""
-    return Path(os.environ.get("GUIDESTAR_WEIGHTS") or "~/.cache/guidestar/weights").expanduser()
+    """Return where published files are: $GUIDESTAR_WEIGHTS, else weights/ of the cache folder."""
+    chosen = os.environ.get("GUIDESTAR_WEIGHTS")
+    return home(chosen) if chosen else cache_folder() / "weights"
 
 
 def find(file: str) -> Path | None:
@@ -146,17 +146,3 @@ def find(file: str) -> Path | None:
             f"from {entry.url}"
         )
     return path
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256, in hexadecimal."""
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            yield block

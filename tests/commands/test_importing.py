@@ -14,7 +14,8 @@ from guidestar.commands.import_ import overrides
 from guidestar.commands.import_ import run as import_weights
 from guidestar.configs import import_weights as config_file
 from guidestar.core.errors import UserError
-from guidestar.models.checkpoints.published import sha256
+from guidestar.core.files import sha256
+from guidestar.models.checkpoints.readers import open_weights
 
 DIT, EDM2 = GOLDEN / "dit_tiny.pt", GOLDEN / "edm2_unet_tiny.pkl"
 
@@ -108,10 +109,7 @@ def test_what_cannot_be_imported_is_refused_and_nothing_is_written(fields, messa
 
 
 def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path):
-    tensors = {
-        name: tensor.read()
-        for name, tensor in models.weights.readers.open_weights(DIT).tensors.items()
-    }
+    tensors = {name: tensor.read() for name, tensor in open_weights(DIT).tensors.items()}
     tensors["final_layer.linear.bias"] = np.full(32, np.nan, np.float32)
     write_torch_zip(tmp_path / "nan.pt", tensors)
     with pytest.raises(UserError, match=r"final/bias has 32 of 32 values that are NaN"):

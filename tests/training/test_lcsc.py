@@ -8,8 +8,8 @@ import pytest
 from tiny_configs.configs import tiny, write_untrained
 
 from guidestar.core.errors import UserError
+from guidestar.core.files import write_pair
 from guidestar.models.checkpoints import load
-from guidestar.models.checkpoints.files import write
 from guidestar.training import loop
 from guidestar.training.averages import ema, lcsc
 from guidestar.training.averages.weight_sums import WeightSum
@@ -34,7 +34,7 @@ def files(tmp_path_factory):
         path = write_untrained(folder / f"{number}.safetensors", model)
         loaded = load(path)
         params = jax.tree.map(lambda a, n=number: a * (1 + n), loaded.params)
-        write(path, WeightSum([path]).arrays([1 + number]), loaded.sidecar)
+        write_pair(path, WeightSum([path]).arrays([1 + number]), loaded.sidecar)
         paths.append((path, params))
     return paths
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ...models.checkpoints.files import Array, flatten, write
+from ...core.files import Array, write_pair
+from ...models.checkpoints.files import flatten
 from ...runtime.distributed import is_primary
 from ..state import Recipe, TrainState
 from .posthoc_ema import FOLDER
@@ -60,7 +61,7 @@ class EMASnapshots:
             for key, value in leaves.items()
         }
         sidecar = {"model": self._model, "name": name, "config": self._identity, "ema": about}
-        write(self._directory / f"{name}.safetensors", arrays, sidecar)
+        write_pair(self._directory / f"{name}.safetensors", arrays, sidecar)
 
 
 def _on_host(leaves: dict[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:

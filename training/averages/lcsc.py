@@ -14,12 +14,12 @@ from jaxtyping import Float
 
 from ... import input_pipeline
 from ...core.errors import UserError
+from ...core.files import write_pair
 from ...data.images import to_uint8
 from ...data.source import Source
 from ...evaluation.extractors.classifier import FeatureExtractor
 from ...evaluation.metrics.frechet import frechet_distance, moments, moments_of_batches
 from ...inference.job import job_from_config
-from ...models.checkpoints.files import write
 from .ema import exponent_of_std
 from .weight_sums import WeightSum
 
@@ -225,7 +225,7 @@ def search(config, workdir: Path) -> Path:
         "evaluations": found.evaluations,
     }
     sidecar = weights.sidecar | {"name": path.stem, "weights": "LCSC", "lcsc": about}
-    write(path, weights.arrays(found.coefficients, np.float16), sidecar)
+    write_pair(path, weights.arrays(found.coefficients, np.float16), sidecar)
     total, negative = found.coefficients.sum(), (found.coefficients < 0).sum()
     print(
         f"wrote {path}: Frechet distance {found.score:.4g} in {section.features}, of the last "

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ...core.errors import UserError
-from ...models.checkpoints.files import NAMES, sidecar_of, write
+from ...core.files import write_pair
+from ...models.checkpoints.files import FLOATS, sidecar_of
 from .ema import exponent_of_std
 from .weight_sums import WeightSum
 
@@ -180,7 +181,7 @@ def reconstruct_to(
             ],
         },
     }
-    write(path, files.arrays(weights, dtype), files.sidecar | {"name": path.stem} | origin)
+    write_pair(path, files.arrays(weights, dtype), files.sidecar | {"name": path.stem} | origin)
     return path
 
 
@@ -208,11 +209,10 @@ def reconstruct(config, workdir: Path) -> Path:
     section = config.ema
     if not section.reconstruct:
         raise UserError("--config.ema.reconstruct=0.15 says which relative width to make")
-    kinds = {str(kind): kind for kind in NAMES}
-    if section.reconstruct_dtype not in kinds:
+    if section.reconstruct_dtype not in FLOATS:
         raise UserError(
             f"config.ema.reconstruct_dtype {section.reconstruct_dtype!r} is not one of "
-            f"{', '.join(kinds)}"
+            f"{', '.join(FLOATS)}"
         )
     path = workdir / f"{config.name}-{section.reconstruct:.3f}.safetensors"
     snapshots = snapshots_below(workdir)
@@ -221,7 +221,7 @@ def reconstruct(config, workdir: Path) -> Path:
         snapshots,
         section.reconstruct,
         section.at_images or None,
-        kinds[section.reconstruct_dtype],
+        FLOATS[section.reconstruct_dtype],
     )
     about = sidecar_of(path)["ema"]
     print(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.errors import UserError
-from ...models.checkpoints.files import Array, unflatten
+from ...core.files import Array
+from ...models.checkpoints.files import unflatten
 from ...models.checkpoints.loading import fit
 from ...models.denoiser import Network
 

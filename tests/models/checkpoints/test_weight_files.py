@@ -1,6 +1,8 @@
 """Weight files: layers stacked or not, written one array at a time, refused by name."""
 
 import json
+import shutil
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,9 @@ from tiny_configs.configs import write_untrained
 
 from guidestar import models
 from guidestar.core.errors import UserError
-from guidestar.models.checkpoints import load, save
-from guidestar.models.checkpoints.files import Array, write
-from guidestar.models.checkpoints.published import OTHERS, edm2, find, lookup
+from guidestar.core.files import Array, write_pair
+from guidestar.models.checkpoints import load, resolve, save
+from guidestar.models.checkpoints.published import OTHERS, edm2, find, folder, lookup
 from guidestar.models.checkpoints.stacking import Place, places
 
 TINY = dict(
@@ -80,42 +82,65 @@ def test_load_returns_what_a_user_asks_of_a_denoiser(tiny):
 
 
 def test_a_classifier_is_no_denoiser():
-    with pytest.raises(UserError, match=r"no denoiser but a classifier.*weights\.load"):
+    with pytest.raises(UserError, match=r"no denoiser but a classifier.*checkpoints\.load"):
         models.load("fashion_mnist_classifier")
 
 
 def test_arrays_are_read_one_after_another_as_they_are_written(tmp_path):
-    alive, most = [], []
+    before = []
 
     def read(n):
-        alive.append(n)
-        most.append(len(alive))
+        assert all(one() is None for one in before)  # forgotten
         value = np.full((2, 3), n, ml_dtypes.bfloat16)
-        alive.remove(n)
+        before.append(weakref.ref(value))
         return value
 
     bfloat16 = np.dtype(ml_dtypes.bfloat16)
     arrays = {f"layer/{n}": Array((2, 3), bfloat16, lambda n=n: read(n)) for n in range(5)}
-    write(tmp_path / "a.safetensors", arrays, {"model": {}})
-    assert max(most) == 1
+    write_pair(tmp_path / "a.safetensors", arrays, {"model": {}})
     stored = load_file(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(stored["layer/3"].astype(np.float32), np.full((2, 3), 3.0))
 
 
 def test_what_fails_while_it_is_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.safetensors"
-    write(path, {"k": Array((1,), np.float32, lambda: np.ones(1, np.float32))}, {"model": {}})
-    before = path.read_bytes()
+    write_pair(path, {"k": Array((1,), np.float32, lambda: np.ones(1, np.float32))}, {"model": {}})
+    before = [one.read_bytes() for one in (path, path.with_suffix(".json"))]
 
     def broken():
         raise UserError("k is damaged")
 
     with pytest.raises(UserError, match="damaged"):
-        write(path, {"k": Array((1,), np.float32, broken)}, {"model": {"name": "other"}})
-    assert path.read_bytes() == before and json.loads(path.with_suffix(".json").read_text()) == {
-        "model": {}
-    }
-    assert [one.name for one in tmp_path.iterdir() if "partial" in one.name] == []
+        write_pair(path, {"k": Array((1,), np.float32, broken)}, {"model": {"name": "other"}})
+    assert [one.read_bytes() for one in (path, path.with_suffix(".json"))] == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("alone", [".safetensors", ".json"])
+def test_one_of_a_pair_that_was_replaced_alone_is_refused(alone, tiny, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save(other, {"k": np.ones(2)}, TINY | {"depth": 1}, {})
+    shutil.copy(other.with_suffix(alone), tiny.with_suffix(alone))
+    with pytest.raises(UserError, match=r"tiny\.json is of other arrays than those in .*tiny"):
+        load(tiny)
+
+
+def test_arrays_are_kept_whatever_their_memory_layout(tmp_path):
+    kept = {"columns": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
+    kept |= {"steps": np.arange(10)[::2], "turned": np.arange(6, dtype=np.uint8).reshape(2, 3).T}
+    write_pair(tmp_path / "a.safetensors", kept, {})
+    found = load_file(tmp_path / "a.safetensors")
+    for name, value in kept.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_tilde_is_home_wherever_weights_are_named(tiny, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny.parent))
+    assert resolve("~/tiny.safetensors") == tiny
+    monkeypatch.setenv("GUIDESTAR_WEIGHTS", "~/published")
+    assert folder() == tiny.parent / "published"
+    save("~/saved.safetensors", {"k": np.ones(2)}, TINY, {})
+    assert (tiny.parent / "saved.json").exists()
 
 
 def rewritten(path, change):
@@ -123,7 +148,7 @@ def rewritten(path, change):
     arrays = {name: value.astype(np.float32) for name, value in load_file(path).items()}
     change(arrays)
     lazy = {k: Array(v.shape, v.dtype, lambda v=v: v) for k, v in arrays.items()}
-    write(path, lazy, json.loads(path.with_suffix(".json").read_text()))
+    write_pair(path, lazy, json.loads(path.with_suffix(".json").read_text()))
 
 
 @pytest.mark.parametrize(
