@@ -1,4 +1,4 @@
-"""Train, sample, export, evaluate or report: one command, one config.
+"""Train, sample, evaluate and more: one command, one config.
 
 python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.seed=1]
 """
@@ -6,20 +6,23 @@ python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.see
 import importlib
 import os
 import pkgutil
-import re
 import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import guidestar
+from guidestar.commands.config import imports, overrides, reading
 from guidestar.core.errors import UserError
+from guidestar.core.files import home
 
 ROOT = Path(guidestar.__file__).parent
 
-# A mode is a module of commands/ or a folder of studies/, and is run by its `run(config, workdir)`.
+# A mode is a file of commands/ or a folder of studies/, and is run by its `run(config, workdir)`.
 FOLDERS = ("commands", "studies")
+# What modes were called in earlier versions.
+RENAMED = {"report": "demo", "experiment": "fractal2d"}
 CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run writes")
 
@@ -27,18 +30,18 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run wr
 def modes() -> dict[str, str]:
     """Return the module of every mode, by the mode's name; nothing is imported.
 
-    A mode is a file of commands/ or a folder of studies/; one whose name is a word of Python's
-    (``import``) has an underscore behind it.
+    A mode whose name is a word of Python's (``import``) has an underscore behind its file's name.
     """
     found = {}
     for folder in FOLDERS:
         for one in pkgutil.iter_modules([str(ROOT / folder)]):
-            if folder == "commands" or one.ispkg:
+            if one.ispkg == (folder == "studies"):
                 found[one.name.rstrip("_")] = f"guidestar.{folder}.{one.name}"
     return found
 
 
-MODE = flags.DEFINE_enum("mode", "train", sorted(modes()), "what to do")
+MODE = flags.DEFINE_string("mode", "train", f"what to do: {', '.join(sorted(modes()))}")
+GIVEN: list[overrides.Override] = []
 
 
 def fail(message: str) -> None:
@@ -47,26 +50,14 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def subscripted(argument: str) -> str:
-    """Write the numbers in an override's name as ml_collections takes them.
-
-    ``--config.guidance.push.1.eta=0.2`` becomes ``--config.guidance.push[1].eta=0.2``.
-    """
-    name, equals, value = argument.partition("=")
-    if re.match(r"--?(no)?config\.", name):
-        name = re.sub(r"\.(\d+)(?=[.\[]|$)", r"[\1]", name)
-    return name + equals + value
-
-
 def parse(arguments: list[str]) -> list[str]:
-    """Parse flags; an unknown config key or a missing file is one line, not a traceback."""
-    # ml_collections looks for the names of overrides in sys.argv, absl for their values here.
-    sys.argv = arguments = [subscripted(argument) for argument in arguments]
+    """Parse flags; an unknown flag or a missing file is one line, not a traceback."""
     try:
+        arguments, GIVEN[:] = overrides.split(arguments)
+        arguments = [located(one) for one in arguments]
+        # ml_collections looks at sys.argv, where it finds the config's path and nothing else.
+        sys.argv = arguments
         rest = flags.FLAGS(arguments)
-    except IndexError:
-        numbered = [one for one in arguments if re.match(r"--?(no)?config\..*\[", one)]
-        fail(f"{', '.join(numbered)}: the config's list has fewer entries (they count from 0)")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         fail(f"{error.args[0] if error.args else error} (see python main.py --help)")
     if rest[1:]:
@@ -77,9 +68,91 @@ def parse(arguments: list[str]) -> list[str]:
     return rest
 
 
+def located(argument: str) -> str:
+    """Return ``--config=PATH`` with the path of a config of this package where it names one.
+
+    ``configs/digits.py`` is found from any folder, and ``digits`` stands for it.
+    """
+    flag, equals, value = argument.partition("=")
+    if flag not in ("--config", "-config") or not equals:
+        return argument
+    path, colon, given = value.partition(":")
+    if home(path).exists():
+        return f"{flag}={home(path)}{colon}{given}"
+    inside = [ROOT / path, ROOT / "configs" / f"{path}.py"]
+    found = next((str(one) for one in inside if path and one.is_file()), path)
+    return f"{flag}={found}{colon}{given}"
+
+
+def module_of(mode: str):
+    """Return a mode's module.
+
+    Raises:
+        UserError: no such mode.
+    """
+    known = modes()
+    if mode in RENAMED:
+        raise UserError(f"--mode={mode} is called --mode={RENAMED[mode]} now")
+    if mode not in known:
+        raise UserError(f"--mode={mode} is not one of {', '.join(sorted(known))}")
+    return importlib.import_module(known[mode])
+
+
+def able(field: str) -> list[str]:
+    """Return the modes that read a field of the config."""
+    return [mode for mode in sorted(modes()) if reading.reads(module_of(mode).READS, field)]
+
+
+def by_argument(path: str, config: ConfigDict) -> list[str]:
+    """Return the fields that a config's argument sets, ``rows`` of ``configs/evidence.py:cfg_3``.
+
+    Args:
+        path: the flag's value.
+        config: what it gives.
+    """
+    plain, colon, _ = path.partition(":")
+    if not colon:
+        return []
+    values = flags.FlagValues()
+    arguments = ["main.py", f"--config={plain}"]
+    flag = config_flags.DEFINE_config_file(
+        "config", None, "", flag_values=values, sys_argv=arguments
+    )
+    try:
+        values(arguments)
+        without = flag.value.to_dict()
+    except Exception:  # a config that cannot do without an argument, whatever it raises
+        return []
+    return list(reading.differences(without, config.to_dict()))
+
+
+def configured(module) -> ConfigDict:
+    """Return the config with everything that the command line says of it.
+
+    Raises:
+        UserError: a module that cannot be imported, a field that there is not or that the mode
+            does not read, a value of another type.
+    """
+    given = [one.text for one in GIVEN if one.name == "imports"]
+    imports.import_modules(given[-1] if given else CONFIG.value.get("imports", ()))
+    config = overrides.apply(CONFIG.value, GIVEN)
+    reading.require_read(MODE.value, module.READS, [one.name for one in GIVEN], able)
+    changed = by_argument(flags.FLAGS["config"].config_filename, CONFIG.value)
+    reading.require_argument_read(MODE.value, module.READS, changed, able)
+    return config.lock()
+
+
+def begin(config) -> None:
+    """Do what comes before the first use of a device: meet other hosts, find compiled programs."""
+    from guidestar.runtime import compilation, distributed
+
+    distributed.initialise(config.hosts)
+    compilation.keep_programs(config.compilation_cache)
+
+
 def writable(folder: str) -> Path:
     """Create the work folder and check that files can be written there."""
-    path = Path(folder).absolute()
+    path = home(folder).absolute()
     probe = path / f".writable.{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -92,23 +165,17 @@ def writable(folder: str) -> Path:
     return path
 
 
-def begin(config) -> None:
-    """Do what comes before the first use of a device: meet other hosts, find compiled programs."""
-    from guidestar.runtime import compilation, distributed
-
-    distributed.initialise(config.hosts)
-    compilation.keep_programs(config.compilation_cache)
-
-
 def main(arguments: list[str]) -> None:
     """Run the chosen mode."""
     del arguments
     # Checkpointing logs every file it touches at INFO.
     logging.set_verbosity(logging.WARNING)
     try:
+        module = module_of(MODE.value)
+        config = configured(module)
         workdir = writable(WORKDIR.value)
-        begin(CONFIG.value)
-        importlib.import_module(modes()[MODE.value]).run(CONFIG.value, workdir)
+        begin(config)
+        module.run(config, workdir)
     except UserError as error:
         fail(str(error))
     except OSError as error:
@@ -120,5 +187,10 @@ def main(arguments: list[str]) -> None:
         fail("interrupted; the same command goes on from what is on disk")
 
 
-if __name__ == "__main__":
+def command_line() -> None:
+    """Run as the console script ``guidestar``."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    command_line()

@@ -19,6 +19,15 @@ from ..training.losses.loss import Loss
 from ..training.objectives.multitask import Clusters
 from ..training.recipes import loss_from_config
 
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "data",
+    "model",
+    "training",
+    "affinity",
+)
+
 
 def gradient_affinity(
     loss: Loss, network, params, batches, key, *, grid: int = 20

@@ -18,6 +18,18 @@ from ..models.autoencoders.scaling import LatentScaling, from_json
 from ..runtime.distributed import is_primary
 from ..runtime.store import RECORD, ImageStore
 
+# What this mode reads of a config.
+READS = (
+    "data",
+    "decoding",
+    "sampling.format",
+    "sampling.batch_size",
+    "sampling.decoder",
+    "sampling.scaling",
+    "sampling.any_decoder",
+)
+
+
 GRID_IMAGES, GRID_COLUMNS = 100, 10
 
 

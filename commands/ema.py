@@ -4,6 +4,13 @@ from pathlib import Path
 
 from ..training.averages.posthoc_ema import reconstruct
 
+# What this mode reads of a config.
+READS = (
+    "ema.reconstruct",
+    "ema.at_images",
+    "ema.reconstruct_dtype",
+)
+
 
 def run(config, workdir: Path) -> None:
     """Write the average that ``config.ema`` asks for."""

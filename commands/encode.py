@@ -20,6 +20,13 @@ from ..models.autoencoders.scaling import PUBLISHED, LatentScaling, fitted
 from ..runtime import distributed
 from ..runtime.batches import Batches
 
+# What this mode reads of a config.
+READS = (
+    "data",
+    "encoding",
+)
+
+
 FITTED = "fitted"
 # Half the bytes of float32. Of the two types of that size this one has eight times the precision
 # (a relative error below 2^-11), and latents lie far inside its range, which is checked.

@@ -20,6 +20,16 @@ from ..runtime.store import ImageStore
 from .export import commit
 from .sample import run as sample
 
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "rows",
+    "claims",
+    "evaluation",
+    "sampler",
+    "sampling",
+)
+
 
 def row_config(config, name: str) -> ConfigDict:
     """Return the config with the guidance of one of its rows, and what else the row sets."""

@@ -16,6 +16,17 @@ from ..training.loop import checkpoints_of, identity
 from ..training.recipes import recipe_from_config
 from ..training.setup import set_up
 
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "data",
+    "model",
+    "training",
+    "optimizer",
+    "ema",
+    "checkpoint",
+)
+
 
 def commit() -> str:
     """Return the checkout's commit, marked when files differ from it; empty outside a checkout."""

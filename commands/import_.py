@@ -15,6 +15,10 @@ from ..models.checkpoints.files import resolve
 from ..models.checkpoints.loading import Fitted, fit
 from ..training.averages.posthoc_ema import reconstruct_to, snapshot_of_name
 
+# What this mode reads of a config.
+READS = ("weights",)
+
+
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 # What a file of this project may keep as it is; other types become float32.
 KEPT = {np.dtype(kind) for kind in DTYPES.values()}

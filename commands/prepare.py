@@ -13,6 +13,10 @@ from ..core.errors import UserError
 from ..data.image_folder import labelled, square
 from ..data.record_folder import Writer
 
+# What this mode reads of a config.
+READS = ("prepare",)
+
+
 # What Pillow raises for a file that is damaged or no picture.
 UNREADABLE = (OSError, ValueError, SyntaxError)
 

@@ -15,6 +15,15 @@ from ..inference.job import job_from_config
 from ..models.autoencoders.scaling import LatentScaling
 from ..runtime.store import ImageStore
 
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "guidance",
+    "sampler",
+    "sampling",
+)
+
+
 GRID_IMAGES = 100
 
 

@@ -10,6 +10,8 @@ def base() -> ConfigDict:
     return ConfigDict(
         dict(
             name="",
+            # Modules of one's own (or .py files) whose parts the config may name.
+            imports=(),
             seed=0,
             data=dict(name="", split="train", dir="", flip=False, most_damaged=0.001),
             model=dict(name="dit"),

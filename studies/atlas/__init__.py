@@ -2,4 +2,14 @@
 
 from .atlas import atlas as run
 
-__all__ = ["run"]
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "atlas",
+    "fractal",
+    "sampler",
+    "sampling.weights",
+)
+
+
+__all__ = ["READS", "run"]

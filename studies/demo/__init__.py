@@ -2,4 +2,17 @@
 
 from .demo import report as run
 
-__all__ = ["run"]
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "rows",
+    "claims",
+    "demo",
+    "evaluation",
+    "sampler",
+    "sampling",
+    "fractal",
+)
+
+
+__all__ = ["READS", "run"]

@@ -2,4 +2,19 @@
 
 from .experiment import experiment as run
 
-__all__ = ["run"]
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "data",
+    "model",
+    "training",
+    "optimizer",
+    "ema",
+    "sharding",
+    "checkpoint",
+    "log",
+    "experiment",
+)
+
+
+__all__ = ["READS", "run"]

@@ -2,4 +2,17 @@
 
 from .study import study as run
 
-__all__ = ["run"]
+# What this mode reads of a config.
+READS = (
+    "seed",
+    "study",
+    "rows",
+    "order",
+    "margins",
+    "guidance",
+    "sampler.schedule",
+    "sampling",
+)
+
+
+__all__ = ["READS", "run"]

@@ -4,13 +4,14 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 from places import ROOT
 
 from guidestar import guidance
-from guidestar.configs import apg_on_autoguidance
-from guidestar.main import subscripted
+from guidestar.commands.config import imports, overrides, reading
+from guidestar.configs import apg_on_autoguidance, digits, evidence
+from guidestar.core.errors import UserError
+from guidestar.main import located, modes, module_of
 
 TINY = "--config=tests/tiny_configs/command_line.py"
 
@@ -28,14 +29,17 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([TINY, "--config.optimizer.learning_rat=1"], "learning_rat"),
+        ([TINY, "--config.optimizer.learning_rat=1"], "did you mean learning_rate"),
         (["--config=configs/nothing.py"], "nothing.py"),
         ([TINY, "--mode=sampel"], "sampel"),
+        ([TINY, "--mode=report"], "--mode=demo"),
         ([], "--config is missing"),
         ([TINY, "leftover"], "unexpected argument 'leftover'"),
         ([TINY, "--config.data.name=nosuchset"], "nosuchset"),
-        ([TINY, "--mode=sample"], "weights.main is empty"),
-        ([TINY, "--config.training.steps=soon"], "steps"),
+        ([TINY, "--config.training.steps=soon"], "training.steps='soon': give a whole number"),
+        ([TINY, "--mode=sample", "--config.optimizer.b1=0.5"], "--mode=sample does not read it"),
+        (["--config=configs/evidence.py:unguided", "--mode=sample"], "argument"),
+        ([TINY, "--config.imports=no_such_module"], "no such module"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(tmp_path, arguments, message):
@@ -44,6 +48,7 @@ def test_mistakes_are_answered_in_one_line(tmp_path, arguments, message):
     lines = result.stderr.strip().splitlines()
     assert lines[-1].startswith("error: ") and message in lines[-1]
     assert "Traceback" not in result.stderr
+    assert not (tmp_path / "work").exists() or not list((tmp_path / "work").rglob("*.png"))
 
 
 def test_a_missing_workdir_and_one_that_cannot_be_written_are_told_apart(tmp_path):
@@ -55,42 +60,175 @@ def test_a_missing_workdir_and_one_that_cannot_be_written_are_told_apart(tmp_pat
     assert blocked.read_text() == "not a folder"
 
 
+def given(*arguments):
+    """Return the overrides in a command line."""
+    return overrides.split(arguments)[1]
+
+
+def overridden(config, *arguments):
+    """Return a config with the overrides of a command line, as a dictionary."""
+    return overrides.apply(config, given(*arguments)).to_dict()
+
+
 @pytest.mark.parametrize(
-    ("written", "parsed"),
+    ("written", "path", "text"),
     [
-        ("--config.guidance.push.1.eta=0.2", "--config.guidance.push[1].eta=0.2"),
-        ("--config.guidance.rules.0.push.12.eta=1", "--config.guidance.rules[0].push[12].eta=1"),
-        ("--config.guidance.scales.1=3", "--config.guidance.scales[1]=3"),
-        ("--config.a.1.2.b", "--config.a[1][2].b"),
-        ("-config.guidance.push.1.eta", "-config.guidance.push[1].eta"),
-        ("--noconfig.parts.0.on", "--noconfig.parts[0].on"),
-        ("--config.name=v.1.b", "--config.name=v.1.b"),
-        ("--config=configs/v.1.py", "--config=configs/v.1.py"),
-        ("--workdir=out.1", "--workdir=out.1"),
-        ("--config.guidance.push[1].eta=2", "--config.guidance.push[1].eta=2"),
+        ("--config.guidance.push.1.eta=0.2", ("guidance", "push", 1, "eta"), "0.2"),
+        ("--config.guidance.push[1].eta=2", ("guidance", "push", 1, "eta"), "2"),
+        ("--config.a.1.2.b=x=y", ("a", 1, 2, "b"), "x=y"),
+        ("-config.log.tensorboard", ("log", "tensorboard"), "true"),
+        ("--noconfig.parts.0.on", ("parts", 0, "on"), "false"),
+        ("--config.name=v.1.b", ("name",), "v.1.b"),
     ],
 )
-def test_numbers_in_the_names_of_overrides_are_list_entries(written, parsed):
-    assert subscripted(written) == parsed
+def test_an_override_is_a_path_and_a_text(written, path, text):
+    others, found = overrides.split(["main.py", written, "--workdir=out.1"])
+    assert found == [(path, text)] and others == ["main.py", "--workdir=out.1"]
+
+
+def test_the_value_of_an_override_may_stand_behind_it():
+    others, found = overrides.split(["--config.seed", "7", "--config=a.py", "--config.log.x", "-v"])
+    assert found == [(("seed",), "7"), (("log", "x"), "true")] and others == ["--config=a.py", "-v"]
 
 
 def test_one_number_of_a_nested_rule_is_overridden():
-    config, values = apg_on_autoguidance.get_config(), flags.FlagValues()
+    config = apg_on_autoguidance.get_config()
     before = config.guidance.to_dict()["rule"]["push"]
-    arguments = ["main.py", subscripted("--config.guidance.rule.push.2.eta=0.2")]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-    values(arguments)
-    (low, high), after = (0.1, 10.0), config.guidance.to_dict()["rule"]["push"]
-    assert after == (*before[:2], {"name": "project", "eta": 0.2}, before[3])
+    after = overridden(config, "--config.guidance.rule.push.2.eta=0.2")["guidance"]
+    assert after["rule"]["push"] == (*before[:2], {"name": "project", "eta": 0.2}, before[3])
     transforms = [guidance.momentum(-0.5), guidance.clip_norm(5.0), guidance.project(0.2)]
     pushed = guidance.push(guidance.weak(), *transforms, guidance.scale(3.0))
-    expected = guidance.between(pushed, low, high)
-    assert guidance.from_config(config.guidance.to_dict()) == expected
+    assert guidance.from_config(after) == guidance.between(pushed, 0.1, 10.0)
 
 
-def test_an_override_beyond_the_end_of_a_list_is_answered_in_one_line(tmp_path):
-    override = "--config.guidance.rule.push.7.eta=0.2"
-    result = run("--config=configs/apg_on_autoguidance.py", override, f"--workdir={tmp_path}")
-    assert result.returncode == 1
-    assert "push[7].eta=0.2: the config's list has fewer entries" in result.stderr
-    assert "Traceback" not in result.stderr
+RULE = {"name": "cfg", "scale": 2.0}
+KARRAS = {"steps": 32, "sigma_min": 0.002, "sigma_max": 80.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "section", "expected"),
+    [
+        (["guidance.name=apg", "guidance.eta=0.5"], "guidance", RULE | dict(name="apg", eta=0.5)),
+        (["guidance.eta=0.5", "guidance.name=apg"], "guidance", RULE | dict(name="apg", eta=0.5)),
+        (["guidance.name=unguided"], "guidance", {"name": "unguided"}),
+        (
+            ["guidance.name=between", "guidance.low=0.3", "guidance.high=3"],
+            "guidance",
+            {"name": "between", "rule": RULE, "low": 0.3, "high": 3},
+        ),
+        (
+            ["guidance.name=between", "guidance.low=1", "guidance.high=3", "guidance.rule.scale=4"],
+            "guidance",
+            {"name": "between", "rule": RULE | {"scale": 4.0}, "low": 1, "high": 3},
+        ),
+        (["guidance.network=guide"], "guidance", RULE | {"network": "guide"}),
+        (
+            ["sampler.solver.name=dpmpp", "sampler.solver.order=3"],
+            "sampler.solver",
+            {"name": "dpmpp", "order": 3},
+        ),
+        (["sampler.schedule.name=vp"], "sampler.schedule", KARRAS | {"name": "vp"}),
+        (
+            ["sampler.schedule.name=flow", "sampler.schedule.shift=3"],
+            "sampler.schedule",
+            {"name": "flow", "steps": 32, "sigma_max": 80.0, "shift": 3.0},
+        ),
+        (["sampler.solver={'name': 'euler'}"], "sampler.solver", {"name": "euler"}),
+    ],
+)
+def test_another_part_takes_the_arguments_of_its_own(arguments, section, expected):
+    found = overridden(digits.get_config(), *(f"--config.{one}" for one in arguments))
+    for name in section.split("."):
+        found = found[name]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["guidance.name=apgg"], "did you mean apg"),
+        (["guidance.etta=1"], "cfg has no argument 'etta'; it takes scale, network"),
+        (["guidance.rule.scale=1"], "cfg has no argument 'rule'"),
+        (["sampler.solver.name=hein"], "did you mean heun"),
+        (["sampling.cuont=1"], "did you mean count"),
+        (["seed.x=1"], "seed is 0, which has no fields"),
+        (["guidance.scale=big"], "give a number"),
+        (["training.steps=1.5"], "give a whole number"),
+        (["data.flip=perhaps"], "true or false"),
+        (["ema.tracked.3=0.1"], "ema.tracked has the entries"),
+        (["guidance=3"], "is a section"),
+    ],
+)
+def test_what_there_is_not_is_refused_with_what_there_is(arguments, message):
+    with pytest.raises(UserError, match=message):
+        overridden(digits.get_config(), *(f"--config.{one}" for one in arguments))
+
+
+def test_an_entry_of_a_list_and_a_list_are_overridden():
+    config = digits.get_config()
+    config.ema.tracked = (0.05, 0.1)
+    assert overridden(config, "--config.ema.tracked.1=0.2")["ema"]["tracked"] == (0.05, 0.2)
+    assert overridden(config, "--config.ema.tracked=(0.3,)")["ema"]["tracked"] == (0.3,)
+    assert overridden(config, "--config.imports=a,b")["imports"] == ("a", "b")
+    wide = "--config.guidance.rule.push.7.eta=0.2"
+    with pytest.raises(UserError, match="has the entries 0 to 3"):
+        overridden(apg_on_autoguidance.get_config(), wide)
+
+
+def test_the_order_of_rows_is_that_of_the_config():
+    config = evidence.get_config("cfg_3,apg_8,cfg_2")
+    assert list(overrides.apply(config, given("--config.seed=3")).rows) == [
+        "cfg_3",
+        "apg_8",
+        "cfg_2",
+    ]
+
+
+@pytest.mark.parametrize("mode", sorted(modes()))
+def test_every_mode_runs_a_config_and_says_what_it_reads(mode):
+    module = module_of(mode)
+    assert callable(module.run)
+    known = {*digits.get_config(), "rows", "claims", "evaluation", "demo", "fractal", "atlas"}
+    known |= {"study", "order", "margins", "experiment"}
+    assert {one.partition(".")[0] for one in module.READS} <= known
+
+
+def test_a_field_is_read_with_its_section_or_a_part_of_it():
+    assert reading.reads(("sampling.weights",), "sampling.weights.main")
+    assert reading.reads(("sampling.weights",), "sampling")
+    assert not reading.reads(("sampling.weights",), "sampling.count")
+    assert not reading.reads(("sampling",), "sampling_more")
+    assert reading.reads((), "hosts.count")
+
+
+def test_fields_of_two_configs_that_differ_are_named():
+    one, other = ConfigDict(dict(a=dict(b=1, c=2))), ConfigDict(dict(a=dict(b=1, c=3), d=4))
+    assert list(reading.differences(one.to_dict(), other.to_dict())) == ["a.c", "d"]
+
+
+def test_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = f"--config={ROOT / 'configs/digits.py'}"
+    assert located("--config=configs/digits.py") == expected
+    assert located("--config=digits") == expected
+    (tmp_path / "digits.py").write_text("")
+    assert located("--config=digits.py") == "--config=digits.py"
+    assert located("--config=evidence:cfg_3").endswith("configs/evidence.py:cfg_3")
+    assert located("--config.seed=1") == "--config.seed=1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("import no_such_package", "it imports no_such_package, which is not installed"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def broken(:", "SyntaxError"),
+    ],
+)
+def test_a_module_of_ones_own_that_cannot_be_imported_is_named(tmp_path, text, message):
+    path = tmp_path / "my_broken_rules.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        imports.import_modules(str(path))

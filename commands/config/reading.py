@@ -1,0 +1,88 @@
+"""What a mode reads of a config, and a refusal of everything else that was set."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...core.errors import UserError
+
+# What every mode reads: before it begins, or in its messages.
+ALWAYS = ("name", "imports", "hosts", "compilation_cache")
+
+
+def reads(prefixes: Sequence[str], field: str) -> bool:
+    """Say whether a field, or a part of it, is among what a mode reads.
+
+    Args:
+        prefixes: dotted names of fields and sections.
+        field: dotted name of a field or section.
+    """
+    return any(
+        field == one or field.startswith(f"{one}.") or one.startswith(f"{field}.")
+        for one in (*ALWAYS, *prefixes)
+    )
+
+
+def require_read(
+    mode: str,
+    prefixes: Sequence[str],
+    given: Sequence[str],
+    others: Callable[[str], Sequence[str]],
+) -> None:
+    """Refuse fields that were set on the command line and that a mode does not read.
+
+    Args:
+        mode: its name.
+        prefixes: what it reads, its ``READS``.
+        given: dotted names of the fields that were set.
+        others: the names of the modes that read a field, for the message.
+
+    Raises:
+        UserError: the first field that is not read, and the modes that read it.
+    """
+    for field in given:
+        if reads(prefixes, field):
+            continue
+        able = [one for one in others(field) if one != mode]
+        which = f"--mode={' and --mode='.join(able[:4])} do" if able else "no mode does"
+        raise UserError(
+            f"config.{field} was set, and --mode={mode} does not read it ({which}): leave it out"
+        )
+
+
+def require_argument_read(
+    mode: str,
+    prefixes: Sequence[str],
+    changed: Sequence[str],
+    others: Callable[[str], Sequence[str]],
+) -> None:
+    """Refuse an argument of a config, ``FILE.py:argument``, that says nothing to a mode.
+
+    Args:
+        mode, prefixes, others: as in `require_read`.
+        changed: the fields that the argument changes; the mode needs to read one of them.
+
+    Raises:
+        UserError: it reads none.
+    """
+    substance = [field for field in changed if not reads((), field)]
+    if substance and not any(reads(prefixes, field) for field in substance):
+        able = [one for one in others(substance[0]) if one != mode]
+        which = f"--mode={' and --mode='.join(able[:4])} do" if able else "no mode does"
+        raise UserError(
+            f"the config's argument (what stands after the colon of --config) sets "
+            f"{', '.join(substance[:3])}, which --mode={mode} does not read ({which}): leave it "
+            f"out, or choose another mode"
+        )
+
+
+def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of the fields in which two configs differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted({*one, *other}, key=str):
+            inner = f"{name}.{key}" if name else str(key)
+            if key not in one or key not in other:
+                yield inner
+            else:
+                yield from differences(one[key], other[key], inner)
+    elif one != other:
+        yield name
