@@ -9,6 +9,10 @@ from .weight_file import DOWNLOAD, RESAVE, Cursor, WeightFile
 LONGEST_NAME = 512
 LONGEST_TEXT = 1 << 24
 INTEGER_KEY_BITS = 64
+# Of one file.
+MOST_OPCODES = 1_000_000
+MOST_MEMORY = 128 << 20
+MOST_MEMOS = 500_000
 
 
 @dataclasses.dataclass
@@ -21,9 +25,9 @@ class Budget:
         memos: remembered objects left.
     """
 
-    opcodes: int = 1_000_000
-    memory: int = 128 << 20
-    memos: int = 500_000
+    opcodes: int = dataclasses.field(default_factory=lambda: MOST_OPCODES)
+    memory: int = dataclasses.field(default_factory=lambda: MOST_MEMORY)
+    memos: int = dataclasses.field(default_factory=lambda: MOST_MEMOS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Safetensors files: a JSON header with each array's place, then the arrays."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from .weight_source import Description, WeightSource
 
 FORM = "safetensors"
 LARGEST_HEADER = 8 << 20
+DEEPEST = 8
+# Text, which may have brackets in it and may not end, or a bracket.
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[][{}]', re.DOTALL)
 REWRITE = "write it again with the safetensors library"
 
 DTYPES = {
@@ -73,14 +77,26 @@ def _parsed(opened: OpenFile, raw: bytes) -> dict[str, Any]:
             found[name] = value
         return found
 
+    if _depth(raw) > DEEPEST:
+        raise file.refused("has a header that is nested too deep", DOWNLOAD)
     try:
         header = json.loads(raw, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise file.refused(f"has a header that is not JSON ({reason})", DOWNLOAD) from error
+    except ValueError as error:
+        raise file.refused(f"has a header that is not JSON ({error})", DOWNLOAD) from error
     if not isinstance(header, dict):
         raise file.refused("has a header that is not a dictionary", DOWNLOAD)
     return header
+
+
+def _depth(raw: bytes) -> int:
+    """Return how deep brackets are inside each other, up to one beyond `DEEPEST`."""
+    depth = deepest = 0
+    for token in TOKEN.finditer(raw):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(token[0], 0)
+        deepest = max(deepest, depth)
+        if deepest > DEEPEST:
+            break
+    return deepest
 
 
 def _tensor(opened: OpenFile, name: str, item: Any, first: int) -> LazyTensor:

@@ -189,14 +189,13 @@ def test_a_module_lists_shared_children_twice_and_transient_buffers_not_at_all(t
 
 
 def test_the_source_text_of_a_module_is_neither_run_nor_kept(tmp_path):
-    canary = tmp_path / "canary"
     path = tmp_path / "net.pkl"
     tensors = {"w": w.pickled_tensor(np.ones(2, np.float32))}
-    source_text = f"open({str(canary)!r}, 'w').close()"
-    path.write_bytes(w.program(w.table({"ema": w.module("Net", tensors, source=source_text)})))
+    text = "words that are no program"  # who runs them fails
+    path.write_bytes(w.program(w.table({"ema": w.module("Net", tensors, source=text)})))
     source = open_weights(path)
     np.testing.assert_array_equal(source.tensors["w"].read(), [1, 1])
-    assert not canary.exists() and source_text not in repr(source)
+    assert text not in repr(source)
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
