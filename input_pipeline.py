@@ -2,27 +2,28 @@
 
 The examples of a run form one endless stream, the epochs one after another, each in an order
 that depends on (seed, epoch) alone. A batch is the next stretch of that stream, so the position
-in it is all there is to store. Flips and dropped labels are decided by (seed, position).
+in it is all there is to store. Flips and dropped conditions are decided by (seed, position).
 """
 
 import functools
 import math
 import os
-from collections.abc import Iterator
-from pathlib import Path
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import ndtri
 
 from .core.errors import UserError
+from .core.files import home
+from .core.registry import registry
 from .data import record_folder
 from .data.source import Source
-from .data.sources import digits, tfds_arrays
+from .data.sources import digits, folders, fractal2d, tfds_arrays  # noqa: F401  (registered)
 
-BUNDLED = ("digits", "fractal2d")
-FRACTAL_POINTS = 2**20
 # Streams of a seed, so that decisions about one example never share bits.
 FLIP, DROP, DRAW = 0, 1, 2
 # Longer than any run; a list of batches must have a length.
@@ -32,58 +33,54 @@ ENDLESS = 2**40
 def load_source(
     name: str,
     split: str = "train",
-    data_dir: str | os.PathLike | None = None,
+    dir: str | os.PathLike | None = None,
     *,
-    memory_limit: int = 2**30,
-    cache_dir: str | os.PathLike | None = None,
     most_damaged: float = record_folder.MOST_DAMAGED,
+    flip: bool = False,
+    **fields: Any,
 ) -> Source:
-    """Return a data set by name.
+    """Return a data set by name; a whole ``data`` section is taken: ``load_source(**data)``.
 
     Args:
-        name: "digits" or "fractal2d", which need nothing on disk; a folder that `--mode=prepare`
-            or `--mode=encode` made; or the name of any TFDS image-classification set prepared in
-            ``data_dir``: "cifar10", "set/config".
-        split: "train", "test", or a TFDS expression such as "train[:90%]"; for fractal2d "train",
-            or "A" or "B" for one class of it.
-        data_dir: where TFDS sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
-        memory_limit: bytes of pixels; a larger set is read from disk as training goes.
-        cache_dir: where decoded sets are kept; $GUIDESTAR_CACHE or ~/.cache/guidestar if None.
+        name: that of a registered source: "digits" or "fractal2d", which need nothing on disk, or
+            one of the user's own; a folder that `--mode=prepare` or `--mode=encode` made; or the
+            name of any TFDS image-classification set prepared in ``dir``: "cifar10", "set/config".
+        split: "train", "test", or a part such as "train[:90%]"; for fractal2d "train", or "A" or
+            "B" for one class of it.
+        dir: where TFDS sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if None.
         most_damaged: share of a prepared folder's records that may be damaged; they are named and
             passed over.
+        flip: the `Pipeline`'s, and nothing to a source.
+        fields: further arguments of the source (of TFDS sets memory_limit, cache_dir).
 
     Raises:
-        UserError: unknown or not prepared (with the command that prepares it), or no such split.
+        UserError: unknown or not prepared (with the command that prepares it), no such split, or
+            a field that has no effect on this data set.
     """
-    if name == "digits":
-        return digits.load(split)
-    if name == "fractal2d":
-        return _fractal2d(split)
-    if record_folder.is_one(Path(name)):
-        from .data import latents  # which knows of models, and with them of jax
-
-        kind = latents if latents.are_in(name) else record_folder
-        return kind.load(Path(name), most_damaged=most_damaged)
-    return tfds_arrays.load(
-        name, split, data_dir, memory_limit=memory_limit, cache_dir=cache_dir, others=BUNDLED
-    )
-
-
-def _fractal2d(split: str) -> Source:
-    import jax
-
-    from .data.sources import fractal2d
-
-    if split not in fractal2d.SPLITS:
-        raise UserError(f"fractal2d has no split {split!r}: use train for both classes, or A, or B")
-    points, labels = fractal2d.sample(jax.random.key(0), FRACTAL_POINTS, fractal2d.SPLITS[split])
-    return Source(
-        name="fractal2d",
-        shape=(2,),
-        num_classes=2,
-        images=np.asarray(points, np.float32),
-        labels=np.asarray(labels, np.int32),
-    )
+    del flip
+    sources = registry("source")
+    if isinstance(name, str) and name in sources:
+        section = {"name": name}
+    elif name and record_folder.is_one(home(name)):
+        section = {"name": "folder", "path": name}
+    else:
+        section = {"name": "tfds", "set": name}
+    taken = sources[section["name"]].parameters
+    common = {
+        "split": (split, "train"),
+        "dir": (dir or None, None),
+        "most_damaged": (most_damaged, record_folder.MOST_DAMAGED),
+    }
+    for key, (value, default) in common.items():
+        if key in taken:
+            section[key] = value
+        elif value != default:
+            raise UserError(
+                f"data.{key} {value!r} has no effect on {name}, which takes "
+                f"{', '.join(one for one in taken if one not in ('path', 'set')) or 'nothing'}: "
+                f"leave it out"
+            )
+    return sources.build(section | fields, "data")
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,6 +116,8 @@ def normal(
     """Return unit normal numbers of ``shape`` for each position, that of `uniform` inverted."""
     size = math.prod(shape)
     places = np.asarray(positions)[:, None] * size + np.arange(size)
+    from scipy.special import ndtri  # a third of a second of imports that only latents need
+
     # Half a step up, so that none is 0, whose normal is infinite.
     return ndtri(uniform(seed, stream, places) + 2.0**-54).reshape(-1, *shape)
 
@@ -129,30 +128,72 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def drop_labels(
-    labels: Int[np.ndarray, " batch"],
-    indices: Int[np.ndarray, " batch"],
+def drop_condition(
+    condition: Any,
+    positions: Int[np.ndarray, " batch"],
     *,
     seed: int,
-    rate: float,
-    null_label: int,
-) -> Int[np.ndarray, " batch"]:
-    """Replace a share of the labels by the null label, chosen by (seed, position) alone.
+    rate: float | Mapping[str, float],
+    null: Any,
+) -> Any:
+    """Replace a share of the conditions by the null condition, chosen by (seed, position) alone.
 
     Args:
-        labels: int32 classes.
-        indices: position of each example in the stream, a batch's "index".
+        condition: a pytree of arrays ``[batch, ...]``: int32 labels, a dictionary, or None.
+        positions: place of each example in the stream, a batch's "index".
         seed: the pipeline's.
-        rate: the share to replace, in [0, 1].
-        null_label: usually the number of classes.
+        rate: the share to replace, in [0, 1]. A mapping from parts of a dictionary to shares drops
+            each part by a decision of its own; parts that it lacks are kept.
+        null: what stands for no condition, without the batch: usually the number of classes. Of a
+            dictionary, parts that it lacks are kept.
 
     Raises:
-        UserError: a rate outside [0, 1].
+        UserError: a rate outside [0, 1], or rates or nulls of parts that the condition lacks.
     """
+    if isinstance(rate, Mapping):
+        _require_parts("dropout rates", rate, condition)
+        return {
+            name: drop_condition(
+                part,
+                positions,
+                # Decisions of parts are independent: each has a seed of its own.
+                seed=(seed + (zlib.crc32(name.encode()) << 32)) % 2**64,
+                rate=rate.get(name, 0.0),
+                null=null[name],
+            )
+            if name in rate and name in null
+            else part
+            for name, part in condition.items()
+        }
     if not 0 <= rate <= 1:
         raise UserError(f"label dropout rate {rate} is not in [0, 1]")
-    dropped = uniform(seed, DROP, indices) < rate
-    return np.where(dropped, np.int32(null_label), labels).astype(np.int32)
+    if condition is None or not rate:
+        return condition
+    if null is None:
+        raise UserError(
+            f"label dropout rate {rate} of a network without null condition: set it to 0"
+        )
+    if isinstance(null, Mapping):
+        _require_parts("null conditions", null, condition)
+        parts = {
+            name: drop_condition(condition[name], positions, seed=seed, rate=rate, null=part)
+            for name, part in null.items()
+        }
+        return {**condition, **parts}
+    dropped = uniform(seed, DROP, positions) < rate
+
+    def drop(part, nothing):
+        column = dropped.reshape((-1,) + (1,) * (part.ndim - 1))
+        return np.where(column, np.asarray(nothing, part.dtype), part)
+
+    return jax.tree.map(drop, condition, null)
+
+
+def _require_parts(what: str, given: Mapping[str, Any], condition: Any) -> None:
+    known = condition if isinstance(condition, Mapping) else {}
+    if unknown := [name for name in given if name not in known]:
+        parts = f"its parts are {', '.join(known)}" if known else "it has no parts"
+        raise UserError(f"{what} name {unknown[0]!r}, which the condition lacks: {parts}")
 
 
 class _Batches:
@@ -181,24 +222,24 @@ class _Batches:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             rows[here] = epoch_order(self.seed, int(epoch), count)[offsets[here]]
-        images, labels = self.source.read(rows)
+        x, condition = self.source.read(rows)
         if self.source.draw is not None:
             noise = normal(self.seed, DRAW, positions, self.source.shape)
-            images = self.source.draw(images, noise)
+            x = self.source.draw(x, noise)
         if self.flip:
             flipped = uniform(self.seed, FLIP, positions) < 0.5
-            images = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
-        if images.dtype == np.uint8:
-            images = images.astype(np.float32) / np.float32(127.5) - np.float32(1)
-        return {"image": images, "label": labels, "index": positions}
+            x = np.where(flipped[:, None, None, None], x[:, :, ::-1], x)
+        if x.dtype == np.uint8:
+            x = x.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        return {"x": x, "condition": condition, "index": positions}
 
 
 class Pipeline(Iterator):
     """Batches of one host, made ahead of time by threads, from a position that can be stored.
 
     Each item is a dict of this host's share of the next ``batch_size`` examples:
-        image: float32 [share, height, width, channels] in [-1, 1], or points as they are
-        label: int32 [share]
+        x: float32 [share, height, width, channels] in [-1, 1], or points as they are
+        condition: int32 labels [share], another pytree of arrays [share, ...], or None
         index: int64 [share], the position of each example in the stream
 
     Args:
@@ -210,6 +251,7 @@ class Pipeline(Iterator):
         process_count: number of hosts.
         rows: which examples of a batch this host reads, where that is not the equal block
             (devices may be in another order than hosts, or share rows between hosts).
+        state: where in the stream to begin, see `restore`; its beginning if None.
 
     Raises:
         UserError: a batch size that hosts cannot share equally, a host or seed out of range, an
@@ -226,6 +268,7 @@ class Pipeline(Iterator):
         process_index: int = 0,
         process_count: int = 1,
         rows: Int[np.ndarray, " share"] | None = None,
+        state: Mapping[str, int] | None = None,
     ):
         if not 0 <= process_index < process_count:
             raise UserError(
@@ -243,7 +286,7 @@ class Pipeline(Iterator):
         if flip and source.draw is not None:
             raise UserError(
                 f"a mirrored latent is not that of the mirrored image: set flip to False, and make "
-                f"{source.name} with --config.encoding.mirror"
+                f"{source.name} with encoding.mirror=True"
             )
         if not source.num_examples:
             raise UserError(f"the chosen split of {source.name} is empty")
@@ -252,7 +295,7 @@ class Pipeline(Iterator):
             rows = np.split(np.arange(batch_size), process_count)[process_index]
         self._batch_size, self._rows = batch_size, rows
         self._batches = None
-        self.restore({"examples_seen": 0})
+        self.restore({"examples_seen": 0} if state is None else state)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Return the next batch.
@@ -260,8 +303,10 @@ class Pipeline(Iterator):
         Raises:
             UserError: the pipeline is closed.
         """
-        if self._batches is None:
+        if self._closed:
             raise UserError("the input pipeline is closed: call restore(state) to go on")
+        if self._batches is None:
+            self._batches = self._start()
         batch = next(self._batches)
         self._examples_seen += self._batch_size
         return batch
@@ -270,8 +315,10 @@ class Pipeline(Iterator):
         """Return the position after the last batch handed out; batches made ahead don't count."""
         return {"examples_seen": self._examples_seen}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: Mapping[str, int]) -> None:
         """Go to a stored position; the batch size and the number of hosts may have changed.
+
+        Nothing is read before the next batch is asked for.
 
         Raises:
             UserError: not a state of this class.
@@ -280,7 +327,10 @@ class Pipeline(Iterator):
         if seen < 0:
             raise UserError(f"{state} is no pipeline state: it needs examples_seen, 0 or more")
         self.close()
-        self._examples_seen = int(seen)
+        self._examples_seen, self._closed = int(seen), False
+
+    def _start(self) -> Iterator:
+        """Return the batches from here on, with threads that make them ahead of time."""
         batches = _Batches(
             self._source,
             self._seed,
@@ -289,14 +339,15 @@ class Pipeline(Iterator):
             self._batch_size,
             self._rows,
         )
-        in_memory = self._source.images is not None
+        in_memory = self._source.x is not None
         options = grain.ReadOptions(
             num_threads=1 if in_memory else 16, prefetch_buffer_size=4 if in_memory else 32
         )
-        self._batches = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+        return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
 
     def close(self) -> None:
         """Stop making batches ahead; `restore` starts again."""
+        self._closed = True
         if self._batches is not None:
             self._batches.close()
             self._batches = None

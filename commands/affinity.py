@@ -55,7 +55,7 @@ def gradient_affinity(
     found = []
     for one in params if isinstance(params, (list, tuple)) else [params]:
         for number, batch in enumerate(batches):
-            keys = jax.random.split(jax.random.fold_in(key, number), len(batch["label"]))
+            keys = jax.random.split(jax.random.fold_in(key, number), len(batch["x"]))
             found.append(np.asarray(cosines(one, batch, keys), np.float64))
     return np.mean(found, axis=0)
 
@@ -84,15 +84,13 @@ def run(config, workdir: Path) -> Path:
         raise UserError(
             f"config.training.loss {config.training.loss.name!r} has no noise levels to compare"
         )
-    source = input_pipeline.load_source(
-        config.data.name, split=config.data.split, data_dir=config.data.dir or None
-    )
+    source = input_pipeline.load_source(**config.data)
     pipeline = input_pipeline.Pipeline(source, section.batch_size, seed=config.seed)
     try:
         batches = [next(pipeline) for _ in range(section.batches)]
     finally:
         pipeline.close()
-    batches = [{name: jnp.asarray(batch[name]) for name in ("image", "label")} for batch in batches]
+    batches = [{name: jnp.asarray(batch[name]) for name in ("x", "condition")} for batch in batches]
     network = WeightSum(files[:1]).network
     params = [WeightSum([file]).params([1.0]) for file in files]
     found = gradient_affinity(

@@ -168,9 +168,7 @@ def _originals(config, origin):
     """Return a function from indices to the images that latents were made of."""
     if origin.facts is None:
         raise UserError("config.decoding.compare: sampled latents were made of no images")
-    source = input_pipeline.load_source(
-        config.data.name, split=config.data.split, data_dir=config.data.dir or None
-    )
+    source = input_pipeline.load_source(**config.data)
     images = origin.facts["images"]
     if [images["name"], images["split"]] != [source.name, config.data.split]:
         raise UserError(

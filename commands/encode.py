@@ -53,9 +53,7 @@ def run(config, workdir: Path) -> None:
         raise UserError("config.encoding.batch_size and records_per_shard must be at least 1")
     autoencoder = load_autoencoder(section.autoencoder, "config.encoding.autoencoder")
     scaling = _scaling(section, autoencoder)
-    source = input_pipeline.load_source(
-        config.data.name, split=config.data.split, data_dir=config.data.dir or None
-    )
+    source = input_pipeline.load_source(**config.data)
     shape = _latent_shape(autoencoder, source, scaling)
     count = source.num_examples * (2 if section.mirror else 1)
     description = dict(

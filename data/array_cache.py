@@ -1,21 +1,16 @@
 """Arrays that are slow to make, kept in one file each; never a reason for a run to stop."""
 
-import contextlib
-import os
-import uuid
 import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import UserError
+from ..core.files import replacing
+
 # What numpy raises for a file that is cut short, altered, empty or something else entirely.
 DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-
-
-def folder(chosen: str | os.PathLike | None = None) -> Path:
-    """Return the cache folder: ``chosen``, else $GUIDESTAR_CACHE, else ~/.cache/guidestar."""
-    return Path(chosen or os.environ.get("GUIDESTAR_CACHE") or "~/.cache/guidestar").expanduser()
 
 
 def read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
@@ -35,17 +30,12 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
     The file is renamed into place when complete, so several processes may write it at once.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, **arrays)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    except UserError as error:
         warnings.warn(
-            f"cannot keep decoded images in {path.parent} ({error}): they stay in memory and are "
-            f"decoded again next time; set GUIDESTAR_CACHE to a folder with free space",
+            f"cannot keep decoded images in {path.parent} ({error.__cause__}): they stay in memory "
+            f"and are decoded again next time; set GUIDESTAR_CACHE to a folder with free space",
             stacklevel=2,
         )

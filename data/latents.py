@@ -8,12 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from ..core.errors import UserError
+from ..core.files import home
 from ..models.autoencoders.scaling import LatentScaling
 from . import record_folder
 from .source import Source
 
 
-def load(folder: Path, *, most_damaged: float = record_folder.MOST_DAMAGED) -> Source:
+def load(
+    folder: Path, split: str = "train", *, most_damaged: float = record_folder.MOST_DAMAGED
+) -> Source:
     """Return a folder of latents as a data set of what a network is given.
 
     An example is ``scale * (mean + std * noise - shift)``, float32, with noise of its position in
@@ -21,12 +24,15 @@ def load(folder: Path, *, most_damaged: float = record_folder.MOST_DAMAGED) -> S
 
     Args:
         folder: what ``--mode=encode`` made.
+        split: "train" for all of them, or a part, "train[:90%]", of the images: mirrored ones go
+            with theirs.
         most_damaged: as in `record_folder.load`.
 
     Raises:
         UserError: as `record_folder.load` raises, or no latents.
     """
-    stored = record_folder.load(folder, most_damaged=most_damaged)
+    copies = 2 if facts_of(folder).get("mirrored") else 1
+    stored = record_folder.load(folder, split, most_damaged=most_damaged, copies=copies)
     scaling = scaling_of(folder)
     height, width, both = stored.shape
 
@@ -42,13 +48,14 @@ def load(folder: Path, *, most_damaged: float = record_folder.MOST_DAMAGED) -> S
         num_classes=stored.num_classes,
         records=stored.records,
         draw=draw,
+        facts=stored.facts,
     )
 
 
 def are_in(folder: str | Path) -> bool:
     """Say whether a folder is a finished data set of latents."""
-    path = Path(folder) / record_folder.DESCRIPTION
-    return path.is_file() and "latents" in record_folder.describe(Path(folder))
+    path = home(folder) / record_folder.DESCRIPTION
+    return path.is_file() and "latents" in record_folder.describe(path.parent)
 
 
 def facts_of(folder: str | Path) -> dict[str, Any]:
@@ -57,7 +64,7 @@ def facts_of(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: not a finished data set, or not of latents.
     """
-    facts = record_folder.describe(Path(folder)).get("latents")
+    facts = record_folder.describe(home(folder)).get("latents")
     if facts is None:
         raise UserError(f"{folder} holds no latents: make some with --mode=encode")
     return facts

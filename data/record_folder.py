@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Int, Num
 
 from ..core.errors import UserError
+from ..core.files import home, sha256, write_json
 from .source import Source
+from .splits import chosen_rows
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
@@ -31,6 +34,8 @@ WRITING = "group_size:1,uncompressed"
 READING = "readahead_buffer_size:0,max_parallelism:0"
 # Of the records of a folder, the share that may be damaged before a run stops.
 MOST_DAMAGED = 0.001
+# Records of a shard that tell it from those of another set.
+SAMPLED = 16
 
 
 class Writer:
@@ -87,20 +92,23 @@ class Writer:
 
     def finish(self, shards: int, **facts: Any) -> None:
         """Declare the folder whole: count the records of all shards and write ``dataset.json``."""
-        counts = [len(_Shard(self.path(shard))) for shard in range(shards)]
         files = [
-            {"file": self.path(shard).name, "records": count} for shard, count in enumerate(counts)
+            {
+                "file": shard.path.name,
+                "records": len(shard),
+                "bytes": shard.path.stat().st_size,
+                "sha256": sha256(shard.path),
+                "sampled_crc32": shard.sampled(),
+            }
+            for shard in (_Shard(self.path(number)) for number in range(shards))
         ]
-        whole = self.description | {"shards": files} | facts
-        partial = self.folder / (DESCRIPTION + ".partial")
-        partial.write_text(json.dumps(whole, indent=1) + "\n")
-        os.replace(partial, self.folder / DESCRIPTION)
+        write_json(self.folder / DESCRIPTION, self.description | {"shards": files} | facts)
         (self.folder / "unfinished.json").unlink(missing_ok=True)
 
 
 def is_one(folder: Path) -> bool:
     """Say whether a folder holds such a data set, finished or begun."""
-    return any((folder / name).is_file() for name in (DESCRIPTION, "unfinished.json"))
+    return any((home(folder) / name).is_file() for name in (DESCRIPTION, "unfinished.json"))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def describe(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged or of another version.
     """
-    path = Path(folder) / DESCRIPTION
+    path = home(folder) / DESCRIPTION
     if not path.exists():
         raise UserError(
             f"{folder} is not a finished data set: run the command that makes it again, it goes on "
@@ -128,40 +136,69 @@ def describe(folder: Path) -> dict[str, Any]:
     return found
 
 
-def load(folder: Path, *, most_damaged: float = MOST_DAMAGED) -> Source:
+def load(
+    folder: Path, split: str = "train", *, most_damaged: float = MOST_DAMAGED, copies: int = 1
+) -> Source:
     """Return a folder's examples as a data set, read as training goes.
 
     Args:
         folder: what `Writer` made.
+        split: "train" for all of them, or a part, "train[:90%]"; see `splits.chosen_rows`.
         most_damaged: share of its records that may be damaged; each is named once and another
             taken in its place.
+        copies: how many versions of the same examples follow one another (mirrored ones do), so
+            that a part holds every version of what it chooses.
 
     Raises:
-        UserError: not a finished data set, or a shard that is missing or of another length.
+        UserError: not a finished data set, no such split, a shard that is missing, of another
+            length or another set's, or a share outside [0, 1].
     """
+    if not 0 <= most_damaged <= 1:
+        raise UserError(f"data.most_damaged {most_damaged} is a share: give a number from 0 to 1")
     description = describe(folder)
+    name = Path(folder).name
+    count = sum(one["records"] for one in description["shards"]) // copies
+    _, chosen = chosen_rows(split, {"train": count}, name)
+    rows = (np.arange(copies)[:, None] * count + np.asarray(chosen)).reshape(-1)
+    records = RecordFolder(folder, description, most_damaged, rows)
     return Source(
-        name=Path(folder).name,
+        name=name,
         shape=tuple(description["shape"]),
         num_classes=description["num_classes"],
-        records=RecordFolder(folder, description, most_damaged),
+        records=records,
+        facts=lambda: records.facts() | {"rows": [chosen.start, chosen.stop]},
     )
 
 
 class RecordFolder:
-    """Random access to a folder's records.
+    """Random access to a folder's records, or to chosen ones of them.
 
     Attributes:
+        rows: which, in the order of their reading.
         damaged: numbers of the damaged records seen so far, with what is wrong with each.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any], most_damaged: float):
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        most_damaged: float,
+        rows: Int[np.ndarray, " examples"],
+    ):
+        self.folder, self.rows = Path(folder), rows
+        self._description = description
         self.shape, self.dtype = tuple(description["shape"]), DTYPES[description["dtype"]]
         self._size = LABEL.itemsize + int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
         self._shards = [_Shard(self.folder / one["file"]) for one in description["shards"]]
         counts = [one["records"] for one in description["shards"]]
-        for shard, count in zip(self._shards, counts, strict=True):
+        for shard, one in zip(self._shards, description["shards"], strict=True):
+            count = one["records"]
+            if len(shard) == count and not shard.may_be(one):
+                raise UserError(
+                    f"{shard.path} is not the shard that {DESCRIPTION} is of: the two were "
+                    f"replaced one without the other. Copy the whole folder again, or make the "
+                    f"data set again"
+                )
             if len(shard) != count:
                 raise UserError(
                     f"{shard.path} has {len(shard)} records and {DESCRIPTION} says {count}: copy "
@@ -173,7 +210,21 @@ class RecordFolder:
         self.damaged: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self.rows)
+
+    def facts(self) -> dict[str, Any]:
+        """Return JSON data that says what all the records are, whatever the folder's path."""
+        said = {
+            key: self._description[key] for key in ("dtype", "classes") if key in self._description
+        }
+        if latents := self._description.get("latents"):
+            names = ("images", "file")  # of the data set and of the weights' file
+            said["latents"] = {key: one for key, one in latents.items() if key not in names}
+        shards = [
+            [one["records"], one.get("sha256") or shard.sampled()]
+            for one, shard in zip(self._description["shards"], self._shards, strict=True)
+        ]
+        return said | {"shards": shards}
 
     def read(
         self, indices: Int[np.ndarray, " batch"]
@@ -184,31 +235,33 @@ class RecordFolder:
             UserError: more damaged records than may be; all that were seen are named.
         """
         indices = np.asarray(indices)
+        records = self.rows[indices]
         raw: list[bytes | None] = [None] * len(indices)
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        shards = np.searchsorted(self._starts, records, side="right") - 1
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
-            numbers = indices[places] - self._starts[shard]
-            for place, record in zip(places, self._records(int(shard), numbers), strict=True):
+            numbers = records[places] - self._starts[shard]
+            found = self._records(int(shard), numbers, indices[places])
+            for place, record in zip(places, found, strict=True):
                 raw[place] = record
         joined = np.frombuffer(b"".join(raw), np.uint8).reshape(len(indices), self._size)
         labels = joined[:, : LABEL.itemsize].copy().view(LABEL)[:, 0].astype(np.int32)
         arrays = np.ascontiguousarray(joined[:, LABEL.itemsize :]).view(self.dtype)
         return arrays.reshape(len(indices), *self.shape), labels
 
-    def _records(self, shard: int, numbers: Sequence[int]) -> list[bytes]:
+    def _records(self, shard: int, numbers: Sequence[int], indices: Sequence[int]) -> list[bytes]:
         try:
             found = self._shards[shard].read([int(number) for number in numbers])
             if all(len(record) == self._size for record in found):
                 return found
         except (RuntimeError, OSError):
             pass  # one of them is damaged: which, is seen by reading them one by one
-        return [self._undamaged(int(self._starts[shard] + number)) for number in numbers]
+        return [self._undamaged(int(index)) for index in indices]
 
     def _undamaged(self, index: int) -> bytes:
         """Return a record, or the next one that is whole in its place."""
         for step in range(len(self)):
-            here = (index + step) % len(self)
+            here = int(self.rows[(index + step) % len(self)])
             shard = int(np.searchsorted(self._starts, here, side="right") - 1)
             number = here - int(self._starts[shard])
             try:
@@ -228,7 +281,7 @@ class RecordFolder:
             if len(self.damaged) > self._limit:
                 raise UserError(
                     f"{len(self.damaged)} of {len(self)} records of {self.folder} are damaged, and "
-                    f"config.data.most_damaged lets {self._limit} pass: "
+                    f"data.most_damaged lets {self._limit} pass: "
                     f"{'; '.join(self.damaged.values())}. Copy these files again, or make the "
                     f"data set again"
                 )
@@ -261,6 +314,25 @@ class _Shard:
 
     def __len__(self) -> int:
         return self._reader().num_records()
+
+    def may_be(self, one: Mapping[str, Any]) -> bool:
+        """Say whether this is the shard of a description, damage in a few records aside."""
+        if "sampled_crc32" not in one:  # described by an earlier release
+            return True
+        pairs = list(zip(self.sampled(), one["sampled_crc32"], strict=True))
+        whole = [found == told for found, told in pairs if found is not None]
+        return self.path.stat().st_size == one["bytes"] and 2 * sum(whole) >= len(whole)
+
+    def sampled(self) -> list[int | None]:
+        """Return checksums of a few records spread over the shard; None of a damaged one."""
+        count = len(self)
+        found = []
+        for number in sorted({count * i // SAMPLED for i in range(SAMPLED)}):
+            try:
+                found.append(zlib.crc32(self.read([number])[0]))
+            except (RuntimeError, OSError):
+                found.append(None)
+        return found
 
     def read(self, numbers: list[int]) -> list[bytes]:
         return self._reader().read(numbers)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from ..data.array_cache import folder
+from ..core.files import cache_folder
 
 
 def keep_programs(where: str, environment=os.environ) -> Path | None:
@@ -21,7 +21,7 @@ def keep_programs(where: str, environment=os.environ) -> Path | None:
     """
     if where == "off" or (where == "auto" and environment.get("JAX_COMPILATION_CACHE_DIR")):
         return None
-    path = folder(None) / "xla" if where == "auto" else Path(where).expanduser().absolute()
+    path = cache_folder() / "xla" if where == "auto" else Path(where).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:

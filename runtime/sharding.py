@@ -174,11 +174,11 @@ class Layout:
         slices = self.batch.addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[part] for part in slices]))
 
-    def place(self, batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+    def place(self, batch: Any, batch_size: int) -> Any:
         """Put this process's `rows` of a batch on its devices.
 
         Args:
-            batch: arrays ``[rows, ...]``.
+            batch: a pytree of arrays ``[rows, ...]``.
             batch_size: rows over all processes.
         """
         rows = self.rows(batch_size)
@@ -197,7 +197,7 @@ class Layout:
             ]
             return jax.make_array_from_single_device_arrays(shape, self.batch, pieces)
 
-        return {name: put(np.asarray(value)) for name, value in batch.items()}
+        return jax.tree.map(lambda value: put(np.asarray(value)), batch)
 
     def mapped(self, step: Callable, axis: str) -> Callable:
         """Return ``step(state, batch)`` under `jax.pmap`, for arrays placed by this layout.

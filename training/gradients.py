@@ -42,12 +42,12 @@ def gradients(
         gradient: ``(params, batch, keys) -> (gradient, metrics)``, all of them means over the
             examples given (see `training.objective`).
         params: the parameters.
-        batch: arrays ``[batch, ...]``; what one device holds where ``axis`` is given.
+        batch: a pytree of arrays ``[batch, ...]``; what one device holds where ``axis`` is given.
         root: key of the step.
         accumulate: number of micro-batches, which divides the batch.
         axis: the name under `jax.pmap` of the axis of devices, over which means are taken.
     """
-    count = len(batch["label"])
+    count = len(batch["x"])
     first = 0 if axis is None else jax.lax.axis_index(axis) * count
     keys = jax.vmap(partial(jax.random.fold_in, root))(first + jnp.arange(count))
     if accumulate == 1:

@@ -90,9 +90,7 @@ def train(config, workdir: Path) -> TrainState:
     """
     plan = blueprint(config.model)
     recipe = recipe_from_config(config, plan)
-    source = input_pipeline.load_source(
-        config.data.name, split=config.data.split, data_dir=config.data.dir or None
-    )
+    source = input_pipeline.load_source(**config.data)
     if tuple(source.shape) != plan.shape:
         raise UserError(
             f"config.model takes inputs of shape {plan.shape} and the data set "
@@ -194,7 +192,7 @@ def _run(
     started, waited, first = time.monotonic(), 0.0, int(jax.device_get(state.step)) + 1
     for step in range(first, total + 1):
         before = time.monotonic()
-        batch = _with_dropped_labels(config, next(pipeline), setup.network.num_classes)
+        batch = _with_dropped_conditions(config, next(pipeline), setup.network.num_classes)
         waited += time.monotonic() - before
         # What moves data unasked at every step is slow and silent: it is an error here.
         with jax.transfer_guard("disallow"):
@@ -241,15 +239,15 @@ def _run(
     return state
 
 
-def _with_dropped_labels(config, batch: dict, null_label: int) -> dict:
-    label = input_pipeline.drop_labels(
-        batch["label"],
+def _with_dropped_conditions(config, batch: dict, null: int) -> dict:
+    condition = input_pipeline.drop_condition(
+        batch["condition"] if null else None,
         batch["index"],
         seed=config.seed,
         rate=config.training.label_dropout,
-        null_label=null_label,
+        null=null,
     )
-    return {"image": np.asarray(batch["image"]), "label": label}
+    return {"x": np.asarray(batch["x"]), "condition": condition}
 
 
 def _stop_if_not_finite(values: dict[str, float], step: int, checkpoints: Checkpoints) -> None:

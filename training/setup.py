@@ -63,10 +63,10 @@ class Setup:
         What rematerialisation computes again is left out, so that the share of a chip's peak says
         how much of it goes into what is needed.
         """
-        image = jax.ShapeDtypeStruct((batch_size, *self.network.shape), jnp.float32)
-        label = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+        x = jax.ShapeDtypeStruct((batch_size, *self.network.shape), jnp.float32)
+        condition = self.network.condition_like(batch_size)
         step = make_step(self.recipe, self.network, 0)
-        return step_macs(step, self.abstract, {"image": image, "label": label})
+        return step_macs(step, self.abstract, {"x": x, "condition": condition})
 
 
 def set_up(plan: Blueprint, recipe: Recipe, layout: Layout) -> Setup:

@@ -14,12 +14,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ...core.errors import UserError
+from ...core.random import root_key
+from ...core.registry import register
 from ...models.exact.mixture import GaussianMixture
+from ..source import Source
+from ..splits import chosen_rows
 
 CLASSES = ("A", "B")
 NULL_LABEL = len(CLASSES)
-# What `input_pipeline.load_source("fractal2d", split)` draws from.
+# Splits of the data set, the classes that each draws from, and the points in it.
 SPLITS = {"train": CLASSES, "A": ("A",), "B": ("B",)}
+POINTS = 2**20
 SIGMA_DATA = 0.5
 # The paper's figures outline a class where -sqrt(max log p - log p) crosses this level.
 OUTLINE_LEVEL = -2.12
@@ -94,6 +99,31 @@ def sample(
     points, component = mixture(chosen).draw(keys)
     labels = jnp.array([CLASSES.index(name) for name in chosen], jnp.int32)
     return points, labels[component // len(_trees()["A"][0])]
+
+
+@register("source", name="fractal2d")
+def load(split: str = "train") -> Source:
+    """Return points of the fractal as a data set.
+
+    Args:
+        split: "train" for both classes, "A" or "B" for one; or a part of it, "train[:10%]".
+
+    Raises:
+        UserError: another split.
+    """
+    base, rows = chosen_rows(split, dict.fromkeys(SPLITS, POINTS), "fractal2d")
+    points, labels = sample(root_key(0), POINTS, SPLITS[base])
+    return Source(
+        "fractal2d",
+        (2,),
+        len(CLASSES),
+        x=np.asarray(points, np.float32)[rows.start : rows.stop],
+        condition=np.asarray(labels, np.int32)[rows.start : rows.stop],
+        # The constants rather than the points, whose last digits depend on the device.
+        facts=lambda: {
+            "fractal": {"seed": SEED, "classes": SPLITS[base], "rows": [rows.start, rows.stop]}
+        },
+    )
 
 
 @functools.cache

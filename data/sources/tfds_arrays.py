@@ -5,6 +5,7 @@ network, and a set that is missing is an error with the command that prepares it
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ...core.errors import UserError
+from ...core.files import cache_folder, home, sha256, sketch
+from ...core.registry import register, registry
 from .. import array_cache
 from ..source import Source
 
@@ -27,57 +30,71 @@ from ..source import Source
 GROUP = 256
 VERSION = r"\d+\.\d+\.\d+"
 STORED = ("images", "labels", "num_classes")
+# Bytes of a set that is known by digests of its whole files; a larger one by parts of them.
+READ_WHOLE = 2**30
+# Sources that read sets of many names.
+GENERAL = ("tfds", "folder")
 
 
 def default_data_dir() -> Path:
     """Return where TFDS itself keeps data: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return home(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
+@register("source", name="tfds")
 def load(
-    name: str,
+    set: str,
     split: str = "train",
-    data_dir: str | os.PathLike | None = None,
+    dir: str | os.PathLike | None = None,
     *,
     memory_limit: int = 2**30,
     cache_dir: str | os.PathLike | None = None,
-    others: tuple[str, ...] = (),
 ) -> Source:
     """Return a prepared set: decoded once and kept if small, read as needed if large.
 
     Args:
-        name: "set", "set/config" or "set:version"; the newest version unless one is named.
+        set: "set", "set/config" or "set:version"; the newest version unless one is named.
         split: as TFDS writes it: "train", "test", "train[:90%]", "train+test".
-        data_dir: the folder that holds the sets; `default_data_dir` if None.
+        dir: the folder that holds the sets; `default_data_dir` if None.
         memory_limit: bytes of pixels; a larger set is read from disk as training goes.
-        cache_dir: where decoded arrays are kept; see `array_cache.folder`.
-        others: names of sets that come from elsewhere, for the message about an unknown name.
+        cache_dir: where decoded arrays are kept; see `core.files.cache_folder`.
 
     Raises:
         UserError: not prepared, unknown, damaged, not images of one size with a class label,
             prepared in another file format, or no such split.
     """
-    data_dir = Path(data_dir).expanduser() if data_dir else default_data_dir()
-    directory = find(name, data_dir, others)
-    path = array_cache.folder(cache_dir) / _cache_name(name, split, directory)
+    name, data_dir = set, home(dir) if dir else default_data_dir()
+    directory = find(name, data_dir)
+    path = cache_folder(cache_dir) / _cache_name(name, split, directory)
+    facts = functools.partial(_facts, split, directory)
     arrays = array_cache.read(path, STORED)
     if arrays is None or arrays["images"].nbytes > memory_limit:
         records, shape, num_classes = _open(name, split, directory, data_dir)
         if len(records) * int(np.prod(shape)) > memory_limit:
-            return Source(name=name, shape=shape, num_classes=num_classes, records=records)
+            return Source(name, shape, num_classes, records=records, facts=facts)
         images, labels = _decode(f"{name} {split}", records, shape)
         arrays = dict(zip(STORED, (images, labels, np.int64(num_classes)), strict=True))
         array_cache.write(path, arrays)
     return Source(
-        name=name,
-        shape=arrays["images"].shape[1:],
-        num_classes=int(arrays["num_classes"]),
-        images=arrays["images"],
-        labels=arrays["labels"],
+        name,
+        arrays["images"].shape[1:],
+        int(arrays["num_classes"]),
+        x=arrays["images"],
+        condition=arrays["labels"],
+        facts=facts,
     )
 
 
-def find(name: str, data_dir: Path, others: tuple[str, ...] = ()) -> Path:
+def _facts(split: str, directory: Path) -> dict[str, Any]:
+    """Return what tells a set from another one of the same name: its files' sizes and contents."""
+    files = sorted(file for file in directory.iterdir() if ".array_record" in file.name)
+    sizes = [file.stat().st_size for file in files]
+    digest = sha256 if sum(sizes) <= READ_WHOLE else sketch
+    names = [file.name for file in files]
+    return {"split": split, "files": list(zip(names, sizes, map(digest, files), strict=True))}
+
+
+def find(name: str, data_dir: Path) -> Path:
     """Return the folder that holds the newest (or the named) version of a set.
 
     Raises:
@@ -88,7 +105,10 @@ def find(name: str, data_dir: Path, others: tuple[str, ...] = ()) -> Path:
     if not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts) or (
         version and not re.fullmatch(VERSION, version)
     ):
-        raise UserError(f"data set name {name!r}: write set, set/config or set:1.2.3")
+        raise UserError(
+            f"data set name {name!r} is no folder that --mode=prepare or --mode=encode made, nor a "
+            f"name: write set, set/config or set:1.2.3"
+        )
     root = data_dir.joinpath(*parts)
     found = [
         file.parent
@@ -99,7 +119,7 @@ def find(name: str, data_dir: Path, others: tuple[str, ...] = ()) -> Path:
     ]
     configs = sorted({folder.parent for folder in found})
     if not found:
-        raise UserError(_missing(name, parts[0], data_dir, others))
+        raise UserError(_missing(name, parts[0], data_dir))
     if len(configs) > 1:
         names = ", ".join(str(config.relative_to(data_dir)) for config in configs)
         raise UserError(f"{name} has several configs in {data_dir}: name one of {names}")
@@ -114,10 +134,11 @@ def build_command(name: str, data_dir: Path) -> str:
     )
 
 
-def _missing(name: str, base: str, data_dir: Path, others: tuple[str, ...]) -> str:
+def _missing(name: str, base: str, data_dir: Path) -> str:
     import tensorflow_datasets as tfds
 
     # Community sets are listed from a server: leave them out.
+    others = [other for other in registry("source") if other not in GENERAL]
     known = {*others, *tfds.list_builders(with_community_datasets=False)}
     if base in known:
         return f"{name} is not in {data_dir}: prepare it with {build_command(name, data_dir)}"

@@ -78,7 +78,7 @@ class RealStatistics:
     @classmethod
     def compute(cls, extractor: FeatureExtractor, data) -> "RealStatistics":
         """Read a config's ``data`` section and pass every image through the classifier."""
-        source = input_pipeline.load_source(data.name, split=data.split, data_dir=data.dir or None)
+        source = input_pipeline.load_source(**data)
         images, _ = source.read(np.arange(source.num_examples))
         features, _ = extractor(images)
         chosen = np.random.default_rng(0).permutation(len(features))[:MANIFOLD_IMAGES]

@@ -1,14 +1,17 @@
 """The stream of examples: complete, reproducible, the same on any number of hosts."""
 
+import dataclasses
+import json
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from guidestar import input_pipeline
+from guidestar.core.registry import register
 from guidestar.data.source import Source
-from guidestar.input_pipeline import Pipeline, drop_labels, epoch_order, load_source, uniform
+from guidestar.data.sources import fractal2d
+from guidestar.input_pipeline import Pipeline, drop_condition, epoch_order, load_source, uniform
 
 COUNT = 10
 
@@ -21,8 +24,8 @@ def source():
         name="ten",
         shape=(2, 3, 1),
         num_classes=COUNT,
-        images=np.broadcast_to(images, (COUNT, 2, 3, 1)).astype(np.uint8),
-        labels=np.arange(COUNT, dtype=np.int32),
+        x=np.broadcast_to(images, (COUNT, 2, 3, 1)).astype(np.uint8),
+        condition=np.arange(COUNT, dtype=np.int32),
     )
 
 
@@ -66,14 +69,14 @@ def until(condition, seconds=10):
 
 
 def test_each_epoch_visits_every_example_once_also_where_batches_straddle_epochs(source):
-    labels = take(Pipeline(source, 4, seed=0), 10)["label"].reshape(4, COUNT)
+    labels = take(Pipeline(source, 4, seed=0), 10)["condition"].reshape(4, COUNT)
     for epoch in labels:
         assert sorted(epoch) == list(range(COUNT))
     assert len({tuple(epoch) for epoch in labels}) == 4
 
 
 def test_a_batch_may_be_larger_than_the_set(source):
-    labels = take(Pipeline(source, 3 * COUNT, seed=0), 1)["label"].reshape(3, COUNT)
+    labels = take(Pipeline(source, 3 * COUNT, seed=0), 1)["condition"].reshape(3, COUNT)
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in labels)
 
 
@@ -112,7 +115,7 @@ def test_hosts_together_hold_the_same_global_batch(source, hosts):
         take(Pipeline(source, 6, seed=5, flip=True, process_index=p, process_count=hosts), 1)
         for p in range(hosts)
     ]
-    assert all(len(part["label"]) == 6 // hosts for part in parts)
+    assert all(len(part["condition"]) == 6 // hosts for part in parts)
     assert_same(whole, {k: np.concatenate([part[k] for part in parts]) for k in whole})
 
 
@@ -162,47 +165,101 @@ def test_a_state_of_something_else_is_refused(source):
 
 def test_pixels_are_scaled_to_minus_one_to_one():
     pixels = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
-    source = Source("three", (1, 1, 1), 3, images=pixels, labels=np.arange(3, dtype=np.int32))
+    source = Source("three", (1, 1, 1), 3, x=pixels, condition=np.arange(3, dtype=np.int32))
     batch = take(Pipeline(source, 3, seed=0), 1)
-    scaled = batch["image"][np.argsort(batch["label"])].ravel()
-    assert batch["image"].dtype == np.float32
+    scaled = batch["x"][np.argsort(batch["condition"])].ravel()
+    assert batch["x"].dtype == np.float32
     np.testing.assert_allclose(scaled, [-1, -0.6, 1], atol=1e-7)
 
 
 def test_half_of_the_images_are_mirrored_left_to_right_and_nothing_else_changes(source):
     plain = take(Pipeline(source, 100, seed=3), 10)
     flipped = take(Pipeline(source, 100, seed=3, flip=True), 10)
-    np.testing.assert_array_equal(plain["label"], flipped["label"])
-    mirrored = np.all(flipped["image"] == plain["image"][:, :, ::-1], axis=(1, 2, 3))
-    same = np.all(flipped["image"] == plain["image"], axis=(1, 2, 3))
+    np.testing.assert_array_equal(plain["condition"], flipped["condition"])
+    mirrored = np.all(flipped["x"] == plain["x"][:, :, ::-1], axis=(1, 2, 3))
+    same = np.all(flipped["x"] == plain["x"], axis=(1, 2, 3))
     assert np.all(mirrored ^ same)
     assert 430 < mirrored.sum() < 570  # 4.4 standard deviations
     # The decision belongs to the position: one example is mirrored in some epochs only.
-    first = mirrored[plain["label"] == 0]
+    first = mirrored[plain["condition"] == 0]
     assert 0 < first.sum() < len(first)
 
 
 def test_dropped_labels_depend_on_the_position_alone():
     positions = np.arange(10_000)
     labels = (positions % 10).astype(np.int32)
-    dropped = drop_labels(labels, positions, seed=4, rate=0.1, null_label=10)
+    dropped = drop_condition(labels, positions, seed=4, rate=0.1, null=10)
     assert dropped.dtype == np.int32
     assert 850 < np.sum(dropped == 10) < 1150
     np.testing.assert_array_equal(dropped[dropped != 10], labels[dropped != 10])
-    part = drop_labels(labels[77:99], positions[77:99], seed=4, rate=0.1, null_label=10)
+    part = drop_condition(labels[77:99], positions[77:99], seed=4, rate=0.1, null=10)
     np.testing.assert_array_equal(part, dropped[77:99])
-    other = drop_labels(labels, positions, seed=5, rate=0.1, null_label=10)
+    other = drop_condition(labels, positions, seed=5, rate=0.1, null=10)
     assert np.any((other == 10) != (dropped == 10))
+
+
+def test_conditions_of_many_parts_are_dropped_whole_or_part_by_part():
+    positions = np.arange(4000)
+    text = np.broadcast_to(positions[:, None] + 1.0, (4000, 3)).astype(np.float32)
+    condition = {"label": (positions % 10).astype(np.int32), "text": text, "size": positions}
+    null = {"label": 10, "text": np.full(3, -1)}
+    whole = drop_condition(condition, positions, seed=4, rate=0.1, null=null)
+    gone = whole["label"] == 10
+    labels = drop_condition(condition["label"], positions, seed=4, rate=0.1, null=10)
+    np.testing.assert_array_equal(whole["label"], labels)  # the same decisions as of labels alone
+    np.testing.assert_array_equal(np.all(whole["text"] == -1, axis=1), gone)
+    np.testing.assert_array_equal(whole["text"][~gone], text[~gone])
+    np.testing.assert_array_equal(whole["size"], positions)  # without a null: kept
+    rate = {"label": 0.5, "text": 0.5}
+    parts = drop_condition(condition, positions, seed=4, rate=rate, null=null)
+    label, words = parts["label"] == 10, np.all(parts["text"] == -1, axis=1)
+    shares = [label.mean(), words.mean(), (label & words).mean()]
+    np.testing.assert_allclose(shares, [0.5, 0.5, 0.25], atol=0.04)
+    later = {name: part[50:] for name, part in condition.items()}
+    again = drop_condition(later, positions[50:], seed=4, rate=rate, null=null)
+    np.testing.assert_array_equal(again["label"], parts["label"][50:])
+    assert drop_condition(None, positions, seed=4, rate=0.1, null=None) is None
+
+
+@pytest.mark.parametrize(
+    ("rate", "null", "message"),
+    [
+        (0.1, None, "without null condition"),
+        ({"words": 0.1}, 10, "name 'words'.*has no parts"),
+        (0.1, {"text": 1}, "name 'text'.*has no parts"),
+    ],
+)
+def test_what_cannot_be_dropped_is_refused(rate, null, message):
+    with pytest.raises(ValueError, match=message):
+        drop_condition(np.arange(3), np.arange(3), seed=0, rate=rate, null=null)
 
 
 def test_label_dropout_keeps_all_at_rate_0_and_none_at_rate_1():
     labels = np.arange(5, dtype=np.int32)
-    kept = drop_labels(labels, np.arange(5), seed=0, rate=0.0, null_label=9)
-    gone = drop_labels(labels, np.arange(5), seed=0, rate=1.0, null_label=9)
+    kept = drop_condition(labels, np.arange(5), seed=0, rate=0.0, null=9)
+    gone = drop_condition(labels, np.arange(5), seed=0, rate=1.0, null=9)
     assert kept.tolist() == [0, 1, 2, 3, 4] and gone.tolist() == [9] * 5
     for rate in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="not in \\[0, 1\\]"):
-            drop_labels(labels, np.arange(5), seed=0, rate=rate, null_label=9)
+            drop_condition(labels, np.arange(5), seed=0, rate=rate, null=9)
+
+
+def test_nothing_before_the_position_is_read_and_no_sooner_than_asked_for():
+    records, place = Slow(), {"examples_seen": 6}
+    source = Source("slow", (2, 3, 1), COUNT, records=records)
+    asked = []
+    records.read = lambda indices, read=records.read: asked.append(list(indices)) or read(indices)
+    for begin in (
+        lambda: Pipeline(source, 2, seed=0, state=place),
+        lambda: (one := Pipeline(source, 2, seed=0), one.restore(place))[0],
+    ):
+        asked.clear()
+        pipeline = begin()
+        assert not asked
+        assert next(pipeline)["index"].tolist() == [6, 7]
+        order = epoch_order(0, 0, COUNT)
+        assert not any(set(rows) <= set(order[:6]) for rows in asked[:2])
+        pipeline.close()
 
 
 def test_batches_are_made_before_they_are_asked_for():
@@ -257,8 +314,92 @@ def test_bad_arguments_are_named(source, arguments, message):
         Pipeline(source, **dict(batch_size=4, seed=0) | arguments)
 
 
+def test_conditions_may_be_any_pytree_or_none():
+    x, text = np.zeros((COUNT, 2, 3, 1), np.uint8), np.arange(COUNT * 4.0).reshape(COUNT, 4)
+    source = Source("text", (2, 3, 1), x=x, condition={"text": text, "length": np.arange(COUNT)})
+    pipeline = Pipeline(source, 4, seed=0)
+    batch = next(pipeline)["condition"]
+    pipeline.close()
+    assert batch.keys() == {"text", "length"}
+    np.testing.assert_array_equal(batch["text"], text[batch["length"]])
+    none = Pipeline(Source("none", (2, 3, 1), x=x), 4, seed=0)
+    assert next(none)["condition"] is None
+    none.close()
+    with pytest.raises(ValueError, match="9 conditions cannot go with 10 examples"):
+        Source("odd", (2, 3, 1), x=x, condition=np.arange(9))
+
+
+def test_a_source_is_known_by_its_content_and_printed_without_its_arrays(source):
+    again = dataclasses.replace(source, name="moved", x=source.x.copy())
+    assert again.identity() == source.identity()
+    other = dataclasses.replace(source, condition=source.condition[::-1].copy())
+    assert other.identity() != source.identity()
+    assert repr(source) == "Source(ten: 10 examples of (2, 3, 1), 10 classes)"
+    json.dumps([source.identity(), load_source("digits").identity()])
+    assert load_source("digits").identity() != load_source("digits", "test").identity()
+    by_records = Source("slow", (2, 3, 1), COUNT, records=Slow())
+    assert by_records.identity() == dataclasses.replace(by_records, name="other").identity()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (dict(name="digits", dir="somewhere"), "data.dir 'somewhere' has no effect on digits"),
+        (dict(name="digits", most_damaged=0.5), "data.most_damaged 0.5 has no effect"),
+        (dict(name="digits", shuffle=True), "digits has no argument 'shuffle'"),
+        (dict(name="digits", split=3), "split: digits takes a string"),
+    ],
+)
+def test_fields_of_a_section_without_effect_are_refused(section, message):
+    with pytest.raises(ValueError, match=message):
+        load_source(**section)
+
+
+def test_a_registered_source_is_found_by_name_with_its_own_arguments():
+    @register("source", name="test_only_stripes")
+    def stripes(size: int = 4, split: str = "train"):
+        return Source(f"stripes {split}", (size, 1, 1), x=np.zeros((3, size, 1, 1), np.uint8))
+
+    source = load_source("test_only_stripes", size=2, flip=True)
+    assert source.shape == (2, 1, 1) and source.name == "stripes train"
+    with pytest.raises(ValueError, match="takes a whole number"):
+        load_source("test_only_stripes", size="2")
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [
+        ("train[:50%]", range(721)),
+        ("train[90%:]", range(1298, 1442)),
+        ("train[10:20]", range(10, 20)),
+        ("train[-5:]", range(1437, 1442)),
+        ("test[ 1 : 2 ]", range(1, 2)),
+        ("train[:]", range(1442)),
+    ],
+)
+def test_parts_of_a_split_are_chosen_as_tfds_does(split, rows):
+    whole = load_source("digits", split.partition("[")[0])
+    np.testing.assert_array_equal(load_source("digits", split).x, whole.x[rows.start : rows.stop])
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train+test", "no split 'train\\+test'"),
+        ("train[:2000]", "reaches beyond"),
+        ("train[:200%]", "reaches beyond"),
+        ("train[5:5]", "chooses none"),
+        ("train[:5][:2]", "no split"),
+        ("", "no split"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(split, message):
+    with pytest.raises(ValueError, match=message):
+        load_source("digits", split)
+
+
 def test_an_empty_set_is_refused():
-    empty = Source("none", (1,), 1, np.zeros((0, 1), np.uint8), np.zeros(0, np.int32))
+    empty = Source("none", (1,), 1, x=np.zeros((0, 1), np.uint8))
     with pytest.raises(ValueError, match="none is empty"):
         Pipeline(empty, 4, seed=0)
 
@@ -267,26 +408,26 @@ def test_digits_are_uint8_and_split_once_and_for_all():
     train, test = load_source("digits"), load_source("digits", "test")
     assert train.shape == (8, 8, 1) and train.num_classes == 10
     assert (train.num_examples, test.num_examples) == (1442, 355)
-    assert train.images.dtype == np.uint8 and train.images.max() == 255 and train.images.min() == 0
+    assert train.x.dtype == np.uint8 and train.x.max() == 255 and train.x.min() == 0
     for part in (train, test):
-        share = np.bincount(part.labels, minlength=10) / part.num_examples
+        share = np.bincount(part.condition, minlength=10) / part.num_examples
         np.testing.assert_allclose(share, 0.1, atol=0.01)
-    seen = {image.tobytes() for image in train.images}
-    assert not any(image.tobytes() in seen for image in test.images)
+    seen = {image.tobytes() for image in train.x}
+    assert not any(image.tobytes() in seen for image in test.x)
     with pytest.raises(ValueError, match="train, test"):
         load_source("digits", "validation")
 
 
 def test_fractal_points_pass_through_unscaled_by_class_and_cannot_be_mirrored(monkeypatch):
-    monkeypatch.setattr(input_pipeline, "FRACTAL_POINTS", 4096)
+    monkeypatch.setattr(fractal2d, "POINTS", 4096)
     source = load_source("fractal2d")
     assert source.shape == (2,) and source.num_classes == 2 and source.num_examples == 4096
-    assert source.images.dtype == np.float32 and np.abs(source.images).max() > 1
+    assert source.x.dtype == np.float32 and np.abs(source.x).max() > 1
     batch = take(Pipeline(source, 512, seed=0), 1)
-    np.testing.assert_array_equal(batch["image"], source.images[epoch_order(0, 0, 4096)[:512]])
-    assert set(batch["label"]) == {0, 1}
-    assert set(load_source("fractal2d", "B").labels) == {1}
+    np.testing.assert_array_equal(batch["x"], source.x[epoch_order(0, 0, 4096)[:512]])
+    assert set(batch["condition"]) == {0, 1}
+    assert set(load_source("fractal2d", "B").condition) == {1}
     with pytest.raises(ValueError, match="flip"):
         Pipeline(source, 4, seed=0, flip=True)
-    with pytest.raises(ValueError, match="use train"):
+    with pytest.raises(ValueError, match="choose one of train, A, B"):
         load_source("fractal2d", "test")

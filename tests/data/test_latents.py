@@ -41,7 +41,7 @@ def encoded(weights, tmp_path_factory):
 def posterior(weights):
     """Mean and standard deviation of the test digits' latents, computed directly."""
     autoencoder = load_autoencoder(weights, "here")
-    images = load_source("digits", "test").images.astype(np.float32) / 127.5 - 1
+    images = load_source("digits", "test").x.astype(np.float32) / 127.5 - 1
     mean, log_variance = jax.jit(lambda x: autoencoder.encode(x, UNSCALED))(images)
     return np.asarray(mean), np.exp(0.5 * np.asarray(log_variance))
 
@@ -49,7 +49,7 @@ def posterior(weights):
 def test_records_are_the_posteriors_of_the_images_in_order(encoded, posterior):
     stored = record_folder.load(encoded)
     found, labels = stored.records.read(np.arange(355))
-    np.testing.assert_array_equal(labels, load_source("digits", "test").labels)
+    np.testing.assert_array_equal(labels, load_source("digits", "test").condition)
     # float16 keeps 11 bits.
     for part, exact in zip(np.split(found.astype(np.float32), 2, axis=-1), posterior, strict=True):
         np.testing.assert_allclose(part, exact, rtol=1e-3, atol=1e-5)
@@ -74,9 +74,9 @@ def test_a_training_draws_latents_of_the_scaled_spread(encoded):
     pipeline = Pipeline(source, 355, seed=0)
     batch = next(pipeline)
     pipeline.close()
-    assert batch["image"].dtype == np.float32 and batch["image"].shape == (355, 4, 4, 3)
-    np.testing.assert_allclose(batch["image"].mean((0, 1, 2)), 0, atol=0.03)
-    np.testing.assert_allclose(batch["image"].std((0, 1, 2)), 0.5, rtol=0.06)
+    assert batch["x"].dtype == np.float32 and batch["x"].shape == (355, 4, 4, 3)
+    np.testing.assert_allclose(batch["x"].mean((0, 1, 2)), 0, atol=0.03)
+    np.testing.assert_allclose(batch["x"].std((0, 1, 2)), 0.5, rtol=0.06)
 
 
 def test_a_draw_depends_on_seed_and_position_alone(encoded, posterior):
@@ -89,8 +89,8 @@ def test_a_draw_depends_on_seed_and_position_alone(encoded, posterior):
         return {name: np.concatenate([b[name] for b in found]) for name in found[0]}
 
     whole, cut = stream(3, 400, 2), stream(3, 100, 8)
-    np.testing.assert_array_equal(whole["image"], cut["image"])
-    assert np.abs(stream(4, 400, 2)["image"] - whole["image"]).max() > 0.1
+    np.testing.assert_array_equal(whole["x"], cut["x"])
+    assert np.abs(stream(4, 400, 2)["x"] - whole["x"]).max() > 0.1
     # The first example of the second epoch, and the same one in the first.
     order = [input_pipeline.epoch_order(3, epoch, 355) for epoch in (0, 1)]
     row = order[1][0]
@@ -100,8 +100,8 @@ def test_a_draw_depends_on_seed_and_position_alone(encoded, posterior):
     for position in (first, second):
         noise = normal(3, input_pipeline.DRAW, np.array([position]), (4, 4, 3))[0]
         expected = scaling.to_network(mean + std * noise)
-        np.testing.assert_allclose(whole["image"][position], expected, atol=5e-3)
-    assert np.abs(whole["image"][first] - whole["image"][second]).max() > 1e-3
+        np.testing.assert_allclose(whole["x"][position], expected, atol=5e-3)
+    assert np.abs(whole["x"][first] - whole["x"][second]).max() > 1e-3
 
 
 def test_noise_of_positions_is_unit_normal_and_independent():
@@ -121,7 +121,7 @@ def test_mirrored_images_are_encoded_after_the_others(weights, tmp_path, posteri
     (plain, mirrored), labels = stored.records.read(numbers)
     np.testing.assert_allclose(plain[..., :3], posterior[0][7], rtol=1e-3, atol=1e-5)
     autoencoder = load_autoencoder(weights, "here")
-    image = load_source("digits", "test").images[7:8, :, ::-1].astype(np.float32) / 127.5 - 1
+    image = load_source("digits", "test").x[7:8, :, ::-1].astype(np.float32) / 127.5 - 1
     expected, _ = autoencoder.encode(image, UNSCALED)
     np.testing.assert_allclose(mirrored[..., :3], expected[0], rtol=1e-3, atol=1e-3)
     assert labels[0] == labels[1] and np.abs(plain - mirrored).max() > 0.01
@@ -208,7 +208,7 @@ def test_a_description_without_its_scaling_is_refused(copy):
 
 
 def test_mirroring_latents_while_training_is_refused(encoded):
-    with pytest.raises(UserError, match=r"set flip to False.*config\.encoding\.mirror"):
+    with pytest.raises(UserError, match=r"set flip to False.*encoding\.mirror"):
         Pipeline(load_source(str(encoded)), 8, seed=0, flip=True)
 
 

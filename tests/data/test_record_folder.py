@@ -1,6 +1,7 @@
 """Prepared folders: what goes in comes out, damage is named, what is unfinished is not a set."""
 
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -24,11 +25,12 @@ def arrays(dtype="uint8"):
     return values.astype(record_folder.DTYPES[dtype])
 
 
-def write(folder, dtype="uint8", shards=range(SHARDS), finish=True):
+def write(folder, dtype="uint8", shards=range(SHARDS), finish=True, change=0):
     writer = record_folder.Writer(folder, description(dtype))
     for shard in shards:
         part = slice(shard * PER_SHARD, (shard + 1) * PER_SHARD)
-        writer.write(shard, arrays(dtype)[part], LABELS[part])
+        stored = arrays(dtype)[part]
+        writer.write(shard, stored ^ change if change else stored, LABELS[part])
     if finish:
         writer.finish(SHARDS)
     return writer
@@ -144,6 +146,46 @@ def test_folders_that_are_not_whole_are_refused_by_name(file, change, message, t
         record_folder.load(tmp_path)
 
 
+def test_a_part_of_a_folder_can_be_chosen_and_damage_is_replaced_from_within(tmp_path):
+    write(tmp_path)
+    damage(tmp_path, 1, 3)
+    end = PER_SHARD + 4
+    part = record_folder.load(tmp_path, f"train[2:{end}]", most_damaged=0.1)
+    assert part.num_examples == end - 2
+    with pytest.warns(UserWarning, match="skipping"):
+        found, labels = part.read(np.array([0, end - 3]))
+    np.testing.assert_array_equal(found, arrays()[[2, 2]])
+    np.testing.assert_array_equal(labels, LABELS[[2, 2]])
+    with pytest.raises(UserError, match="no split 'test': choose one of train"):
+        record_folder.load(tmp_path, "test")
+
+
+def test_a_folder_is_known_by_its_content(tmp_path):
+    write(tmp_path / "set")
+    whole = record_folder.load(tmp_path / "set").identity()
+    assert record_folder.load(tmp_path / "set", "train[:50%]").identity() != whole
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    assert record_folder.load(tmp_path / "moved").identity() == whole
+    write(tmp_path / "set", change=1)
+    assert record_folder.load(tmp_path / "set").identity() != whole
+    # Of a folder that an earlier release wrote, the shards themselves tell.
+    for name in ("set", "moved"):
+        path = tmp_path / name / "dataset.json"
+        facts = json.loads(path.read_text())
+        facts["shards"] = [{k: s[k] for k in ("file", "records")} for s in facts["shards"]]
+        path.write_text(json.dumps(facts))
+    old = [record_folder.load(tmp_path / name).identity() for name in ("set", "moved")]
+    assert old[0] != old[1]
+
+
+def test_shards_of_another_set_are_refused(tmp_path):
+    write(tmp_path / "set")
+    write(tmp_path / "other", change=1)
+    shutil.copy(tmp_path / "other/00001.array_record", tmp_path / "set")
+    with pytest.raises(UserError, match=r"00001\.array_record is not the shard that dataset\.json"):
+        record_folder.load(tmp_path / "set")
+
+
 def test_a_pipeline_reads_it_the_same_on_any_number_of_hosts(tmp_path):
     write(tmp_path)
     source = record_folder.load(tmp_path)
@@ -156,7 +198,7 @@ def test_a_pipeline_reads_it_the_same_on_any_number_of_hosts(tmp_path):
             )
             parts.append([next(pipeline) for _ in range(4)])
             pipeline.close()
-        joined = [np.concatenate([part[n]["label"] for part in parts]) for n in range(4)]
+        joined = [np.concatenate([part[n]["condition"] for part in parts]) for n in range(4)]
         return np.concatenate(joined)
 
     np.testing.assert_array_equal(batches(1), batches(2))

@@ -121,14 +121,14 @@ def test_a_prepared_set_is_read_as_it_was_written(prepared, data_dir, split):
     source = load_source(NAME, split, data_dir)
     images, labels = prepared[1][split]
     assert (source.name, source.shape, source.num_classes) == (NAME, (5, 4, 3), 3)
-    assert source.images.dtype == np.uint8 and source.labels.dtype == np.int32
-    np.testing.assert_array_equal(source.images, images)
-    np.testing.assert_array_equal(source.labels, labels)
+    assert source.x.dtype == np.uint8 and source.condition.dtype == np.int32
+    np.testing.assert_array_equal(source.x, images)
+    np.testing.assert_array_equal(source.condition, labels)
 
 
 def test_a_part_of_a_split_can_be_chosen(prepared, data_dir):
     source = load_source(NAME, "train[10:20]", data_dir)
-    np.testing.assert_array_equal(source.images, prepared[1]["train"][0][10:20])
+    np.testing.assert_array_equal(source.x, prepared[1]["train"][0][10:20])
 
 
 def test_a_set_is_decoded_once(data_dir, tmp_path, decodings):
@@ -137,8 +137,8 @@ def test_a_set_is_decoded_once(data_dir, tmp_path, decodings):
     load_source(NAME, "test", data_dir)
     assert decodings == [f"{NAME} train", f"{NAME} test"]
     assert second.shape == first.shape and second.num_classes == first.num_classes
-    np.testing.assert_array_equal(second.images, first.images)
-    np.testing.assert_array_equal(second.labels, first.labels)
+    np.testing.assert_array_equal(second.x, first.x)
+    np.testing.assert_array_equal(second.condition, first.condition)
     assert [file.suffix for file in cached(tmp_path)] == [".npz", ".npz"]
 
 
@@ -152,7 +152,7 @@ def test_a_set_that_was_prepared_again_is_decoded_again(data_dir, decodings):
     load_source(NAME, "test", data_dir)
     shutil.rmtree(data_dir / NAME)
     images = prepare(data_dir, fill=255)["test"][0]
-    np.testing.assert_array_equal(load_source(NAME, "test", data_dir).images, images)
+    np.testing.assert_array_equal(load_source(NAME, "test", data_dir).x, images)
     assert len(decodings) == 2
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_cache_file_is_made_anew(data_dir, tmp_path, decodings, damage
     damage(cached(tmp_path)[0])
     with pytest.warns(UserWarning, match="damaged"):
         again = load_source(NAME, "train", data_dir)
-    np.testing.assert_array_equal(again.images, whole.images)
+    np.testing.assert_array_equal(again.x, whole.x)
     load_source(NAME, "train", data_dir)
     assert len(decodings) == 2
 
@@ -199,7 +199,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_run(prepared, data_dir
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="set GUIDESTAR_CACHE"):
         source = load_source(NAME, "test", data_dir)
-    np.testing.assert_array_equal(source.images, prepared[1]["test"][0])
+    np.testing.assert_array_equal(source.x, prepared[1]["test"][0])
 
 
 def test_a_full_disk_leaves_nothing_behind_and_does_not_stop_the_run(
@@ -218,7 +218,7 @@ def test_a_full_disk_leaves_nothing_behind_and_does_not_stop_the_run(
 def test_a_large_set_gives_the_same_batches_as_one_in_memory(data_dir, tmp_path):
     memory = load_source(NAME, "train", data_dir)
     disk = load_source(NAME, "train", data_dir, memory_limit=1000)
-    assert disk.images is None and disk.labels is None
+    assert disk.x is None and disk.condition is None
     assert (disk.shape, disk.num_classes) == (memory.shape, memory.num_classes)
     assert disk.num_examples == memory.num_examples == 341
     pipelines = [Pipeline(source, 64, seed=9, flip=True) for source in (memory, disk)]
@@ -292,8 +292,8 @@ def test_a_wrong_split_comes_with_those_that_exist(data_dir):
 def test_the_newest_version_is_read_unless_one_is_named(data_dir):
     for version, fill in (("9.0.0", 1), ("10.0.0", 2), ("11.0.0.incompleteAB", 3)):
         prepare(data_dir, version=version, fill=fill)
-    oldest = load_source(f"{NAME}:1.0.0", "test", data_dir).images
-    newest = load_source(NAME, "test", data_dir).images
+    oldest = load_source(f"{NAME}:1.0.0", "test", data_dir).x
+    newest = load_source(NAME, "test", data_dir).x
     np.testing.assert_array_equal(newest, oldest ^ np.uint8(2))
     with pytest.raises(ValueError, match="unknown|not in"):
         load_source(f"{NAME}:2.0.0", "test", data_dir)
@@ -352,4 +352,4 @@ def test_a_damaged_description_is_named(data_dir):
 def test_published_sets_hold_what_their_authors_state(name, shape, count):
     source = load_source(name, "train", os.environ["GUIDESTAR_DATA_DIR"])
     assert source.shape == shape and source.num_examples == count and source.num_classes == 10
-    assert np.bincount(source.labels).tolist() == [count // 10] * 10
+    assert np.bincount(source.condition).tolist() == [count // 10] * 10

@@ -46,7 +46,7 @@ def encoded(weights, tmp_path_factory):
 def posterior(weights):
     """Mean and standard deviation of the test digits' latents, computed directly."""
     autoencoder = load_autoencoder(weights, "here")
-    images = load_source("digits", "test").images.astype(np.float32) / 127.5 - 1
+    images = load_source("digits", "test").x.astype(np.float32) / 127.5 - 1
     mean, log_variance = jax.jit(lambda x: autoencoder.encode(x, UNSCALED))(images)
     return np.asarray(mean), np.exp(0.5 * np.asarray(log_variance))
 
@@ -75,7 +75,7 @@ def test_encoded_latents_are_decoded_and_compared_with_their_images(
     assert found.shape == (120, 8, 8, 1)
     exact = np.clip((expected + 1) * 127.5, 0, 255)
     np.testing.assert_allclose(found, exact, atol=1.5)
-    error = found.astype(float) - load_source("digits", "test").images[:120]
+    error = found.astype(float) - load_source("digits", "test").x[:120]
     ratio = (10 * np.log10(255**2 / (error**2).mean((1, 2, 3)))).mean()
     kept = json.loads((tmp_path / "reconstruction.json").read_text())
     assert kept["images"] == 120 and kept["psnr"] == pytest.approx(ratio, abs=1e-6)

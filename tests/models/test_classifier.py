@@ -88,7 +88,7 @@ def test_every_parameter_takes_part(small):
     params = jax.tree.map(
         lambda p: np.float32(p + 0.1 * generator.normal(size=p.shape)), jax.device_get(params)
     )
-    batch = {"image": images(8), "label": np.arange(8) % 4}
+    batch = {"x": images(8), "condition": np.arange(8) % 4}
     gradient = jax.jit(jax.grad(lambda p: cross_entropy()(network, p, batch, keys(8))[0]))
     gradients = jax.device_get(gradient(params))
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
@@ -108,7 +108,7 @@ def test_learns_which_side_is_bright():
     label = np.arange(64) % 2
     bright = (np.arange(8) < 4)[None, None, :, None] == label[:, None, None, None]
     image = 0.3 * np.where(bright, 1, -1).astype(np.float32) + 0.3 * images(64)
-    batch, own = {"image": image, "label": label}, keys(64)
+    batch, own = {"x": image, "condition": label}, keys(64)
     loss, optimizer = cross_entropy(), optax.adam(1e-2)
 
     @jax.jit
@@ -160,7 +160,7 @@ def value_of(logits, labels, **options):
     """Loss and metrics when every image gets the same logits."""
     labels, logits = np.array(labels), np.float32(logits)
     network = Stub(lambda x: jnp.broadcast_to(logits, (len(x), len(logits))))
-    batch = {"image": images(len(labels), size=2), "label": labels}
+    batch = {"x": images(len(labels), size=2), "condition": labels}
     loss = cross_entropy(**options)
     return jax.device_get(jax.jit(lambda: loss(network, {}, batch, keys(len(labels))))())
 
@@ -192,7 +192,7 @@ class TestCrossEntropy:
         weights = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
         network = Stub(lambda x: x.reshape(len(x), -1) @ weights)
         loss = jax.jit(lambda *given: cross_entropy(**options)(network, {}, *given)[0])
-        batch, own = {"image": images(6), "label": np.arange(6) % 4}, keys(6)
+        batch, own = {"x": images(6), "condition": np.arange(6) % 4}, keys(6)
         singles = [jax.tree.map(lambda a, i=i: a[i : i + 1], (batch, own)) for i in range(6)]
         whole = float(loss(batch, own))
         assert np.mean([loss(*single) for single in singles]) == pytest.approx(whole, abs=1e-5)

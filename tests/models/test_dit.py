@@ -207,7 +207,7 @@ def test_an_untrained_denoiser_returns_c_skip_x_and_has_loss_one():
     denoise = Denoiser(fresh, network, preconditioner)
     np.testing.assert_allclose(denoise(x, 2.0, label), x * 0.25 / 4.25, rtol=1e-5)
     image = 0.5 * jax.random.normal(jax.random.key(0), (512, 8, 8, 2))
-    batch = {"image": image, "label": jnp.zeros(512, jnp.int32)}
+    batch = {"x": image, "condition": jnp.zeros(512, jnp.int32)}
     loss = Denoising(preconditioner, Corruption(log_normal()))
     values, _ = loss(network, fresh, batch, jax.random.split(jax.random.key(1), 512))
     assert float(values.mean()) == pytest.approx(1.0, abs=0.02)

@@ -29,8 +29,8 @@ def mean_score_matching(mixture, mean=-2.3, std=1.5):
     loss = ScoreMatching(mixture, log_normal(mean, std))
 
     def call(network, params, batch, keys):
-        label = jnp.zeros(len(batch["image"]), jnp.int32)
-        return mean_of(loss)(network, params, batch | {"label": label}, keys)
+        label = jnp.zeros(len(batch["x"]), jnp.int32)
+        return mean_of(loss)(network, params, batch | {"condition": label}, keys)
 
     return call
 
@@ -119,7 +119,7 @@ def test_score_matching_is_zero_for_the_exact_score():
     """An untrained network's score is exact for a Gaussian of its sigma_data."""
     network, params = split(ScoreMLP(8, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
     keys = jax.random.split(jax.random.key(0), 64)
-    batch = {"image": GAUSSIAN.sample(jax.random.key(1), 64)}
+    batch = {"x": GAUSSIAN.sample(jax.random.key(1), 64)}
     value, metrics = jax.jit(partial(mean_score_matching(GAUSSIAN), network))(params, batch, keys)
     assert float(value) < 1e-9
     assert metrics == {}
@@ -131,7 +131,7 @@ def test_score_matching_weighs_the_squared_error_by_sigma_squared():
     wide = GaussianMixture([1.0], np.zeros((1, 2)), [np.eye(2)])
     count, sigma = 20_000, 0.5
     loss = mean_score_matching(wide, mean=float(np.log(sigma)), std=0.0)
-    batch = {"image": wide.sample(jax.random.key(1), count)}
+    batch = {"x": wide.sample(jax.random.key(1), count)}
     keys = jax.random.split(jax.random.key(0), count)
     value, _ = jax.jit(partial(loss, network))(params, batch, keys)
     slope = 1 / (0.25 + sigma**2) - 1 / (1 + sigma**2)
@@ -153,7 +153,7 @@ def test_score_matching_draws_log_normal_noise_levels():
 
     point = GaussianMixture([1.0], np.zeros((1, 2)), np.zeros((1, 2, 2)))
     keys = jax.random.split(jax.random.key(0), 20_000)
-    value, _ = mean_score_matching(point)(Recorder(), {}, {"image": jnp.zeros((20_000, 2))}, keys)
+    value, _ = mean_score_matching(point)(Recorder(), {}, {"x": jnp.zeros((20_000, 2))}, keys)
     assert float(value) == pytest.approx(1.0, abs=0.03)
     assert seen[0].mean() == pytest.approx(-2.3, abs=0.05)
     assert seen[0].std() == pytest.approx(1.5, abs=0.05)
@@ -163,7 +163,7 @@ def test_training_lowers_the_loss():
     mixture = GaussianMixture([0.5, 0.5], [[-0.5, 0.0], [0.5, 0.0]], [0.01 * np.eye(2)] * 2)
     network, params = split(ScoreMLP(16, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
     loss = mean_score_matching(mixture)
-    batch = {"image": mixture.sample(jax.random.key(1), 256)}
+    batch = {"x": mixture.sample(jax.random.key(1), 256)}
 
     optimizer = optax.adam(1e-2)
 

@@ -72,7 +72,7 @@ def batches():
     random = np.random.default_rng(0)
     for _ in range(STEPS):
         image = random.normal(size=(BATCH, 8, 8, 1)).astype(np.float32)
-        yield {"image": image, "label": random.integers(0, 11, BATCH).astype(np.int32)}
+        yield {"x": image, "condition": random.integers(0, 11, BATCH).astype(np.int32)}
 
 
 def sharding(**section) -> ConfigDict:
@@ -118,8 +118,8 @@ def gathered_shapes(model: str, layout) -> tuple[set, set]:
     """Return the shapes that a step's program gathers or exchanges, and those of parameters."""
     setup = setup_of(model, layout)
     batch = {
-        "image": jax.ShapeDtypeStruct((BATCH, 8, 8, 1), np.float32, sharding=layout.batch),
-        "label": jax.ShapeDtypeStruct((BATCH,), np.int32, sharding=layout.batch),
+        "x": jax.ShapeDtypeStruct((BATCH, 8, 8, 1), np.float32, sharding=layout.batch),
+        "condition": jax.ShapeDtypeStruct((BATCH,), np.int32, sharding=layout.batch),
     }
     text = setup.step(3).lower(setup.abstract, batch).compile().as_text()
     found = re.findall(r"f32\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)\(", text)

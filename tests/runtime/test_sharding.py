@@ -113,8 +113,8 @@ def test_micro_batches_give_the_gradient_of_the_batch():
 def compiled(policy, **fields):
     start = setup("dit", **fields)
     batch = {
-        "image": jax.ShapeDtypeStruct((BATCH, 8, 8, 1), jnp.float32),
-        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+        "x": jax.ShapeDtypeStruct((BATCH, 8, 8, 1), jnp.float32),
+        "condition": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
     }
     return start.step(3, remat=policy).lower(start.abstract, batch).compile()
 

@@ -90,9 +90,9 @@ def test_the_real_set_is_closest_to_itself(config, statistics):
     real = RealStatistics.load(statistics)
     extractor = FeatureExtractor(config.evaluation.classifier)
     source = input_pipeline.load_source("digits")
-    same = evaluate.measure(extractor, real, source.images, source.labels)
-    noise = np.random.default_rng(0).integers(0, 256, source.images.shape, np.uint8)
-    other = evaluate.measure(extractor, real, noise, source.labels)
+    same = evaluate.measure(extractor, real, source.x, source.condition)
+    noise = np.random.default_rng(0).integers(0, 256, source.x.shape, np.uint8)
+    other = evaluate.measure(extractor, real, noise, source.condition)
     assert same["frechet_distance"] < 1e-3 * other["frechet_distance"]
     assert same["recall"] == same["precision"] == 1
 

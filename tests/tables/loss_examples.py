@@ -39,7 +39,7 @@ def fixed(sigma, **parts):
 def images(count, shape=(4, 4, 2), std=0.5, seed=0):
     """Return a batch of Gaussian images, all of one class."""
     image = std * jax.random.normal(jax.random.key(seed), (count, *shape))
-    return {"image": image, "label": jnp.zeros(count, jnp.int32)}
+    return {"x": image, "condition": jnp.zeros(count, jnp.int32)}
 
 
 def keys(count, seed=1):
@@ -52,7 +52,7 @@ def mean_of(loss):
 
     def call(network, params, batch, keys):
         values, metrics = loss(network, params, batch, keys)
-        assert values.shape == batch["label"].shape
+        assert values.shape == batch["condition"].shape
         return jnp.mean(values), jax.tree.map(jnp.mean, metrics)
 
     return call

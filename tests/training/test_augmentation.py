@@ -119,14 +119,14 @@ def test_operations_are_drawn_as_often_as_asked_and_mirror_images_half_the_time(
 
 
 def test_without_operations_images_pass_unchanged_with_labels_of_zeros():
-    image = images(3)["image"]
+    image = images(3)["x"]
     same, labels = AugmentPipe(probability=0.0, mirror=0.0)(image, keys(3))
     np.testing.assert_allclose(same, image, atol=2e-6)
     np.testing.assert_array_equal(labels, np.zeros((3, LABELS)))
 
 
 def test_an_image_is_augmented_the_same_in_any_batch():
-    image, pipe = images(4)["image"], jax.jit(AugmentPipe(0.9))
+    image, pipe = images(4)["x"], jax.jit(AugmentPipe(0.9))
     whole = pipe(image, keys(4))
     for i in range(4):
         alone = pipe(image[i : i + 1], keys(4)[i : i + 1])
@@ -139,7 +139,7 @@ def test_a_loss_shows_the_network_the_augmented_image_and_its_labels():
     pipe = AugmentPipe(0.9)
     Denoising(EDM(), fixed(1e-4, augment=pipe))(network, {}, batch, keys(4))
     given = network.seen[0]
-    image, labels = pipe(batch["image"], fold_each(keys(4), AUGMENT))
+    image, labels = pipe(batch["x"], fold_each(keys(4), AUGMENT))
     np.testing.assert_array_equal(given["augment"], labels)
     np.testing.assert_allclose(given["x"] * np.sqrt(0.25 + 1e-8), image, atol=1e-3)
 

@@ -49,7 +49,7 @@ class Toy:
 
 def evaluate(loss, **changes):
     network, params = make(**changes)
-    return jax.jit(lambda p: loss(network, p, {"image": images()}, KEYS))(params)
+    return jax.jit(lambda p: loss(network, p, {"x": images()}, KEYS))(params)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
@@ -64,7 +64,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
 def test_the_latent_is_drawn_anew_for_every_sample_from_its_own_key():
     params = {"encoder": 0.8, "decoder": jnp.array([0.9, 0.1])}
     loss, image = Autoencoding(**(OFF | dict(l1=1.0))), np.repeat(images(1), 3, axis=0)
-    run = jax.jit(lambda keys: loss(Toy(), params, {"image": image}, keys)[0])
+    run = jax.jit(lambda keys: loss(Toy(), params, {"x": image}, keys)[0])
     first = run(KEYS)
     assert len(set(np.asarray(first).tolist())) == 3
     np.testing.assert_array_equal(run(KEYS[jnp.array([2, 1, 1])])[:2], first[jnp.array([2, 1])])
@@ -85,7 +85,7 @@ def test_each_side_gets_the_gradient_of_its_own_loss_alone(adversary):
         return jnp.sin(params["discriminator"] * x)
 
     def total(params):
-        return loss(Toy(), params, {"image": image}, KEYS)[0].mean()
+        return loss(Toy(), params, {"x": image}, KEYS)[0].mean()
 
     def of_autoencoder(params):
         y = made(params)
@@ -116,7 +116,7 @@ def test_steps_bring_the_reconstruction_closer():
             params, state = carry
             objective = jax.value_and_grad(
                 lambda p: (lambda v, m: (v.mean(), m))(
-                    *loss(network, p, {"image": images()}, jax.random.split(key, 3))
+                    *loss(network, p, {"x": images()}, jax.random.split(key, 3))
                 ),
                 has_aux=True,
             )
@@ -239,4 +239,4 @@ def test_what_makes_no_loss_is_refused(fields, message):
 def test_a_part_of_the_noise_levels_is_refused():
     network, params = make()
     with pytest.raises(ValueError, match="no noise levels"):
-        Autoencoding(**OFF)(network, params, {"image": images()}, KEYS, (0.0, 0.5))
+        Autoencoding(**OFF)(network, params, {"x": images()}, KEYS, (0.0, 0.5))

@@ -60,7 +60,7 @@ def test_every_loss_is_the_weighted_error_of_the_denoiser(name, weighting):
     given = network.seen[0]
     np.testing.assert_allclose(given["time"], time.reshape(-1), rtol=1e-5)
     denoised = skip * given["x"] / inside + out * guess({}, given["x"], time.reshape(-1))
-    expected = (weigh(column, preconditioner) * (denoised - batch["image"]) ** 2).mean((1, 2, 3))
+    expected = (weigh(column, preconditioner) * (denoised - batch["x"]) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(values, expected, rtol=2e-4)
 
 
@@ -72,7 +72,7 @@ def test_edms_loss_is_the_plain_error_of_the_networks_output(sigma):
         values, _ = Denoising(EDM, fixed(sigma))(network, {}, batch, keys(3))
         given = network.seen[0]
         skip, out, inside, time = EDM.coefficients(jnp.full((3, 1, 1, 1), jnp.float32(sigma)))
-        target = (batch["image"] - skip * given["x"] / inside) / out
+        target = (batch["x"] - skip * given["x"] / inside) / out
         expected = ((guess({}, given["x"], time.reshape(-1)) - target) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(values, expected, rtol=1e-6 if sigma > 0.01 else 1e-4)
 
@@ -88,7 +88,7 @@ def test_an_optimal_denoiser_of_gaussian_data_has_its_posterior_variance():
 def test_an_unconditional_network_gets_no_label_and_a_conditional_one_its_own():
     for classes in (0, 3):
         network = Stub(guess, num_classes=classes)
-        batch = images(2) | {"label": jnp.array([2, 3])}
+        batch = images(2) | {"condition": jnp.array([2, 3])}
         Denoising(EDM, fixed(1.0))(network, {}, batch, keys(2))
         condition = network.seen[0]["condition"]
         assert condition is None if not classes else condition.tolist() == [2, 3]
@@ -96,6 +96,7 @@ def test_an_unconditional_network_gets_no_label_and_a_conditional_one_its_own():
 
 def test_another_kind_of_condition_comes_with_the_batch():
     network, text = Stub(guess), jnp.ones((2, 5))
+    network.condition = (("text", (5,)),)
     Denoising(EDM, fixed(1.0))(network, {}, images(2) | {"condition": text}, keys(2))
     assert network.seen[0]["condition"] is text
 
@@ -114,7 +115,7 @@ class TestFlowMatching:
         given = corruption(network, batch, keys(2))
         time = float(p.Flow(path).network_time(jnp.float32(sigma)))
         with jax.enable_x64(True):
-            velocity = path_velocity(path, time, np.asarray(batch["image"], float), given.noise)
+            velocity = path_velocity(path, time, np.asarray(batch["x"], float), given.noise)
         np.testing.assert_allclose(values, (velocity**2).mean((1, 2, 3)), rtol=1e-3)
 
     def test_the_other_direction_of_time_turns_the_velocity_round(self):
@@ -132,7 +133,7 @@ class TestFlowMatching:
     def test_the_cosine_sees_directions_alone(self, factor, direction):
         batch, corruption = images(3), fixed(0.5)
         given = corruption(ZERO, batch, keys(3))
-        velocity = batch["image"] - given.noise
+        velocity = batch["x"] - given.noise
         network = Stub(lambda params, x, time: factor * velocity)
         values, metrics = FlowMatching(p.Flow(), corruption, cosine=0.5)(
             network, {}, batch, keys(3)
@@ -160,7 +161,7 @@ def path_velocity(path, time, data, noise):
         else:
             log_alpha = -(((1 - t) ** 2) * (20 - 0.1)) / 4 - (1 - t) * 0.1 / 2
             alpha, spread = math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha))
-        return alpha * data + spread * np.asarray(levels, float)
+        return alpha * data + spread * np.asarray(noise, float)
 
     return (at(time + 1e-6) - at(time - 1e-6)) / 2e-6
 
@@ -205,7 +206,7 @@ class TestHybrid:
 
     def network(self, batch, step, v, error=0.0):
         """Predict the true noise, off by a constant, and a constant v."""
-        given = Corruption(_OneLevel(self.levels, step))(ZERO, batch, keys(len(batch["label"])))
+        given = Corruption(_OneLevel(self.levels, step))(ZERO, batch, keys(len(batch["condition"])))
         return Stub(
             lambda params, x, time: jnp.concatenate(
                 [given.noise + error * params, jnp.full_like(x, v) * params], axis=-1
@@ -245,7 +246,7 @@ class TestHybrid:
 
     def test_the_lowest_level_counts_the_bits_of_pixel_values(self):
         pixels = jnp.array([-1.0, -0.5, 0.1, 1.0]).reshape(1, 2, 2, 1)
-        batch = {"image": pixels, "label": jnp.zeros(1, jnp.int32)}
+        batch = {"x": pixels, "condition": jnp.zeros(1, jnp.int32)}
         error, v = 0.3, 0.5
         network = self.network(batch, 0, v, error)
         _, metrics = self.loss(0)(network, 1.0, batch, keys(1))
@@ -307,7 +308,7 @@ class TestPfgmpp:
         batch, sigma = images(4000), 0.7
         given = fixed(sigma, kernel=pfgmpp(D))(ZERO, batch, keys(4000))
         assert float(jnp.mean(given.noise**2)) == pytest.approx(D / (D - 2), rel=0.05)
-        np.testing.assert_allclose(given.noisy - batch["image"], sigma * given.noise, atol=1e-5)
+        np.testing.assert_allclose(given.noisy - batch["x"], sigma * given.noise, atol=1e-5)
 
     @pytest.mark.parametrize("D", [1e8, math.inf])
     def test_it_is_gaussian_in_the_limit(self, D):

@@ -44,7 +44,7 @@ def test_without_noise_it_is_the_masked_autoencoder(umd):
     values, metrics = values_of(
         Masked(preconditioner, CORRUPTION, clean_share=1.0), network, params
     )
-    image, module = images(COUNT)["image"], network.module(params)
+    image, module = images(COUNT)["x"], network.module(params)
     visible = draw_visible(fold_each(keys(COUNT), MASK), 16, 0.75)
     assert visible.shape == (COUNT, 4)
     time = jnp.full(COUNT, module.clean_time)

@@ -56,7 +56,7 @@ def test_training_sees_the_perturbation_and_sampling_never_does():
     # The perturbed loss is that of the plain one for a network whose embeddings were moved: the
     # denoiser that is sampled from knows neither.
     denoise = Denoiser(params, network, plan.preconditioner)
-    sampled = [denoise(batch["image"], 0.5, batch["label"]) for _ in range(2)]
+    sampled = [denoise(batch["x"], 0.5, batch["condition"]) for _ in range(2)]
     np.testing.assert_array_equal(*sampled)
 
 

@@ -99,8 +99,8 @@ def test_every_recipe_composes_into_a_step(name):
 
     state = jax.eval_shape(start)
     batch = {
-        "image": jax.ShapeDtypeStruct((8, *plan.shape), np.float32),
-        "label": jax.ShapeDtypeStruct((8,), np.int32),
+        "x": jax.ShapeDtypeStruct((8, *plan.shape), np.float32),
+        "condition": jax.ShapeDtypeStruct((8,), np.int32),
     }
     after, metrics = jax.eval_shape(make_step(recipe, network[0], 0), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)

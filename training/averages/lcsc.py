@@ -180,9 +180,7 @@ def search(config, workdir: Path) -> Path:
         )
     weights = WeightSum(files)
     extract = _features(section.features)
-    source = input_pipeline.load_source(
-        config.data.name, split=config.data.split, data_dir=config.data.dir or None
-    )
+    source = input_pipeline.load_source(**config.data)
     stored = next(_read_in_parts(source)).dtype
     if section.features != "pixels" and stored != np.uint8:
         raise UserError(

@@ -82,7 +82,7 @@ class Autoencoding:
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, its parts and the peak signal-to-noise ratio; `losses.Loss`.
 
-        ``batch["image"]`` is in [-1, 1], and the module of ``network`` has ``encode`` and
+        ``batch["x"]`` is in [-1, 1], and the module of ``network`` has ``encode`` and
         ``decode``, and where there is an adversary ``discriminator``.
 
         Raises:
@@ -90,7 +90,7 @@ class Autoencoding:
         """
         if span is not WHOLE:
             raise ValueError("an autoencoder has no noise levels to take a part of")
-        module, image = network.module(params), batch["image"]
+        module, image = network.module(params), batch["x"]
         mean, log_variance = module.encode(image)
         made = module.decode(draw(mean, log_variance, normal_like(keys, mean)))
         error = image - made

@@ -72,9 +72,9 @@ class CrossEntropy:
         """
         if span is not WHOLE:
             raise ValueError("the cross-entropy has no noise levels to take a part of")
-        label = batch["label"]
+        label = batch["condition"]
         image = jax.vmap(lambda x, key: augment(x, key, flip=self.flip, shift=self.shift))(
-            batch["image"], keys
+            batch["x"], keys
         )
         logits = network.module(params)(image)
         log_probability = jax.nn.log_softmax(logits)

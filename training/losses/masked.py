@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -77,18 +78,18 @@ class Masked:
         clean, noisy = _parts(len(keys), self.clean_share)
         values, metrics = jnp.zeros(len(keys)), {}
         if clean.size:
-            part = {name: value[clean] for name, value in batch.items()}
+            part = jax.tree.map(lambda a: a[clean], batch)
             found = self._autoencoded(network, params, part, keys[clean])
             values, metrics = values.at[clean].set(found), {"autoencoding_error": found}
         if noisy.size:
-            part = {name: value[noisy] for name, value in batch.items()}
+            part = jax.tree.map(lambda a: a[noisy], batch)
             here = tuple(end[noisy] if jnp.ndim(end) else end for end in span)
             found, errors = self._denoised(network, params, part, keys[noisy], here)
             values, metrics = values.at[noisy].set(found), metrics | errors
         return values, metrics
 
     def _autoencoded(self, network, params, batch, keys):
-        image, module = batch["image"], network.module(params)
+        image, module = batch["x"], network.module(params)
         visible = draw_visible(fold_each(keys, MASK), math.prod(module.grid), self.clean_mask)
         level = jnp.full((len(keys),) + (1,) * (image.ndim - 1), CLEAN)
         inside = self.preconditioner.coefficients(level).inside

@@ -38,10 +38,10 @@ class ScoreMatching:
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss and no further metrics; see `losses.Loss`.
 
-        ``batch["image"]`` holds clean points ``[batch, d]`` of the mixture, and the module of
+        ``batch["x"]`` holds clean points ``[batch, d]`` of the mixture, and the module of
         ``network`` has ``score(x, sigma)``.
         """
-        clean = batch["image"]
+        clean = batch["x"]
         sigma = draw(self.levels, fold_each(keys, SIGMA), span)
         x = clean + sigma[:, None] * normal_like(fold_each(keys, NOISE), clean)
         # The scores are compared, not the denoisers: D - x cancels all digits at small sigma.

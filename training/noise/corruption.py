@@ -135,13 +135,13 @@ class Corruption:
         """Corrupt a batch.
 
         Args:
-            network: says whether there are classes.
-            batch: ``image`` ``[batch, ...]`` and ``label`` ``[batch]`` (null where dropped), or
-                ``condition`` for a network that takes another kind.
+            network: says whether it takes a condition.
+            batch: ``x`` ``[batch, ...]`` and ``condition``, a pytree of arrays ``[batch, ...]``
+                (null where dropped).
             keys: one a sample.
             span: part of the distribution of noise levels, see `noise.draw`.
         """
-        clean, modes, inputs = batch["image"], (), {}
+        clean, modes, inputs = batch["x"], (), {}
         if self.augment is not None:
             clean, inputs["augment"] = self.augment(clean, fold_each(keys, AUGMENT))
         if self.perturbation is not None:
@@ -150,5 +150,6 @@ class Corruption:
             inputs["dropout_key"] = fold_each(keys, DROPOUT)
         sigma = levels.draw(self.levels, fold_each(keys, SIGMA), span)
         noise = self.kernel(clean, sigma, fold_each(keys, NOISE))
-        condition = batch["label"] if network.num_classes else batch.get("condition")
+        taken = network.num_classes or network.condition
+        condition = batch.get("condition") if taken else None
         return Corrupted(clean, noise, sigma, condition, modes, inputs)
