@@ -103,7 +103,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
         UserError: a field that there is not (naming the nearest), a value of another type, an
             entry beyond a list's end, a part or an argument of one that there is not.
     """
-    tree = config.copy_and_resolve_references().to_dict()
+    tree = config.to_dict()
     # A part is named before its arguments are given, whichever was written first.
     named = [one for one in overrides if one.path[-1] == "name"]
     rest = [one for one in overrides if one.path[-1] != "name"]
