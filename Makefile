@@ -57,7 +57,7 @@ statistics: $(STAMP)
 faults: $(STAMP)
 	PYTHONPATH=tests $(RUN) tests/processes/faults.py
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed: install it, or name it with make PYTHON=..."; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
