@@ -1,4 +1,4 @@
-"""The tree's rules: arrows between packages, where a config goes, what names mean, what imports cost."""
+"""The rules of the tree: arrows between packages, where configs go, what an import costs."""
 
 import ast
 import importlib
