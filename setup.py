@@ -16,8 +16,9 @@ class WithoutThisFile(build_py):
         return [one for one in found if one[:2] != ("guidestar", "setup")]
 
 
-setup(
-    package_dir={"guidestar": "."},
-    packages=["guidestar", *(f"guidestar.{name}" for name in FOUND), "guidestar.weights"],
-    cmdclass={"build_py": WithoutThisFile},
-)
+if __name__ == "__main__":
+    setup(
+        package_dir={"guidestar": "."},
+        packages=["guidestar", *(f"guidestar.{name}" for name in FOUND), "guidestar.weights"],
+        cmdclass={"build_py": WithoutThisFile},
+    )
