@@ -1,25 +1,33 @@
 """The evaluate verb: sample every row of a config in full and measure it against the real set."""
 
 import datetime
-import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
+from ..core.errors import UserError
+from ..core.files import write_json, write_text
 from ..evaluation.claims import judge
-from ..evaluation.extractors.classifier import FeatureExtractor, RealStatistics, compare
-from ..evaluation.metrics.appearance import contrast, white
+from ..evaluation.extractors import Extractor, in_batches, make_extractor, require_images
+from ..evaluation.metrics.named import Measured, Metric, choose, measure, require_possible
+from ..evaluation.statistics import RealStatistics, find_statistics
 from ..evaluation.table import render
 from ..guidance import to_config
 from ..inference.job import job_from_config
 from ..models.checkpoints import SHIPPED
 from ..runtime.store import ImageStore
+from .config.sections import section
 from .export import commit
 from .sample import run as sample
 
+EXAMPLE = "configs/evidence.py"
+FIELDS = ("classifier", "statistics", "count", "command", "row_command")
+METRICS = ("frechet_distance", "manifold_scores", "agreement", "contrast", "white")
 # What this mode reads of a config.
 READS = (
     "seed",
@@ -27,7 +35,13 @@ READS = (
     "claims",
     "evaluation",
     "sampler",
-    "sampling",
+    "sampling.weights",
+    "sampling.batch_size",
+    "sampling.classes",
+    "sampling.branches",
+    "sampling.decoder",
+    "sampling.scaling",
+    "sampling.any_decoder",
 )
 
 
@@ -41,18 +55,32 @@ def row_config(config, name: str) -> ConfigDict:
     return one
 
 
-def measure(extractor: FeatureExtractor, real: RealStatistics, images, labels) -> dict:
-    """Return Frechet distance, precision, recall, class agreement and appearance of images.
+def found_statistics(name: str, workdir: Path) -> RealStatistics:
+    """Read statistics by path or name: those of the workdir, or those shipped with the package.
 
-    ``labels`` None (an unconditional run) leaves the agreement None.
+    Raises:
+        UserError: there are none, with the places that were looked at.
     """
-    features, predicted = extractor(images)
-    return {
-        **compare(real, features),
-        "agreement": None if labels is None else float(np.mean(predicted == labels)),
-        "contrast": contrast(images),
-        "white": white(images),
-    }
+    return RealStatistics.load(find_statistics(name, (workdir, SHIPPED)))
+
+
+def numbers(
+    metrics: Sequence[Metric],
+    extractor: Extractor,
+    real: RealStatistics,
+    images: UInt8[np.ndarray, "image h w c"],
+    labels: Int[np.ndarray, " image"] | None,
+) -> dict[str, float | None]:
+    """Return what metrics say of images.
+
+    Raises:
+        UserError: a metric that refuses them.
+    """
+    found = in_batches(extractor, images)
+    try:
+        return measure(metrics, Measured(real.moments, real.features, *found, images, labels))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def run(config, workdir: Path) -> None:
@@ -67,27 +95,42 @@ def run(config, workdir: Path) -> None:
     Raises:
         UserError: anything in any row that cannot run, before the first image.
     """
-    section = config.evaluation
-    extractor = FeatureExtractor(section.classifier)
-    real = RealStatistics.load(SHIPPED / f"{section.statistics}.safetensors")
+    chosen = section(config, "evaluation", fields=FIELDS, example=EXAMPLE)
+    section(config, "rows", fields=(), example=EXAMPLE)
+    given = chosen.get("extractor")
+    metrics = choose(chosen.get("metrics", METRICS))
+    extractor = make_extractor(chosen.classifier, given.to_dict() if given else None)
+    real = found_statistics(chosen.statistics, workdir)
     jobs = {name: job_from_config(row_config(config, name)) for name in config.rows}
+    for name, job in jobs.items():
+        require_images(extractor, job.networks["main"].shape, f"rows.{name}")
+    width = in_batches(extractor, np.zeros((1, *job.networks["main"].shape), np.uint8))
+    real.require_fit(extractor, width.features.shape[-1], "evaluation.statistics")
+    absent = {}
+    if real.features is None:
+        absent["real_features"] = "these statistics keep none, --mode=statistics makes some that do"
+    if not extractor.num_classes:
+        absent["probabilities"] = "name the weights of a classifier in evaluation.classifier"
+    kept = None if real.features is None else len(real.features)
+    for note in require_possible(metrics, chosen.count, real.width, real=kept, absent=absent):
+        print(f"note: {note}")
     rows, made_by = {}, commit()
     for name, job in jobs.items():
         one = row_config(config, name)
-        one.sampling.count = section.count
+        one.sampling.count = chosen.count
         one.sampling.format = "npz"
         plan = job.plan()
         started = time.monotonic()
         sample(one, workdir / name)
         seconds = time.monotonic() - started
-        store = ImageStore.open(workdir / name, section.count)
-        indices = np.arange(section.count)
+        store = ImageStore.open(workdir / name, chosen.count)
+        indices = np.arange(chosen.count)
         rows[name] = {
             "title": config.rows[name].title,
             "guidance": config.rows[name].guidance.to_dict(),
             "rule": str(to_config(job.rule)),
-            "command": f"{section.row_command.format(row=name)}",
-            **measure(extractor, real, store.read(indices), job.labels(indices)),
+            "command": f"{chosen.row_command.format(row=name)}",
+            **numbers(metrics, extractor, real, store.read(indices), job.labels(indices)),
             "evaluations": plan.totals,
             "multiply_adds": plan.macs,
             "seconds": seconds,
@@ -95,17 +138,17 @@ def run(config, workdir: Path) -> None:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in rows[name].items() if isinstance(v, float))
         print(f"{config.rows[name].title}: {shown}", flush=True)
     result = {
-        "command": section.command,
+        "command": chosen.command,
         "date": datetime.date.today().isoformat(),
         "commit": made_by,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "images": section.count,
+        "images": chosen.count,
         "sampler": config.sampler.to_dict(),
         "weights": config.sampling.weights.to_dict(),
-        "real": real.description,
+        "real": dict(real.description),
         "rows": rows,
         "claims": [judge(claim, rows) for claim in config.get("claims", ())],
     }
-    (workdir / "evidence.json").write_text(json.dumps(result, indent=1) + "\n")
-    (workdir / "evidence.md").write_text(render(result) + "\n")
+    write_json(workdir / "evidence.json", result)
+    write_text(workdir / "evidence.md", render(result) + "\n")
     print(f"wrote {workdir / 'evidence.json'} and evidence.md")

@@ -177,8 +177,16 @@ class Registry:
             UserError: an unknown name, an unknown, missing or misplaced argument, a value of
                 another type than declared, or one that the constructor refuses.
         """
+        return self.prepared(section, where, len(given))(*given)
+
+    def prepared(self, section: Mapping[str, Any], where: str, given: int = 0) -> Callable:
+        """Return what makes a part, its arguments checked: a function of the first ``given``.
+
+        Raises:
+            UserError: as `build`; what the constructor itself refuses, when it is called.
+        """
         entry = self.find(section.get("name"), where)
-        parameters = dict(list(entry.parameters.items())[len(given) :])
+        parameters = dict(list(entry.parameters.items())[given:])
         values = {
             key: self._value(value, f"{where}.{key}")
             for key, value in section.items()
@@ -212,8 +220,12 @@ class Registry:
             kinds = [parameter.kind for parameter in parameters.values()]
             before = list(parameters)[: kinds.index(inspect.Parameter.VAR_POSITIONAL)]
             first = [values.pop(key, parameters[key].default) for key in before]
-        with explained(where):
-            return entry.build(*given, *first, *several, **values)
+
+        def make(*before: Any) -> Any:
+            with explained(where):
+                return entry.build(*before, *first, *several, **values)
+
+        return make
 
     def _value(self, value: Any, where: str) -> Any:
         """Build what a value of a section stands for."""

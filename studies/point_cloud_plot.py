@@ -1,5 +1,6 @@
 """Point clouds of the 2-D toy over its density, one panel a method, after arXiv 2406.02507."""
 
+import functools
 import os
 from collections.abc import Mapping
 
@@ -19,12 +20,13 @@ DENSITY_COLOURS = LinearSegmentedColormap.from_list("density", ["white", "#ffe3b
 POINT_COLOUR, OUTLINE_COLOUR = "#1f4e9c", "#8a5a12"
 
 
-def _depths(classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+@functools.cache
+def _depths(classes: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the view's grid lines and ``-sqrt(max log p - log p)`` on it, [row, column]."""
-    line = np.linspace(-VIEW, VIEW, GRID)
+    line = np.linspace(-VIEW, VIEW, size)
     column, row = np.meshgrid(line, line)
     points = jnp.asarray(np.stack([column.ravel(), row.ravel()], axis=1), jnp.float32)
-    log_density = np.asarray(fractal2d.mixture(classes).log_density(points)).reshape(GRID, GRID)
+    log_density = np.asarray(fractal2d.mixture(classes).log_density(points)).reshape(size, size)
     return line, -np.sqrt(np.maximum(fractal2d.peak(classes) - log_density, 0.0))
 
 
@@ -48,7 +50,7 @@ def save(
     """
     if not panels:
         raise ValueError("no panels to draw: give at least one title with its points")
-    line, depth = _depths(classes)
+    line, depth = _depths(tuple(classes), GRID)
     figure = Figure(figsize=(4.0 * len(panels), 4.4), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]

@@ -3,15 +3,23 @@
 The paper names both quantities without formulas; the usual definitions are used here and stated.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+
+from ...core.registry import register
+from .feature_sets import row_blocks
 
 # ITU-R BT.601 luma, the weights of every common grayscale conversion.
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def _unit_range(images) -> Float[np.ndarray, "batch h w c"]:
-    """Return images as float64 in [0, 1].
+Images = UInt8[np.ndarray, "batch h w c"] | Float[np.ndarray, "batch h w c"]
+
+
+def _unit_range(images: Images) -> Iterator[Float[np.ndarray, "block h w c"]]:
+    """Yield images as float64 in [0, 1], some at a time: as many as the memory limit lets in.
 
     Raises:
         ValueError: not [batch, h, w, 1 or 3], or floats outside [-1, 1].
@@ -22,16 +30,20 @@ def _unit_range(images) -> Float[np.ndarray, "batch h w c"]:
             f"images have shape {images.shape}; give [batch, height, width, channels] with 1 or 3 "
             f"channels and at least one image"
         )
-    if images.dtype == np.uint8:
-        return images / 255.0
-    images = images.astype(np.float64)
-    # `not <=` rather than `>`: NaN must not pass.
-    if not np.abs(images).max() <= 1:
-        raise ValueError("float images must lie in [-1, 1]: clip them, or give uint8")
-    return (images + 1) / 2
+    for block in row_blocks(len(images), images[0].size):
+        part = images[block]
+        if part.dtype == np.uint8:
+            yield part / 255.0
+            continue
+        part = part.astype(np.float64)
+        # `not <=` rather than `>`: NaN must not pass.
+        if not np.abs(part).max() <= 1:
+            raise ValueError("float images must lie in [-1, 1]: clip them, or give uint8")
+        yield (part + 1) / 2
 
 
-def saturation(images: Float[np.ndarray, "batch h w c"]) -> float:
+@register("metric", "2410.02416")
+def saturation(images: Images) -> float:
     """Return the mean HSV saturation, ``(max - min) / max`` over a pixel's channels, 0 for black.
 
     Args:
@@ -40,12 +52,15 @@ def saturation(images: Float[np.ndarray, "batch h w c"]) -> float:
     Raises:
         ValueError: another shape, or floats outside [-1, 1].
     """
-    images = _unit_range(images)
-    high, low = images.max(axis=-1), images.min(axis=-1)
-    return float(np.mean((high - low) / np.where(high > 0, high, 1)))
+    means = []
+    for part in _unit_range(images):
+        high, low = part.max(axis=-1), part.min(axis=-1)
+        means.append(np.mean((high - low) / np.where(high > 0, high, 1), axis=(1, 2)))
+    return float(np.mean(np.concatenate(means)))
 
 
-def contrast(images: Float[np.ndarray, "batch h w c"]) -> float:
+@register("metric", "2410.02416")
+def contrast(images: Images) -> float:
     """Return the standard deviation of each image's gray levels in [0, 1], mean over images.
 
     Args:
@@ -54,12 +69,15 @@ def contrast(images: Float[np.ndarray, "batch h w c"]) -> float:
     Raises:
         ValueError: another shape, or floats outside [-1, 1].
     """
-    images = _unit_range(images)
-    gray = images[..., 0] if images.shape[-1] == 1 else images @ LUMA
-    return float(gray.std(axis=(1, 2)).mean())
+    deviations = []
+    for part in _unit_range(images):
+        gray = part[..., 0] if part.shape[-1] == 1 else part @ LUMA
+        deviations.append(gray.std(axis=(1, 2)))
+    return float(np.concatenate(deviations).mean())
 
 
-def white(images: Float[np.ndarray, "batch h w c"]) -> float:
+@register("metric", "2410.02416")
+def white(images: Images) -> float:
     """Return the share of values at the very top of the range, where clipping puts them.
 
     Args:
@@ -68,4 +86,5 @@ def white(images: Float[np.ndarray, "batch h w c"]) -> float:
     Raises:
         ValueError: another shape, or floats outside [-1, 1].
     """
-    return float(np.mean(_unit_range(images) == 1))
+    full = sum(int(np.count_nonzero(part == 1)) for part in _unit_range(images))
+    return full / np.asarray(images).size

@@ -1,10 +1,12 @@
-"""What every feature-space metric asks of its input, and how it walks through it in blocks."""
+"""What metrics ask of their input, and how they walk through it in blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+F = TypeVar("F", bound=Callable)
 # Numbers in one block of a pairwise matrix; 2**23 in float64 are 64 MiB.
 BLOCK_NUMBERS = 2**23
 
@@ -57,3 +59,21 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
     step = max(1, BLOCK_NUMBERS // max(1, columns))
     for start in range(0, rows, step):
         yield slice(start, start + step)
+
+
+def images_needed(
+    fewest: Callable[..., int] | None = None, advised: Callable[..., int] | None = None
+) -> Callable[[F], F]:
+    """Say how many images a metric needs, so that too few are refused before they are made.
+
+    Args:
+        fewest: with fewer it cannot be computed; a function of the number of features and, by
+            name, of the metric's own settings.
+        advised: the same, for what it says little with fewer.
+    """
+
+    def add(metric: F) -> F:
+        metric.__dict__.update(fewest=fewest, advised=advised)
+        return metric
+
+    return add

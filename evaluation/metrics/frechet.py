@@ -12,7 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from .feature_sets import checked
+from ...core.registry import register
+from .feature_sets import checked, images_needed
+
+
+class Gaussian(NamedTuple):
+    """A fitted Gaussian of which no count is known, as published statistics are."""
+
+    mean: Float[np.ndarray, " feature"]
+    covariance: Float[np.ndarray, "feature feature"]
 
 
 class Moments(NamedTuple):
@@ -73,7 +81,7 @@ def moments_of_batches(batches: Iterable[Float[np.ndarray, "sample feature"]]) -
     return functools.reduce(Moments.merge, parts, first)
 
 
-def frechet_distance(real: Moments, fake: Moments) -> float:
+def frechet_distance(real: Moments | Gaussian, fake: Moments | Gaussian) -> float:
     """Return ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``.
 
     The trace of the root is taken from the eigenvalues of the symmetric ``S1^(1/2) S2 S1^(1/2)``,
@@ -82,7 +90,7 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
     `UserWarning` is issued.
 
     Args:
-        real, fake: moments of each set, from `moments` or `moments_of_batches`.
+        real, fake: moments of each set, from `moments` or `moments_of_batches`, or a Gaussian.
 
     Raises:
         ValueError: different numbers of features, or fewer than 2 samples.
@@ -90,6 +98,8 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
     _same_features(real, fake)
     for name, part in (("real", real), ("fake", fake)):
         features = len(part.mean)
+        if isinstance(part, Gaussian):
+            continue
         if part.count < 2:
             raise ValueError(f"{name} has {part.count} sample: a covariance needs 2 or more")
         if part.count <= features:
@@ -107,7 +117,21 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
     return max(0.0, float(np.sum((real.mean - fake.mean) ** 2) + spread))
 
 
-def _same_features(a: Moments, b: Moments) -> None:
+@register("metric", "1706.08500", name="frechet_distance")
+@images_needed(fewest=lambda features: 2, advised=lambda features: features + 1)
+def distance_of_features(
+    real_moments: Moments | Gaussian, features: Float[np.ndarray, "image feature"]
+) -> float:
+    """Return the Frechet distance of a set of features from a real set's moments.
+
+    That few images say little is said before they are made, and not here again.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return frechet_distance(real_moments, moments(features))
+
+
+def _same_features(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
     if len(a.mean) != len(b.mean):
         raise ValueError(
             f"one set has {len(a.mean)} features and the other {len(b.mean)}: compute both with "

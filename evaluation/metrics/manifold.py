@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
-from .feature_sets import checked_pair, row_blocks
+from ...core.registry import register
+from .feature_sets import checked_pair, images_needed, row_blocks
 
 
 class ManifoldScores(NamedTuple):
@@ -85,3 +86,15 @@ def manifold_scores(
         density=containments / (neighbours * len(fake)),
         coverage=float(covered.mean()),
     )
+
+
+@register("metric", "1904.06991", "2002.09797", name="manifold_scores")
+@images_needed(fewest=lambda features, neighbours=5: neighbours + 1)
+def scores_of_features(
+    real_features: Float[np.ndarray, "real feature"],
+    features: Float[np.ndarray, "image feature"],
+    *,
+    neighbours: int = 5,
+) -> dict[str, float]:
+    """Return precision, recall, density and coverage by name; see `manifold_scores`."""
+    return manifold_scores(real_features, features, neighbours=neighbours)._asdict()

@@ -1,12 +1,15 @@
-"""Scores of one set alone: Inception score and Vendi score."""
+"""Scores of one set alone: Inception score, Vendi score, and agreement with the labels."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import xlogy
 
-from .feature_sets import checked
+from ...core.registry import register
+from .feature_sets import checked, images_needed
 
 
+@register("metric", "1606.03498")
+@images_needed(fewest=lambda features, splits=1, seed=0: splits)
 def inception_score(
     probabilities: Float[np.ndarray, "sample class"], *, splits: int = 1, seed: int = 0
 ) -> float:
@@ -39,6 +42,7 @@ def inception_score(
     return float(np.mean(scores))
 
 
+@register("metric", "2210.02410")
 def vendi_score(features: Float[np.ndarray, "sample feature"]) -> float:
     """Return ``exp(-sum_i w_i ln w_i)``, w the eigenvalues of the cosine similarities over n.
 
@@ -60,3 +64,11 @@ def vendi_score(features: Float[np.ndarray, "sample feature"]) -> float:
     gram = unit @ unit.T if len(unit) < unit.shape[1] else unit.T @ unit
     weights = np.maximum(np.linalg.eigvalsh(gram / len(unit)), 0)
     return float(np.exp(-xlogy(weights, weights).sum()))
+
+
+@register("metric")
+def agreement(
+    probabilities: Float[np.ndarray, "sample class"], labels: Int[np.ndarray, " sample"]
+) -> float:
+    """Return the share of samples in which a classifier sees the class that was asked for."""
+    return float(np.mean(np.argmax(probabilities, axis=-1) == labels))

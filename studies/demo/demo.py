@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ...commands.evaluate import row_config
 from ...data.images import grid, save_png, to_uint8
-from ...evaluation.extractors.classifier import FeatureExtractor
+from ...evaluation.extractors import in_batches, make_extractor
 from ...inference.job import Job, job_from_config
 from ...models.checkpoints import SHIPPED
 from .. import point_cloud_plot
@@ -39,7 +39,7 @@ def report(config, workdir: Path) -> None:
     Raises:
         UserError: anything in any row that cannot run, before the first image.
     """
-    extractor = FeatureExtractor(config.evaluation.classifier)
+    extractor = make_extractor(config.evaluation.classifier)
     jobs = {name: job_from_config(row_config(config, name)) for name in config.rows}
     classes = extractor.num_classes
     count = config.demo.seeds * classes
@@ -48,7 +48,7 @@ def report(config, workdir: Path) -> None:
         for name, job in jobs.items():
             bar.set_description(config.rows[name].title)
             images, seconds = _sample_row(job, count, config.demo.batch_size, bar)
-            _, predicted = extractor(images)
+            predicted = np.argmax(in_batches(extractor, images).probabilities, axis=-1)
             save_png(workdir / f"{name}.png", grid(images, columns=classes), magnify=2)
             plan = job.plan()
             rows[name] = {

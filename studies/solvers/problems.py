@@ -12,8 +12,9 @@ from scipy.special import ndtr, ndtri
 
 from ... import guidance, samplers
 from ...data.images import to_uint8
-from ...evaluation.extractors.classifier import FeatureExtractor, RealStatistics
+from ...evaluation.extractors import Extractor, in_batches
 from ...evaluation.metrics.frechet import frechet_distance, moments
+from ...evaluation.statistics import RealStatistics
 from ...inference.job import Job
 from ...models.exact.mixture import GaussianMixture
 
@@ -110,7 +111,7 @@ class Images:
     job: Job
     count: int
     batch: int
-    extractor: FeatureExtractor
+    extractor: Extractor
     real: RealStatistics
     name: ClassVar[str] = "images"
     x64: ClassVar[bool] = False
@@ -154,7 +155,7 @@ class Images:
 
     def measure(self, ends, truth) -> dict[str, float]:
         """Return the metrics of images, ``truth`` being the ends of the exact flow."""
-        features, _ = self.extractor(to_uint8(ends))
+        features = in_batches(self.extractor, to_uint8(ends)).features
         return {
             "frechet_distance": float(frechet_distance(self.real.moments, moments(features))),
             "distance": float(np.sqrt(np.mean((ends - truth) ** 2))),

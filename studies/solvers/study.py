@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from ... import samplers
+from ...commands.evaluate import found_statistics
 from ...core.errors import UserError
-from ...evaluation.extractors.classifier import FeatureExtractor, RealStatistics
+from ...evaluation.extractors import make_extractor
 from ...inference.job import job_from_config
-from ...models.checkpoints import SHIPPED
 from ...samplers.solvers.solver import TooFewSteps
 from .page import draw, render
 from .problems import Images, Line
@@ -44,8 +44,8 @@ def study(config, workdir: Path) -> None:
             job_from_config(config),
             section.images.count,
             section.images.batch_size,
-            FeatureExtractor(section.classifier),
-            RealStatistics.load(SHIPPED / f"{section.statistics}.safetensors"),
+            make_extractor(section.classifier),
+            found_statistics(section.statistics, workdir),
         ),
     }
     measured = {}

@@ -68,7 +68,10 @@ def test_points_that_cannot_be_judged_are_refused(points, message):
         point_clouds.evaluate(points)
 
 
-def test_the_picture_has_one_panel_a_method_and_shows_its_points(tmp_path, true_points):
+def test_the_picture_has_one_panel_a_method_and_shows_its_points(
+    tmp_path, true_points, monkeypatch
+):
+    monkeypatch.setattr(point_cloud_plot, "GRID", 60)
     empty, full, both = (tmp_path / name for name in ("empty.png", "full.png", "both.png"))
     nothing = np.zeros((0, 2))
     point_cloud_plot.save({"unguided": nothing}, empty)

@@ -17,7 +17,7 @@ from ...core.errors import UserError
 from ...core.files import write_pair
 from ...data.images import to_uint8
 from ...data.source import Source
-from ...evaluation.extractors.classifier import FeatureExtractor
+from ...evaluation.extractors.classifier_features import ClassifierFeatures
 from ...evaluation.metrics.frechet import frechet_distance, moments, moments_of_batches
 from ...inference.job import job_from_config
 from .ema import exponent_of_std
@@ -245,7 +245,7 @@ def _read_in_parts(source: Source, size: int = 1000) -> Iterator[np.ndarray]:
 def _features(name: str) -> Callable[[np.ndarray], Float[np.ndarray, "image feature"]]:
     """Return what maps images, as a data set stores them, to features."""
     if name != "pixels":
-        extractor = FeatureExtractor(name)
+        extractor = ClassifierFeatures(name)
         return lambda images: extractor(images)[0]
     return lambda images: (
         images.reshape(len(images), -1) / (127.5 if images.dtype == np.uint8 else 1.0)
