@@ -3,7 +3,7 @@
 # memory and its logical shape beside them. Of an array in column-major order (a transposed matrix,
 # what scipy.linalg returns) other numbers come back, in the right shape and without a word;
 # `save_file` does the same. `np.ascontiguousarray` before saving is the way out.
-# Source: the output below (safetensors/numpy.py, `_tobytes`).
+# Source: the output below.
 # Seen: wrote [[0, 3], [1, 4], [2, 5]], read [[0, 1], [2, 3], [4, 5]]
 source "$(dirname "$0")/common.sh"
 python_with safetensors==0.8.0 numpy==2.4.6
