@@ -66,8 +66,13 @@ def safe_name(name: str, what: str) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes its place when it is whole, and not at all where that fails.
+
+    Args:
+        path: of the file.
+        durable: whether to wait until the disk has it, so that it outlives a loss of power; small
+            files of which there are many, and which can be made again, need not.
 
     Raises:
         UserError: the disk refuses; what was there before stays.
@@ -79,7 +84,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with open(partial, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         raise UserError(
@@ -91,9 +97,9 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes, *, durable: bool = True) -> None:
     """Write a file, whole or not at all; see `replacing`."""
-    with replacing(path) as file:
+    with replacing(path, durable=durable) as file:
         file.write(data)
 
 

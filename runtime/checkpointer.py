@@ -19,6 +19,7 @@ from orbax.checkpoint.experimental import v1 as ocp
 
 from ..core.errors import UserError
 from . import distributed, manifest
+from .identity import differences
 from .manifest import sync_folder, write_atomically
 
 # Less free space than this many times the state's size, and a save is refused before it starts.
@@ -314,7 +315,7 @@ class Checkpoints:
                 f"{self._record} cannot be read ({error}): it says which run this folder belongs "
                 f"to. Restore it from a copy, or remove it if the config is the run's own"
             ) from error
-        different = list(_differences(stored, self._identity))
+        different = list(differences(stored, self._identity))
         if different and not force:
             name, there, here = different[0]
             more = f" ({len(different) - 1} more differ)" if len(different) > 1 else ""
@@ -328,21 +329,3 @@ class Checkpoints:
                 f"forced: {name} was {there!r} and is {here!r} from here on", error=True
             )
         return newest
-
-
-def _differences(stored: Any, given: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted name of each field that differs, with what it was and what it is."""
-    if isinstance(stored, dict) and isinstance(given, dict):
-        for key in sorted(stored.keys() | given.keys()):
-            inner = f"{name}.{key}" if name else key
-            yield from _differences(stored.get(key, _UNSET), given.get(key, _UNSET), inner)
-    elif stored != given:
-        yield name, stored, given
-
-
-class _Unset:
-    def __repr__(self) -> str:
-        return "not set"
-
-
-_UNSET = _Unset()

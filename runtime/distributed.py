@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from ..core.errors import UserError
+from ..core.files import digest_of
 
 # Set for each process by launchers that `jax.distributed.initialize` understands without arguments.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -115,6 +117,25 @@ def agree(error: BaseException | None, what: str) -> None:
         raise error
     if any(failed):
         raise UserError(f"process {failed.index(1)} {what}: its own message says why")
+
+
+def require_equal(data: Any, what: str) -> None:
+    """Refuse processes that go by different things, each of its own disk or command.
+
+    Args:
+        data: JSON data of this process.
+        what: it is, for the message.
+
+    Raises:
+        UserError: in every process, another one's differs from the primary's.
+    """
+    found = from_all(int(digest_of(data)[:7], 16))
+    different = [index for index, one in enumerate(found) if one != found[0]]
+    if different:
+        raise UserError(
+            f"process {different[0]} differs from process 0 in {what}: start all of them by the "
+            f"same command, on the same files"
+        )
 
 
 def meet(name: str) -> None:

@@ -1,0 +1,126 @@
+"""What results are made of, compared before a folder of them is gone on with.
+
+Results are known by contents: digests of weights and data, numbers, names of rules. Where things
+lay and what they were called is said beside it, for people, and never compared.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+from ..core.files import read_json, write_json
+
+MADE_OF, SAID = "made_of", "said"
+# Numbers that agree so far are the same: another machine may round a last bit otherwise.
+TOLERANCE = 1e-9
+# Letters of a digest, or of a list, that a message shows.
+SHOWN = 60
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "not set"
+
+
+UNSET = _Unset()
+
+
+def differences(stored: Any, given: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted name of each field that differs, with what it was and what it is."""
+    if isinstance(stored, Mapping) and isinstance(given, Mapping):
+        for key in sorted(stored.keys() | given.keys()):
+            inner = f"{name}.{key}" if name else key
+            yield from differences(stored.get(key, UNSET), given.get(key, UNSET), inner)
+    elif not _same(stored, given):
+        yield name, stored, given
+
+
+def _same(stored: Any, given: Any) -> bool:
+    if isinstance(stored, list) and isinstance(given, list):
+        return len(stored) == len(given) and all(map(_same, stored, given))
+    if isinstance(stored, float) and isinstance(given, float):
+        return math.isclose(stored, given, rel_tol=TOLERANCE) or stored == given
+    return stored == given
+
+
+def require_same(
+    record: Path,
+    made_of: Mapping[str, Any],
+    said: Mapping[str, str],
+    *,
+    what: str,
+    older: Callable[[dict], dict] | None = None,
+) -> bool:
+    """Refuse a folder whose results are made of something else.
+
+    Args:
+        record: the file in it that says what they are made of (`write_record`); it must be there.
+        made_of: JSON data; what they are to be made of now.
+        said: where the things that are compared lie, by the dotted names of ``made_of``.
+        what: the results, for messages: "images".
+        older: of a record that an earlier release wrote, returns those fields of ``made_of`` that
+            can be told from it.
+
+    Returns:
+        Whether all of ``made_of`` was compared, and not an older record's part of it.
+
+    Raises:
+        UserError: they differ, with what differs and the way out; or the record is unreadable.
+    """
+    way_out = f"choose another --workdir, or restore that file from a copy of the {what}"
+    stored = read_json(record, way_out)
+    if not isinstance(stored, dict):
+        raise UserError(f"{record} says nothing of the {what} beside it: {way_out}")
+    whole = MADE_OF in stored
+    given = plain(made_of)
+    if whole:
+        there, beside = stored[MADE_OF], stored.get(SAID, {})
+    elif older is not None:
+        there, beside = plain(older(stored)), {}
+        given = {key: given[key] for key in there.keys() & given.keys()}
+    else:
+        raise UserError(f"{record} says nothing of the {what} beside it: {way_out}")
+    if different := list(differences(there, given)):
+        name, was, now = different[0]
+        more = f" ({len(different) - 1} more differ)" if len(different) > 1 else ""
+        raise UserError(
+            f"{record.parent} holds {what} made of something else (see {record.name}): {name} was "
+            f"{_shown(was)}{_place(name, beside)} and is {_shown(now)}{_place(name, said)}{more}. "
+            f"Give again what they were made of, or choose another --workdir"
+        )
+    return whole
+
+
+def write_record(
+    record: Path, made_of: Mapping[str, Any], said: Mapping[str, str], **more: Any
+) -> None:
+    """Say beside results what they are made of, whole or not at all.
+
+    Args:
+        record: the file.
+        made_of, said: as in `require_same`.
+        more: JSON data that is kept beside them.
+    """
+    write_json(record, {**more, MADE_OF: plain(made_of), SAID: dict(said)})
+
+
+def plain(data: Any) -> Any:
+    """Return JSON data as it is read back: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(data))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def _place(name: str, said: Mapping[str, str]) -> str:
+    """Return where a field's thing lies, as it is said of the field or of one that holds it."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if place := said.get(".".join(parts[:end])):
+            return f" ({place})"
+    return ""
