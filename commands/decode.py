@@ -1,22 +1,25 @@
 """The decode verb: latents, of a data set or sampled, to pictures; resumable."""
 
-import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from .. import input_pipeline
 from ..core.errors import UserError
+from ..core.files import digest_of, home, read_json, write_json
 from ..data import latents, record_folder
 from ..data.images import grid, save_png, to_uint8
-from ..inference.decoder import decoder_from_config, scaling_from_config
-from ..models.autoencoders.scaling import LatentScaling, from_json
-from ..runtime.distributed import is_primary
-from ..runtime.store import RECORD, ImageStore
+from ..inference.decoder import contents, kept_scaling, latent_scaling, load_decoder
+from ..models.autoencoders.scaling import LatentScaling
+from ..runtime import distributed
+from ..runtime.identity import MADE_OF
+from ..runtime.store import RECORD, Store
+from .sample import require_channels, require_counts, same_name
 
 # What this mode reads of a config.
 READS = (
@@ -28,8 +31,6 @@ READS = (
     "sampling.scaling",
     "sampling.any_decoder",
 )
-
-
 GRID_IMAGES, GRID_COLUMNS = 100, 10
 
 
@@ -38,12 +39,17 @@ class EncodedLatents:
 
     Attributes:
         facts: what their description says of them.
+        made_of: JSON data that tells them from others.
         scaling: theirs.
         shape: of one of them.
     """
 
     def __init__(self, folder: Path):
         self.facts, self.scaling = latents.facts_of(folder), latents.scaling_of(folder)
+        # Means and deviations of all channels are among what it says, and names are not compared.
+        said = record_folder.describe(folder) | {"latents": {**self.facts, "file": ""}}
+        said["latents"]["images"] = {**self.facts["images"], "name": ""}
+        self.made_of = digest_of(said)
         stored = record_folder.load(folder, most_damaged=0.0)
         self._records = stored.records
         height, width, both = stored.shape
@@ -65,6 +71,7 @@ class SampledLatents:
     """The latents that the sample verb wrote, where it was given no decoder.
 
     Attributes:
+        made_of: JSON data that tells them from others.
         scaling: of the latents that the network was trained on; None where nothing is known.
         shape: of one of them.
     """
@@ -72,42 +79,28 @@ class SampledLatents:
     facts: dict | None = None
 
     def __init__(self, folder: Path):
-        try:
-            kept = json.loads((folder / RECORD).read_text()).get("latents")
-            self.scaling: LatentScaling | None = from_json(kept) if kept else None
-        except ValueError as error:
-            raise UserError(f"{folder / RECORD} is damaged: {error}") from error
-        self._places = {}
-        for path in sorted((folder / "images").glob("*.npz")):
-            with np.load(path) as shard:
-                if "latents" not in shard:
-                    raise UserError(f"{path} holds images: nothing is left to decode")
-                self._places |= {int(index): path for index in shard["indices"]}
-        if not self._places:
+        self._store = Store.open(folder, 0)
+        record = read_json(folder / RECORD, "restore it from a copy, or sample again elsewhere")
+        # An earlier release's record has its fields in one heap.
+        said = record.get(MADE_OF, record)
+        self.made_of = digest_of(said)
+        self.scaling: LatentScaling | None = kept_scaling(said.get("latents"), str(folder))
+        there = self._store.indices()
+        if not there.size:
             raise UserError(f"{folder} holds no latents yet: sample with format=npz first")
-        self.shape = self.read(np.array([min(self._places)]))[0].shape[1:]
+        if not self._store.holds_latents():
+            raise UserError(f"{folder} holds images: nothing is left to decode")
+        self._count = int(there[-1]) + 1
+        self.shape = self._store.read(there[:1]).shape[1:]
 
     def __len__(self) -> int:
-        return max(self._places) + 1
+        return self._count
 
     def read(
         self, indices: Int[np.ndarray, " batch"]
     ) -> tuple[Float[np.ndarray, "batch h w z"], Int[np.ndarray, " batch"] | None]:
         """Return latents as the network made them, and labels; None for a run without classes."""
-        if gone := [int(index) for index in indices if int(index) not in self._places]:
-            raise UserError(f"latent {gone[0]} is missing: run the sampling command again first")
-        found, labels = {}, {}
-        for path in {self._places[int(index)] for index in indices}:
-            with np.load(path) as shard:
-                numbers = shard["indices"].tolist()
-                found |= dict(zip(numbers, shard["latents"], strict=True))
-                if "labels" in shard:
-                    labels |= dict(zip(numbers, shard["labels"], strict=True))
-        order = indices.tolist()
-        return (
-            np.stack([found[index] for index in order]),
-            np.array([labels[index] for index in order], np.int32) if labels else None,
-        )
+        return self._store.read(indices), self._store.labels(indices)
 
 
 def run(config, workdir: Path) -> None:
@@ -122,58 +115,100 @@ def run(config, workdir: Path) -> None:
     Raises:
         UserError: no latents, no decoder or one of other latents, a workdir of other images.
     """
-    section = config.decoding
+    section, sampling = config.decoding, config.sampling
+    require_counts("sampling", batch_size=sampling.batch_size)
+    if section.count:
+        require_counts("decoding", count=section.count)
     origin = _origin(section.latents)
-    scaling = scaling_from_config(config.sampling, origin.scaling)
-    decoder = decoder_from_config(config.sampling, scaling, origin.shape[-1])
-    originals = _originals(config, origin) if section.compare else None
-    count = min(section.count or len(origin), len(origin))
-    identity = {
-        "sampling": {"format": config.sampling.format},
-        "decoding": {"latents": scaling.to_json(), "decoder": decoder.file},
-    }
-    store = ImageStore(workdir, config.sampling.format, count, identity=identity)
-    todo = store.missing()[jax.process_index() :: jax.process_count()]
-    print(
-        f"{count:,} latents {origin.shape} of {section.latents} to {workdir} by {decoder.file}, "
-        f"{len(todo):,} still to decode",
-        flush=True,
+    if section.count > len(origin):
+        raise UserError(
+            f"decoding.count is {section.count} and {section.latents} holds {len(origin)} latents: "
+            f"give as many at most, or 0 for all"
+        )
+    scaling = latent_scaling(sampling.scaling, origin.scaling)
+    decoder = load_decoder(
+        sampling.decoder,
+        scaling,
+        origin.shape[-1],
+        batch_size=sampling.batch_size,
+        any_decoder=sampling.any_decoder,
     )
-    started, batch = time.monotonic(), config.sampling.batch_size
+    assert scaling is not None  # as the decoder was loaded
+    shape = decoder.image_shape(origin.shape)
+    require_channels(sampling.format, shape[-1])
+    originals = _originals(config, origin) if section.compare else None
+    count = section.count or len(origin)
+    made_of = {"origin": origin.made_of, "latents": contents(scaling), "decoder": decoder.sha256}
+    said = {"origin": str(section.latents), "decoder": sampling.decoder}
+    store = Store.claimed(
+        workdir,
+        sampling.format,
+        count,
+        made_of=made_of,
+        said=said,
+        shape=shape,
+        older=lambda stored: _older(stored, made_of, decoder.file),
+    )
+
+    def make(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        found, labels = origin.read(indices)
+        return to_uint8(decoder.finite_images(indices, found)), labels
+
+    if not store.compared:
+        store.adopt(make, made_of, said)
+    todo = store.share()
+    distributed.say(
+        f"{count:,} latents {origin.shape} of {section.latents} to {workdir} by {decoder.file}, "
+        f"{len(todo):,} still to decode"
+    )
+    started = time.monotonic()
     with tqdm(total=len(todo), unit="image", mininterval=2) as bar:
-        for begin in range(0, len(todo), batch):
-            indices = todo[begin : begin + batch]
-            found, labels = origin.read(indices)
-            store.write(indices, to_uint8(decoder(found)), labels)
-            bar.update(len(indices))
+        complete = store.fill(todo, make, sampling.batch_size, bar.update)
     if todo.size:
-        print(f"{(time.monotonic() - started) / len(todo):.4f} s an image, compilation included")
-    if is_primary() and not store.missing().size:
+        seconds = (time.monotonic() - started) / len(todo)
+        distributed.say(f"{seconds:.4f} s an image, compilation included")
+    if complete and distributed.is_primary():
         _show(store, count, originals, workdir)
 
 
+def _older(stored: dict, made_of: Mapping[str, Any], file: str) -> dict:
+    """Return what an earlier release's ``sampling.json`` tells of what images are made of."""
+    try:
+        section = stored["decoding"]
+        scaling = {key: value for key, value in section["latents"].items() if key != "file"}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            "an earlier release made the images there, and not by decoding: choose another "
+            "--workdir"
+        ) from error
+    # Where it names a file of this name, its contents are what cannot be compared.
+    same = same_name(section.get("decoder", ""), file)
+    named = made_of["decoder"] if same else f"that of {section.get('decoder')}"
+    return {"latents": scaling, "decoder": named}
+
+
 def _origin(folder: str) -> EncodedLatents | SampledLatents:
-    path = Path(folder)
+    path = home(folder)
     if folder and record_folder.is_one(path):
         return EncodedLatents(path)
     if folder and (path / RECORD).is_file():
         return SampledLatents(path)
     raise UserError(
-        f"config.decoding.latents {folder!r} is no folder of latents: name one that --mode=encode "
+        f"decoding.latents {folder!r} is no folder of latents: name one that --mode=encode "
         f"made, or --mode=sample with format=npz"
     )
 
 
-def _originals(config, origin):
+def _originals(config, origin: EncodedLatents | SampledLatents) -> Callable:
     """Return a function from indices to the images that latents were made of."""
     if origin.facts is None:
-        raise UserError("config.decoding.compare: sampled latents were made of no images")
+        raise UserError("decoding.compare: sampled latents were made of no images")
     source = input_pipeline.load_source(**config.data)
     images = origin.facts["images"]
     if [images["name"], images["split"]] != [source.name, config.data.split]:
         raise UserError(
-            f"config.decoding.compare: the latents were made of {images['name']} "
-            f"{images['split']}: set config.data.name and config.data.split to it"
+            f"decoding.compare: the latents were made of {images['name']} "
+            f"{images['split']}: set data.name and data.split to it"
         )
 
     def read(indices):
@@ -184,7 +219,7 @@ def _originals(config, origin):
     return read
 
 
-def _show(store: ImageStore, count: int, originals, workdir: Path) -> None:
+def _show(store: Store, count: int, originals, workdir: Path) -> None:
     """Write a grid of the first images, and how far all of them are from the originals."""
     first = np.arange(min(GRID_IMAGES, count))
     shown = store.read(first)
@@ -205,8 +240,8 @@ def _show(store: ImageStore, count: int, originals, workdir: Path) -> None:
     # An image that comes back exactly has no finite ratio: half a level is as close as 8 bits say.
     ratios = 10 * np.log10(255**2 / np.maximum(np.concatenate(squares), 1 / 12))
     found = {"images": count, "psnr": float(ratios.mean()), "psnr_std": float(ratios.std())}
-    (workdir / "reconstruction.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(
+    write_json(workdir / "reconstruction.json", found)
+    distributed.say(
         f"peak signal-to-noise ratio of {count:,} images: {found['psnr']:.2f} dB "
         f"(standard deviation {found['psnr_std']:.2f}); {workdir / 'grid.png'} shows some"
     )

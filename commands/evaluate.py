@@ -18,11 +18,11 @@ from ..evaluation.metrics.named import Measured, Metric, choose, measure, requir
 from ..evaluation.statistics import RealStatistics, find_statistics
 from ..evaluation.table import render
 from ..guidance import to_config
-from ..inference.job import job_from_config
 from ..models.checkpoints import SHIPPED
-from ..runtime.store import ImageStore
+from ..runtime.store import Store
 from .config.sections import section
 from .export import commit
+from .sample import job_from_config
 from .sample import run as sample
 
 EXAMPLE = "configs/evidence.py"
@@ -123,7 +123,7 @@ def run(config, workdir: Path) -> None:
         started = time.monotonic()
         sample(one, workdir / name)
         seconds = time.monotonic() - started
-        store = ImageStore.open(workdir / name, chosen.count)
+        store = Store.open(workdir / name, chosen.count)
         indices = np.arange(chosen.count)
         rows[name] = {
             "title": config.rows[name].title,

@@ -1,19 +1,24 @@
 """The sampling verb: any number of images from weights, a rule and a solver; resumable."""
 
-import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from .. import guidance, samplers
 from ..core.errors import UserError
 from ..data.images import grid, save_png, to_uint8
-from ..inference.decoder import Decoder, decoder_from_config, kept_scaling, scaling_from_config
-from ..inference.job import job_from_config
+from ..inference.decoder import Decoder, contents, kept_scaling, latent_scaling, load_decoder
+from ..inference.job import Job, build_job, class_labels
+from ..inference.networks import Weights
 from ..models.autoencoders.scaling import LatentScaling
-from ..runtime.store import ImageStore
+from ..runtime import distributed
+from ..runtime.identity import described
+from ..runtime.store import Store
 
 # What this mode reads of a config.
 READS = (
@@ -22,9 +27,9 @@ READS = (
     "sampler",
     "sampling",
 )
-
-
 GRID_IMAGES = 100
+# Channels that a PNG can keep.
+CHANNELS = (1, 3, 4)
 
 
 def run(config, workdir: Path) -> None:
@@ -35,72 +40,182 @@ def run(config, workdir: Path) -> None:
         workdir: gets one PNG an image (or .npz shards), ``grid.png`` and ``sampling.json``.
 
     Raises:
-        UserError: unusable config, a workdir of another sampling run, no space.
+        UserError: unusable config, a workdir of another sampling run, images that are not finite,
+            no space.
     """
-    job = job_from_config(config)
     section = config.sampling
-    if section.count < 1 or section.batch_size < 1:
-        raise UserError("config.sampling.count and batch_size must be at least 1")
-    plan = job.plan()
-    main = job.networks["main"]
-    scaling = scaling_from_config(section, kept_scaling(section.weights.main))
+    require_counts("sampling", count=section.count, batch_size=section.batch_size)
+    job = job_from_config(config)
+    main = job.main
+    if len(main.shape) != 3:
+        raise UserError(
+            f"sampling.weights.main makes samples of shape {main.shape}, which are no images: "
+            f"sample from it by guidestar.samplers.sample"
+        )
+    kept = job.weights["main"]
+    scaling = latent_scaling(section.scaling, kept_scaling(kept.latents, kept.place))
     decoder = _decoder(section, main, scaling)
     raw = decoder is None and (main.latent or scaling is not None)
-    identity = _identity(config) | ({"latents": scaling.to_json()} if scaling else {})
-    store = ImageStore(workdir, section.format, section.count, identity=identity)
-    todo = store.missing()[jax.process_index() :: jax.process_count()]
-    evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
-    print(
-        f"{config.name}: {section.count} images to {workdir}, {len(todo)} still to make; network "
-        f"evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds) on "
-        f"{len(jax.local_devices())} {jax.devices()[0].platform} device(s)",
-        flush=True,
+    shape = main.shape if decoder is None else decoder.image_shape(main.shape)
+    require_channels(section.format, shape[-1])
+    made_of, said = job.made_of(), {f"weights.{k}": one.place for k, one in job.weights.items()}
+    if scaling is not None:
+        made_of["latents"] = contents(scaling)
+    if decoder is not None:
+        made_of["decoder"], said["decoder"] = decoder.sha256, section.decoder
+    store = Store.claimed(
+        workdir,
+        section.format,
+        section.count,
+        made_of=made_of,
+        said=said,
+        shape=shape,
+        older=lambda stored: _older(stored, job, made_of, said),
     )
+    todo = store.share()
+    size = min(section.batch_size, max(len(todo), 1))
+
+    def make(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        # A last, shorter batch is filled up: one shape, one compilation.
+        images = job.finite_images(np.resize(indices, size))[: len(indices)]
+        if decoder is not None:
+            images = decoder.finite_images(indices, images)
+        return images if raw else to_uint8(images), job.labels(indices)
+
+    if not store.compared:
+        store.adopt(make, made_of, said)
+    distributed.say(_announced(config.name, job, section.count, len(todo), workdir))
     started = time.monotonic()
     with tqdm(total=len(todo), unit="image", dynamic_ncols=True) as bar:
-        for begin in range(0, len(todo), section.batch_size):
-            indices = todo[begin : begin + section.batch_size]
-            # A last, shorter batch is filled up: one shape, one compilation.
-            full = np.resize(indices, min(section.batch_size, len(todo)))
-            images = job.images(full)[: len(indices)]
-            if decoder is not None:
-                images = decoder(images)
-            store.write(indices, images if raw else to_uint8(images), job.labels(indices))
-            bar.update(len(indices))
-    if jax.process_index() == 0 and not raw and not store.missing().size:
+        complete = store.fill(todo, make, section.batch_size, bar.update)
+    if complete and distributed.is_primary() and not raw:
         shown = store.read(np.arange(min(GRID_IMAGES, section.count)))
         columns = len(job.classes) if job.classes and len(job.classes) <= 20 else None
         save_png(workdir / "grid.png", grid(shown, columns=columns), magnify=2)
-    seconds = time.monotonic() - started
     if todo.size:
-        print(f"{seconds / len(todo):.4f} s an image, compilation included; results in {workdir}")
+        seconds = (time.monotonic() - started) / len(todo)
+        distributed.say(f"{seconds:.4f} s an image, compilation included; results in {workdir}")
+
+
+def job_from_config(config, weights: Mapping[str, str | Weights] | None = None) -> Job:
+    """Build the job that a config's ``guidance``, ``sampler`` and ``sampling`` sections ask for.
+
+    Args:
+        config: an experiment's config.
+        weights: by network name, in the place of those that the config names.
+
+    Raises:
+        UserError: anything in them that cannot run, before any image is made.
+    """
+    try:
+        rule = guidance.from_config(config.guidance.to_dict())
+        sampler = samplers.from_config(config.sampler.to_dict())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return build_job(
+        {**config.sampling.weights.to_dict(), **(weights or {})},
+        rule,
+        sampler,
+        seed=config.seed,
+        classes=config.sampling.classes,
+        branches=config.sampling.branches,
+    )
+
+
+def require_counts(section: str, **counts: Any) -> None:
+    """Refuse numbers of things that are no whole numbers above 0.
+
+    Raises:
+        UserError: naming the field.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{section}.{name} is {value!r}: give a whole number, at least 1")
+
+
+def require_channels(format: str, channels: int) -> None:
+    """Refuse images that the format does not keep.
+
+    Raises:
+        UserError: naming the one that does.
+    """
+    if format == "png" and channels not in CHANNELS:
+        raise UserError(
+            f"images of {channels} channels are kept by sampling.format=npz alone, not by png"
+        )
+
+
+def _announced(name: str, job: Job, count: int, left: int, workdir: Path) -> str:
+    plan = job.plan()
+    evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
+    here = "here, " * (jax.process_count() > 1)
+    unused = "".join(
+        f"\nthe network {one!r} of sampling.weights is left out: the rule asks it nothing"
+        for one in job.unused
+    )
+    return (
+        f"{name}: {count} images of {job.weights['main'].place} to {workdir}, {left} still to make "
+        f"{here}network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds)"
+        f" on {len(jax.local_devices())} {jax.devices()[0].platform} device(s){unused}"
+    )
 
 
 def _decoder(section, main, scaling: LatentScaling | None) -> Decoder | None:
     """Return what decodes the samples; None where they are pixels, or latents to be kept."""
     if section.decoder:
-        return decoder_from_config(section, scaling, main.shape[-1])
+        return load_decoder(
+            section.decoder,
+            scaling,
+            main.shape[-1],
+            batch_size=section.batch_size,
+            any_decoder=section.any_decoder,
+        )
+    if section.any_decoder:
+        raise UserError("sampling.any_decoder says nothing without sampling.decoder: leave it out")
     if section.format != "npz" and (main.latent or scaling is not None):
         raise UserError(
-            "config.sampling.weights.main makes latents: set config.sampling.decoder to the "
-            "weights of their autoencoder, or config.sampling.format=npz to keep latents, which "
-            "--mode=decode decodes later"
+            "sampling.weights.main makes latents: set sampling.decoder to the weights of their "
+            "autoencoder, or sampling.format=npz to keep latents, which --mode=decode decodes later"
         )
     return None
 
 
-def _identity(config) -> dict:
-    """What must agree for images in a folder to belong to one set."""
-    sampling = config.sampling.to_dict()
-    for machine in ("batch_size", "branches", "count", "any_decoder"):
-        sampling.pop(machine)
-    return json.loads(
-        json.dumps(
-            {
-                "seed": config.seed,
-                "guidance": config.guidance.to_dict(),
-                "sampler": config.sampler.to_dict(),
-                "sampling": sampling,
-            }
-        )
-    )
+def _older(stored: dict, job: Job, made_of: Mapping[str, Any], said: Mapping[str, str]) -> dict:
+    """Return what an earlier release's ``sampling.json`` tells of what images are made of."""
+    try:
+        section = stored["sampling"]
+        solver, sigmas, prior = samplers.from_config(stored["sampler"])
+        labels = class_labels(section["classes"], job.main)
+        named = {name: section["weights"].get(name, "") for name in job.weights}
+        found = {
+            "seed": stored["seed"],
+            "rule": described(guidance.from_config(stored["guidance"])),
+            "solver": described(solver),
+            "sigmas": sigmas.tolist(),
+            "prior": described(prior),
+            "classes": labels and list(labels),
+            # Where it names a file of this name, its contents are what cannot be compared.
+            "weights": {
+                name: made_of["weights"][name]
+                if same_name(place, said[f"weights.{name}"])
+                else {"sha256": f"that of {place}"}
+                for name, place in named.items()
+            },
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"an earlier release made the images there, and its sampling.json cannot be compared "
+            f"({error}): choose another --workdir"
+        ) from error
+    decoder = section.get("decoder", "")
+    if decoder or "decoder" in made_of:
+        same = same_name(decoder, said.get("decoder", ""))
+        found["decoder"] = made_of.get("decoder") if same else f"that of {decoder}"
+    if "latents" in stored or "latents" in made_of:
+        found["latents"] = {k: v for k, v in stored.get("latents", {}).items() if k != "file"}
+    return found
+
+
+def same_name(one: str, other: str) -> bool:
+    """Say whether two paths end in the same name, whatever its suffix."""
+    return bool(one and other) and Path(one).stem == Path(other).stem

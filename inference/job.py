@@ -1,19 +1,34 @@
 """A sampling job: networks, rule, solver and schedule, spread over this process's devices."""
 
 import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int
 
 from .. import guidance, samplers
 from ..core.errors import UserError
 from ..core.macs import macs
+from ..core.random import checked_seed, root_key
+from ..guidance import MAIN
+from ..models.checkpoints import resolve
 from ..models.denoiser import Denoiser
+from ..runtime.identity import described
+from ..samplers.evaluator import MODES
 from ..samplers.loop import segments
 from ..samplers.networks import check_networks
-from .networks import Classifier, load_networks
+from .networks import Classifier, Weights, read_weights, require_fitting, require_named
+
+ALL, NONE = "all", "none"
+# As many image numbers as a message shows.
+NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,46 +42,75 @@ class Job:
         seed: root of every image's random streams.
         classes: labels that the images cycle through; None for a run without conditions.
         branches: ``fused`` or ``sequential``.
+        weights: what the networks were made of, by name; empty where that is not known.
+        unused: names of networks that were given and that the rule asks nothing of.
     """
 
-    networks: dict[str, Denoiser | Classifier]
+    networks: Mapping[str, Denoiser | Classifier]
     rule: guidance.Rule
     sampler: samplers.Sampler
     seed: int
     classes: tuple[int, ...] | None
     branches: str = "fused"
+    weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
-    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+    @property
+    def main(self) -> Denoiser:
+        """The network that is sampled from."""
+        return self.networks[MAIN]
+
+    def labels(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"] | None:
         """Return the class of each image by its global index."""
         if self.classes is None:
             return None
         return np.asarray(self.classes, np.int32)[np.asarray(indices) % len(self.classes)]
 
+    def made_of(self) -> dict[str, Any]:
+        """Return as JSON data what decides the images: contents and numbers, no names or paths."""
+        solver, sigmas, prior = self.sampler
+        return {
+            "seed": self.seed,
+            "rule": described(self.rule),
+            "solver": described(solver),
+            "sigmas": sigmas.tolist(),
+            "prior": described(prior),
+            "classes": None if self.classes is None else list(self.classes),
+            "weights": {name: dict(one.made_of) for name, one in self.weights.items()},
+        }
+
     def plan(self) -> samplers.Plan:
-        """Return what one image will evaluate."""
+        """Return what one image will evaluate; computed once."""
+        return self._plan
+
+    @functools.cached_property
+    def _plan(self) -> samplers.Plan:
         counted = {name: macs(network) for name, network in self.networks.items()}
         solver, sigmas, _ = self.sampler
-        return samplers.plan(solver, sigmas, self.rule, self.networks["main"].shape, macs=counted)
+        return samplers.plan(solver, sigmas, self.rule, self.main.shape, macs=counted)
 
-    def images(self, indices: np.ndarray) -> np.ndarray:
+    def images(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n *shape"]:
         """Sample the images with these global indices, float32 in the data's range.
 
         The batch is spread over this process's devices; an image depends on its index alone.
         """
+        return np.asarray(jax.device_get(self._sampled(indices)))[: len(indices)]
+
+    def _sampled(self, indices: np.ndarray, **options: Any) -> Any:
         devices = jax.local_devices()
         padding = -len(indices) % len(devices)
         padded = np.append(indices, np.repeat(indices[-1:], padding))
         auto = (AxisType.Auto,)  # the compiler places what happens inside networks
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
         spread = NamedSharding(mesh, PartitionSpec("data"))
-        root = jax.random.key(self.seed)
+        root = root_key(self.seed)
         place = jnp.asarray(padded)
         noise = samplers.unit_noise(
-            samplers.sample_keys(root, samplers.NOISE, place), self.networks["main"].shape
+            samplers.sample_keys(root, samplers.NOISE, place), self.main.shape
         )
         labels = self.labels(padded)
-        result = samplers.sample(
-            jax.device_put(self.networks, NamedSharding(mesh, PartitionSpec())),
+        return samplers.sample(
+            jax.device_put(dict(self.networks), NamedSharding(mesh, PartitionSpec())),
             self.rule,
             self.sampler.solver,
             self.sampler.sigmas,
@@ -75,71 +119,164 @@ class Job:
             jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
             prior=self.sampler.prior,
             branches=self.branches,
+            **options,
         )
-        return np.asarray(jax.device_get(result))[: len(indices)]
+
+    def finite_images(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n *shape"]:
+        """Return what `images` returns, where all of it is numbers.
+
+        Raises:
+            UserError: some are not finite; with the images, the step and the likely causes.
+        """
+        images = self.images(indices)
+        bad = not_finite(images)
+        if not bad.size:
+            return images
+        _, kept = self._sampled(np.asarray(indices)[bad[:1]], save="denoised")
+        steps = np.asarray(jax.device_get(kept["denoised"]))[:, :1]
+        number = int(np.argmax(~np.isfinite(steps).all(axis=tuple(range(1, steps.ndim)))))
+        lowest, highest = self.main.sigma_range
+        raise UserError(
+            f"{numbered(indices, bad)} not finite, from step {number} of {len(steps)} on (sigma "
+            f"{self.sampler.sigmas[number]:.4g}), and nothing was written: a guidance scale is too "
+            f"large, a network's model.dtype too narrow for its numbers, or the schedule leaves "
+            f"the noise levels that it knows ({lowest:g} to {highest:g})"
+        )
 
 
-def job_from_config(config) -> Job:
-    """Read a config's ``guidance``, ``sampler`` and ``sampling`` sections.
+def not_finite(images: Float[np.ndarray, " n *shape"]) -> Int[np.ndarray, " bad"]:
+    """Return the positions of those images that hold NaN or infinity."""
+    return np.flatnonzero(~np.isfinite(images).all(axis=tuple(range(1, np.ndim(images)))))
+
+
+def numbered(indices: Int[np.ndarray, " n"], bad: Int[np.ndarray, " bad"]) -> str:
+    """Return the beginning of a sentence about some images, ``images 3, 7 are``."""
+    names = ", ".join(str(index) for index in np.unique(np.asarray(indices)[bad])[:NAMED])
+    more = f" and {len(bad) - NAMED} more" * (len(bad) > NAMED)
+    return f"image {names} is" if len(bad) == 1 else f"images {names}{more} are"
+
+
+def build_job(
+    weights: Mapping[str, str | Weights],
+    rule: guidance.Rule,
+    sampler: samplers.Sampler,
+    *,
+    seed: int,
+    classes: str | Sequence[int] = ALL,
+    branches: str = "fused",
+) -> Job:
+    """Load what a rule asks for, and refuse what cannot run before any image is made.
+
+    Args:
+        weights: by network name, a weight file, a shipped name, or weights that were read; those
+            that are empty count as not given.
+        rule: as `samplers.sample` takes it.
+        sampler: solver, schedule and prior.
+        seed: root of every image's random streams.
+        classes: see `class_labels`.
+        branches: ``fused`` or ``sequential``.
 
     Raises:
-        UserError: anything in them that cannot run, before any image is made.
+        UserError: networks that are missing or do not fit, guidance that they cannot give, or
+            noise levels that they do not know.
     """
+    checked_seed(seed)
+    if branches not in MODES:
+        raise UserError(f"sampling.branches {branches!r} is not one of {', '.join(MODES)}")
+    name = f"guidance.name {guidance.to_config(rule)['name']!r}"
+    require_named(weights, (), name)
+    main = _read(MAIN, weights[MAIN])
+    shape, (solver, sigmas, _) = main.network.shape, sampler
     try:
-        rule = guidance.from_config(config.guidance.to_dict())
-        sampler = samplers.from_config(config.sampler.to_dict())
+        parts = segments(rule, solver, sigmas)
+        costs = guidance.cost(rule, [float(sigma) for sigma in sigmas[:-1]], shape)
+        asked = sorted({network for step in costs for network in step} | {MAIN})
+        require_named(weights, asked, name)
+        unused = sorted(one for one, source in weights.items() if source and one not in asked)
+        for one in unused:
+            _require_there(weights[one])
+        read = {one: main if one == MAIN else _read(one, weights[one]) for one in asked}
+        networks = {one: each.network for one, each in read.items()}
+        require_fitting(networks)
+        like = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        check_networks("sample", rule, parts, sigmas, networks, like)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(str(error)) from error
-    networks = load_networks(config.sampling.weights.to_dict())
-    try:
-        plan = samplers.plan(sampler.solver, sampler.sigmas, rule, networks["main"].shape)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if missing := sorted(plan.totals.keys() - networks.keys()):
-        raise UserError(
-            f"config.guidance.name {config.guidance.name!r} needs a network named "
-            f"{missing[0]!r}: set config.sampling.weights.{missing[0]}"
-        )
-    main = networks["main"]
-    like = jax.ShapeDtypeStruct((1, *main.shape), jnp.float32)
-    parts = segments(rule, sampler.solver, sampler.sigmas)
-    try:
-        check_networks("sample", rule, parts, sampler.sigmas, networks, like)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    _require_clean_end(sampler.sigmas, main.sigma_range)
-    return Job(
-        networks,
-        rule,
-        sampler,
-        config.seed,
-        _classes(config.sampling.classes, main.network.num_classes),
-        config.sampling.branches,
-    )
+    _require_clean_end(sigmas, main.network.sigma_range)
+    labels = class_labels(classes, main.network)
+    return Job(networks, rule, sampler, seed, labels, branches, read, tuple(unused))
+
+
+def _read(name: str, source: str | Weights) -> Weights:
+    return source if isinstance(source, Weights) else read_weights(name, source)
+
+
+def _require_there(source: str | Weights) -> None:
+    """Refuse a misspelt name although nothing asks for it."""
+    if not isinstance(source, Weights):
+        resolve(source)
 
 
 def _require_clean_end(sigmas: np.ndarray, known: tuple[float, float]) -> None:
     lowest, _ = known
     if sigmas[-1] > lowest * (1 + 1e-6):
         raise UserError(
-            f"config.sampler.schedule ends at sigma {sigmas[-1]:g}, above the network's lowest "
-            f"noise level {lowest:g}: images would keep that noise; set "
-            f"config.sampler.schedule.final_zero=True, or sigma_min={lowest:g}"
+            f"sampler.schedule ends at sigma {sigmas[-1]:g}, above the network's lowest noise "
+            f"level {lowest:g}: images would keep that noise; set "
+            f"sampler.schedule.final_zero=True, or sigma_min={lowest:g}"
         )
 
 
-def _classes(wanted: str, count: int) -> tuple[int, ...] | None:
-    if not count or wanted == "none":
+def class_labels(classes: str | Sequence[int], main: Denoiser) -> tuple[int, ...] | None:
+    """Return the labels that images cycle through; None for images without a condition.
+
+    Args:
+        classes: ``"all"``, every class of the network in turn; ``"none"``, no condition; or
+            labels, ``"0,3,7"`` or a list of whole numbers, each once. The label after the last
+            class is the null class, where the network has learnt one.
+        main: the network.
+
+    Raises:
+        UserError: labels that the network does not know, or one twice.
+    """
+    count, null = main.network.num_classes, main.null_condition
+    if isinstance(classes, str) and classes.strip() == NONE:
+        if count and null is None:
+            raise UserError(
+                "sampling.classes 'none': the network has learnt no prediction without a class: "
+                "give classes, or leave it at 'all'"
+            )
         return None
-    if wanted == "all":
-        return tuple(range(count))
-    try:
-        classes = tuple(int(label) for label in wanted.split(","))
-    except ValueError:
-        classes = ()
-    if not classes or any(not 0 <= label <= count for label in classes):
+    if isinstance(classes, str) and classes.strip() == ALL:
+        return tuple(range(count)) if count else None
+    labels = _whole_numbers(classes)
+    if not count:
         raise UserError(
-            f"config.sampling.classes {wanted!r}: give 'all', 'none', or labels in "
-            f"0..{count - 1} separated by commas ({count} is the null class)"
+            f"sampling.classes {classes!r}: the network knows no classes; leave it at 'all'"
         )
-    return classes
+    highest = count if null is not None else count - 1
+    if not labels or any(not 0 <= label <= highest for label in labels):
+        known = f" ({count} is the null class)" if null is not None else ""
+        raise UserError(
+            f"sampling.classes {classes!r}: give 'all', 'none', or labels in 0..{count - 1} "
+            f"separated by commas{known}"
+        )
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"sampling.classes {classes!r} has {twice} more than once: give it once")
+    return labels
+
+
+def _whole_numbers(classes: Any) -> tuple[int, ...]:
+    """Return labels; none where they are no whole numbers."""
+    if isinstance(classes, str):
+        words = [word.strip() for word in classes.split(",")]
+        return (
+            tuple(map(int, words)) if all(re.fullmatch("[0-9]{1,9}", one) for one in words) else ()
+        )
+    if not isinstance(classes, (Sequence, np.ndarray)) or np.ndim(classes) != 1:
+        return ()
+    whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in classes)
+    return tuple(int(one) for one in classes) if whole else ()

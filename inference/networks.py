@@ -1,16 +1,20 @@
-"""The networks of a sampling job, by the names that rules use."""
+"""The networks of a sampling job, by the names that rules use, and what they were made of."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
 from ..core.errors import UserError
-from ..guidance import CLASSIFIER
-from ..models.checkpoints import load
+from ..core.files import digest_of, sha256
+from ..guidance import CLASSIFIER, MAIN
+from ..models.checkpoints import load, resolve
 from ..models.denoiser import Denoiser, Network
+
+# Where a person names the weights of a network.
+PLACE = "sampling.weights"
 
 
 @jax.tree_util.register_dataclass
@@ -37,41 +41,98 @@ class Classifier:
         return self.network.module(self.params)(x)
 
 
-def load_networks(weights: Mapping[str, str]) -> dict[str, Denoiser | Classifier]:
-    """Load networks by name, ``{"main": source, "guide": source, "classifier": source}``.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A network with its weights, and what tells them from others.
+
+    Attributes:
+        network: a denoiser, or a classifier.
+        made_of: JSON data: the digest of the weights, and of what the network is built by.
+        place: where they lie, for messages.
+        latents: the scaling of the latents that the network was trained on, JSON data; None where
+            nothing is known of it.
+    """
+
+    network: Denoiser | Classifier
+    made_of: Mapping[str, str]
+    place: str
+    latents: Mapping[str, Any] | None = None
+
+
+def read_weights(name: str, source: str) -> Weights:
+    """Read the weights of one network.
 
     Args:
-        weights: for each network a .safetensors path or a shipped name; empty sources are
-            left out. The one called ``classifier`` is a classifier, all others are denoisers.
+        name: what rules call it; ``classifier`` is a classifier, all others are denoisers.
+        source: a weight file or a shipped name, as `models.load` takes it.
 
     Raises:
-        UserError: no main network, a classifier in a denoiser's place or the other way round, or
-            networks that differ in the samples' shape or a classifier in the classes.
+        UserError: no such file, or a classifier in a denoiser's place or the other way round.
     """
-    sources = {name: source for name, source in weights.items() if source}
-    if "main" not in sources:
-        raise UserError("config.sampling.weights.main is empty: name the weights to sample from")
-    networks: dict[str, Denoiser | Classifier] = {}
-    for name, source in sources.items():
-        loaded = load(source)
-        classifies = loaded.plan.preconditioner is None
-        if classifies and name != CLASSIFIER:
-            raise UserError(
-                f"config.sampling.weights.{name}: {source} is no denoiser; a classifier goes into "
-                f"config.sampling.weights.{CLASSIFIER}"
-            )
-        if not classifies and name == CLASSIFIER:
-            raise UserError(f"config.sampling.weights.{name}: {source} is no classifier")
-        networks[name] = (
-            Classifier(loaded.params, loaded.network) if classifies else loaded.denoiser
+    loaded = load(source)
+    classifies = loaded.plan.preconditioner is None
+    if classifies and name != CLASSIFIER:
+        raise UserError(
+            f"{PLACE}.{name}: {source} is no denoiser; a classifier goes into {PLACE}.{CLASSIFIER}"
         )
+    if not classifies and name == CLASSIFIER:
+        raise UserError(f"{PLACE}.{name}: {source} is no classifier")
+    path = resolve(source)
+    made_of = {"sha256": sha256(path), "model": digest_of(loaded.sidecar["model"])}
+    network = Classifier(loaded.params, loaded.network) if classifies else loaded.denoiser
+    return Weights(network, made_of, str(path), loaded.sidecar.get("latents"))
+
+
+def require_named(sources: Mapping[str, Any], names: Iterable[str], asking: str) -> None:
+    """Refuse a job that names no weights for a network that is asked for.
+
+    Args:
+        sources: weights by network name; those that are empty count as not named.
+        names: of the networks that are asked for.
+        asking: who asks, for the message.
+
+    Raises:
+        UserError: the first network that is missing.
+    """
+    if not sources.get(MAIN):
+        raise UserError(f"{PLACE}.{MAIN} is empty: name the weights to sample from")
+    if missing := sorted(name for name in names if not sources.get(name)):
+        raise UserError(f"{asking} needs a network named {missing[0]!r}: set {PLACE}.{missing[0]}")
+
+
+def require_fitting(networks: Mapping[str, Denoiser | Classifier]) -> None:
+    """Refuse networks that cannot work on the same samples of the same classes.
+
+    Raises:
+        UserError: they differ in the samples' shape; or know other classes than the main network,
+            whose labels would mean something else to them. A network without classes may guide
+            one with classes, and the other way round.
+    """
     shapes = {name: network.shape for name, network in networks.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"the networks work on samples of different shapes: {shapes}")
     classes = {name: network.network.num_classes for name, network in networks.items()}
-    if CLASSIFIER in classes and classes["main"] not in (0, classes[CLASSIFIER]):
-        raise UserError(
-            f"config.sampling.weights.{CLASSIFIER} knows {classes[CLASSIFIER]} classes and the "
-            f"main network {classes['main']}: they must be the same"
-        )
+    for name, count in classes.items():
+        if count and classes[MAIN] and count != classes[MAIN]:
+            raise UserError(
+                f"{PLACE}.{name} knows {count} classes and the main network {classes[MAIN]}: they "
+                f"must be the same"
+            )
+
+
+def load_networks(weights: Mapping[str, str]) -> dict[str, Denoiser | Classifier]:
+    """Load networks by name, ``{"main": source, "guide": source, "classifier": source}``.
+
+    Args:
+        weights: for each network a weight file or a shipped name; empty sources are left out. The
+            one called ``classifier`` is a classifier, all others are denoisers.
+
+    Raises:
+        UserError: no main network, a classifier in a denoiser's place or the other way round, or
+            networks that differ in the samples' shape or the classes.
+    """
+    sources = {name: source for name, source in weights.items() if source}
+    require_named(sources, (), "a job")
+    networks = {name: read_weights(name, source).network for name, source in sources.items()}
+    require_fitting(networks)
     return networks

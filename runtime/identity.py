@@ -4,18 +4,25 @@ Results are known by contents: digests of weights and data, numbers, names of ru
 lay and what they were called is said beside it, for people, and never compared.
 """
 
+import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import UserError
-from ..core.files import read_json, write_json
+from ..core.files import home, read_json, sha256, write_json
+from ..core.registry import origin
 
 MADE_OF, SAID = "made_of", "said"
 # Numbers that agree so far are the same: another machine may round a last bit otherwise.
 TOLERANCE = 1e-9
+# Arrays of more numbers are told from others by a digest.
+LISTED = 64
 # Letters of a digest, or of a list, that a message shows.
 SHOWN = 60
 
@@ -105,6 +112,48 @@ def write_record(
         more: JSON data that is kept beside them.
     """
     write_json(record, {**more, MADE_OF: plain(made_of), SAID: dict(said)})
+
+
+def described(made: Any) -> Any:
+    """Return as JSON data what a part is made of: a rule, a solver, a number, a file.
+
+    A part is the name of its constructor with those arguments that differ from its defaults, so
+    that it is the same however it was written down. A file that a constructor reads is its digest.
+    """
+    if (known := origin(made)) is not None:
+        defaults = {name: one.default for name, one in known.constructor.parameters.items()}
+        given = {key: described(value) for key, value in known.arguments.items()}
+        differ = {
+            key: value for key, value in given.items() if value != described(defaults.get(key))
+        }
+        return {"name": known.constructor.name} | differ
+    if dataclasses.is_dataclass(made) and not isinstance(made, type):
+        fields = {one.name: getattr(made, one.name) for one in dataclasses.fields(made)}
+        return {"name": type(made).__name__} | described(fields)
+    if isinstance(made, Mapping):
+        return {str(key): described(value) for key, value in made.items()}
+    if isinstance(made, (list, tuple)):
+        return [described(value) for value in made]
+    if isinstance(made, (str, Path)):
+        path = Path(made)
+        return {"sha256": sha256(home(path))} if _is_file(path) else str(made)
+    if made is None or isinstance(made, (bool, int, float)):
+        return made
+    if hasattr(made, "dtype"):
+        array = np.asarray(made)
+        if array.size <= LISTED:
+            return array.tolist()
+        contents = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": contents}
+    return getattr(made, "__qualname__", type(made).__qualname__)
+
+
+def _is_file(path: Path) -> bool:
+    # A word that is no file's name may be that of a file somewhere.
+    try:
+        return bool(path.suffix) and home(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def plain(data: Any) -> Any:

@@ -36,6 +36,11 @@ COLOURS = {0: 1, 2: 3, 6: 4}
 DAMAGED = "damaged-"
 # As many names as a message shows.
 NAMED = 3
+# How far, on average, two makings of one result may be apart: in levels of an image, and as a share
+# of a latent's numbers. Another device rounds otherwise; other weights make something else.
+LEVELS, SHARE = 2.0, 0.02
+# From indices to their results and labels.
+Make = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
 class _Found(NamedTuple):
@@ -163,11 +168,42 @@ class Store:
         if self.compared:
             write_record(record, made_of, said, format=self.format)
 
-    def adopt(self, made_of: Mapping[str, Any], said: Mapping[str, str]) -> None:
-        """Say of an older release's folder what its results are made of, once that is certain."""
+    def adopt(self, make: Make, made_of: Mapping[str, Any], said: Mapping[str, str]) -> None:
+        """Say of an earlier release's folder what its results are made of, once that is certain.
+
+        Its record does not tell all of that; one of the results, made again, does.
+
+        Args:
+            make: as in `fill`.
+            made_of, said: as in `claimed`.
+
+        Raises:
+            UserError: in every process, what is made now is not what is there.
+        """
+        failed: Exception | None = None
+        try:
+            if distributed.is_primary():
+                for index in self.indices()[:1]:
+                    self._require_same(index, make(np.array([index]))[0])
+                write_record(self.root / RECORD, made_of, said, format=self.format)
+        except Exception as error:  # as above
+            failed = error
+        distributed.agree(failed, f"could not go on in {self.root}")
         self.compared = True
-        if distributed.is_primary():
-            write_record(self.root / RECORD, made_of, said, format=self.format)
+
+    def _require_same(self, index: int, made: np.ndarray) -> None:
+        there = self.read(np.array([index]))
+        within = LEVELS if made.dtype == np.uint8 else SHARE * float(np.abs(there).mean())
+        away = (
+            float(np.abs(there.astype(np.float64) - made).mean())
+            if (there.shape == made.shape)
+            else np.inf
+        )
+        if not away <= within:
+            raise UserError(
+                f"{self.root} holds images that an earlier release made, and image {index} comes "
+                f"out otherwise now: weights or data were replaced since. Choose another --workdir"
+            )
 
     def indices(self) -> Int[np.ndarray, " n"]:
         """Return the indices of all whole results, in order, those beyond ``count`` too."""
@@ -195,7 +231,7 @@ class Store:
     def fill(
         self,
         share: Int[np.ndarray, " n"],
-        make: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]],
+        make: Make,
         batch_size: int,
         advance: Callable[[int], Any],
     ) -> bool:

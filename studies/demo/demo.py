@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ...commands.evaluate import row_config
+from ...commands.sample import job_from_config
 from ...data.images import grid, save_png, to_uint8
 from ...evaluation.extractors import in_batches, make_extractor
-from ...inference.job import Job, job_from_config
+from ...inference.job import Job
 from ...models.checkpoints import SHIPPED
 from .. import point_cloud_plot
 from ..fractal2d.experiment import clouds

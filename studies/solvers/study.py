@@ -13,9 +13,9 @@ import numpy as np
 
 from ... import samplers
 from ...commands.evaluate import found_statistics
+from ...commands.sample import job_from_config
 from ...core.errors import UserError
 from ...evaluation.extractors import make_extractor
-from ...inference.job import job_from_config
 from ...samplers.solvers.solver import TooFewSteps
 from .page import draw, render
 from .problems import Images, Line

@@ -135,7 +135,7 @@ def test_a_network_on_latents_is_known_as_one(network):
 
 
 def test_latents_are_not_written_as_pictures(network, tmp_path):
-    with pytest.raises(UserError, match=r"makes latents: set config\.sampling\.decoder"):
+    with pytest.raises(UserError, match=r"makes latents: set sampling\.decoder"):
         sample(sampling(network, format="png"), tmp_path)
 
 
@@ -165,7 +165,7 @@ def test_published_scalings_are_named_in_the_config(network, weights, tmp_path):
 def test_latents_of_unknown_scaling_are_not_decoded(weights, tmp_path):
     model = tiny().model.to_dict() | dict(image_size=4, channels=3, patch_size=2)
     path = write_untrained(tmp_path / "plain.safetensors", model)
-    with pytest.raises(UserError, match=r"set config\.sampling\.scaling to dit or edm2"):
+    with pytest.raises(UserError, match=r"set sampling\.scaling to dit or edm2"):
         sample(sampling(path, decoder=str(weights)), tmp_path / "out")
 
 

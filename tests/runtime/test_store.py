@@ -1,4 +1,4 @@
-"""Results are written whole, known by what they are made of and by their contents, never by names."""
+"""Results are written whole, and known by what they are made of and hold, not by names."""
 
 import json
 

@@ -10,8 +10,8 @@ from tables.solver_table import SOLVERS
 from tiny_configs.configs import trained
 
 from guidestar import guidance, samplers
+from guidestar.commands.sample import job_from_config
 from guidestar.core.errors import UserError
-from guidestar.inference.job import job_from_config
 
 SHORT = sorted(name for name, entry in SOLVERS.items() if entry.least > 1)
 

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ... import input_pipeline
+from ...commands.sample import job_from_config
 from ...core.errors import UserError
 from ...core.files import write_pair
 from ...data.images import to_uint8
 from ...data.source import Source
 from ...evaluation.extractors.classifier_features import ClassifierFeatures
 from ...evaluation.metrics.frechet import frechet_distance, moments, moments_of_batches
-from ...inference.job import job_from_config
 from .ema import exponent_of_std
 from .weight_sums import WeightSum
 
