@@ -46,11 +46,8 @@ class EncodedLatents:
 
     def __init__(self, folder: Path):
         self.facts, self.scaling = latents.facts_of(folder), latents.scaling_of(folder)
-        # Means and deviations of all channels are among what it says, and names are not compared.
-        said = record_folder.describe(folder) | {"latents": {**self.facts, "file": ""}}
-        said["latents"]["images"] = {**self.facts["images"], "name": ""}
-        self.made_of = digest_of(said)
         stored = record_folder.load(folder, most_damaged=0.0)
+        self.made_of = digest_of(stored.identity())
         self._records = stored.records
         height, width, both = stored.shape
         self.shape = (height, width, both // 2)
