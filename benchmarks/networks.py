@@ -2,26 +2,13 @@
 
 import jax
 
-from guidestar.models.denoiser import Denoiser, initialise
-from guidestar.models.preconditioning import EDM
-from guidestar.models.transformers.dit import DiT
+from guidestar import models
 
 LATENTS, CLASSES = (32, 32, 4), 1000
 
 
-def dit_s2(shape: tuple[int, int, int] = LATENTS) -> Denoiser:
+def dit_s2(shape: tuple[int, int, int] = LATENTS) -> models.Denoiser:
     """Return the denoiser for square inputs of a shape."""
-    structure, params = initialise(
-        lambda rngs: DiT.from_name(
-            "S/2",
-            image_size=shape[0],
-            channels=shape[2],
-            scan_layers=True,
-            learn_variance=False,
-            rngs=rngs,
-        ),
-        jax.random.key(0),
-        num_classes=CLASSES,
-        shape=shape,
-    )
-    return Denoiser(params, structure, EDM(0.5, noise_scale=250.0))
+    fields = dict(name="dit", size="S/2", image_size=shape[0], channels=shape[2])
+    spec = models.build(fields | dict(scan_layers=True, learn_variance=False))
+    return spec.denoiser(spec.initialise(jax.random.key(0)))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from .. import input_pipeline
 from ..core.errors import UserError
-from ..models.build import blueprint
+from ..models.builders import build
 from ..training.averages.posthoc_ema import FOLDER
 from ..training.averages.weight_sums import WeightSum
 from ..training.losses.loss import Loss
@@ -79,7 +79,7 @@ def run(config, workdir: Path) -> Path:
             f"{workdir / FOLDER} holds no weights: train with --config.ema.snapshot_images=N and "
             f"--config.ema.snapshot_weights=True"
         )
-    loss = loss_from_config(config, blueprint(config.model))
+    loss = loss_from_config(config, build(config.model))
     if not hasattr(loss, "corruption"):
         raise UserError(
             f"config.training.loss {config.training.loss.name!r} has no noise levels to compare"

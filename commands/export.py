@@ -9,7 +9,7 @@ import jax
 
 from ..core.errors import UserError
 from ..data import latents
-from ..models.build import blueprint
+from ..models.builders import build
 from ..models.checkpoints import save
 from ..runtime.sharding import on_one_device
 from ..training.loop import checkpoints_of, identity
@@ -50,11 +50,11 @@ def run(config, workdir: Path) -> Path:
     """
     if jax.process_count() > 1:
         raise UserError("--mode=export reads what every host has written: run it on one host alone")
-    plan = blueprint(config.model)
-    recipe = recipe_from_config(config, plan)
+    spec = build(config.model)
+    recipe = recipe_from_config(config, spec)
     layout = on_one_device(jax.local_devices()[0])
     with contextlib.closing(checkpoints_of(config, workdir)) as checkpoints:
-        restored = checkpoints.restore(set_up(plan, recipe, layout).abstract)
+        restored = checkpoints.restore(set_up(spec, recipe, layout).abstract)
     if restored is None:
         raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
     step, state, extra = restored

@@ -78,13 +78,13 @@ def run(config, workdir: Path) -> Path:
         )
     name = section.name or fitted.path.stem
     path = workdir / f"{name}.safetensors"
-    low, high = fitted.plan.sigma_range
+    low, high = fitted.spec.sigma_range
     origin = {
         "name": name,
         "sha256": digest,
         "date": datetime.date.today().isoformat(),
         "sigma_range": [low, high],
-        "latent": fitted.plan.latent,
+        "latent": fitted.spec.latent,
     }
     write_pair(path, arrays(fitted, section.dtype), fitted.sidecar | origin)
     return _finished(path, fitted, fitted.path.name)
@@ -114,9 +114,9 @@ def _merge(section, sources: list[str], workdir: Path) -> Path:
 def _finished(path: Path, fitted: Fitted, source: str) -> Path:
     """Write the config beside imported weights and say what was made."""
     lines = [f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB): {described(fitted)}"]
-    if fitted.plan.preconditioner is not None:
+    if fitted.spec.preconditioner is not None:
         name, beside = path.stem, path.with_suffix(".py")
-        low, high = fitted.plan.sigma_range
+        low, high = fitted.spec.sigma_range
         beside.write_text(
             CONFIG.format(
                 name=name, source=source, path=beside, weights=str(path), low=low, high=high
@@ -181,7 +181,7 @@ def described(fitted: Fitted) -> str:
     """Return a network's name, size and range in a line."""
     count = sum(math.prod(shape) for shape in fitted.shapes.values())
     model = fitted.sidecar["model"]["name"]
-    shape = "x".join(map(str, fitted.plan.shape))
-    classes = f", {fitted.plan.num_classes} classes" if fitted.plan.num_classes else ""
-    low, high = fitted.plan.sigma_range
+    shape = "x".join(map(str, fitted.spec.shape))
+    classes = f", {fitted.spec.num_classes} classes" if fitted.spec.num_classes else ""
+    low, high = fitted.spec.sigma_range
     return f"{model}, {count:,} parameters, {shape}{classes}, sigma {low:g} to {high:g}"

@@ -169,7 +169,8 @@ class Registry:
         """Make what ``{"name": constructor, argument: value, ...}`` says; values may nest.
 
         Args:
-            section: a config's section, as a plain dictionary.
+            section: a config's section, as a plain dictionary. An argument that is declared as a
+                `Mapping` is handed on as it is.
             where: its place in the config, for messages: ``guidance.push.1``.
             given: arguments of the constructor that come before those of the section.
 
@@ -187,8 +188,9 @@ class Registry:
         """
         entry = self.find(section.get("name"), where)
         parameters = dict(list(entry.parameters.items())[given:])
+        hints = _hints(entry.build)
         values = {
-            key: self._value(value, f"{where}.{key}")
+            key: value if _is_section(hints.get(key)) else self._value(value, f"{where}.{key}")
             for key, value in section.items()
             if key != "name"
         }
@@ -203,7 +205,6 @@ class Registry:
             if key not in values and parameter.default is parameter.empty and not optional:
                 raise UserError(f"{where}: {entry.name} needs the argument {key!r}")
         first, several = [], ()
-        hints = _hints(entry.build)
         for key, value in list(values.items()):
             place, wanted = f"{where}.{key}", hints.get(key, Any)
             if key in parameters and parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:
@@ -339,6 +340,11 @@ def _check_call(entry: Constructor, bound: Mapping[str, Any]) -> None:
                 raise TypeError(str(error)) from None
 
 
+def _is_section(wanted: Any) -> bool:
+    """Say whether an argument is a section that the constructor itself reads."""
+    return any((typing.get_origin(option) or option) is Mapping for option in _options(wanted))
+
+
 def _is_part_type(option: Any) -> bool:
     return isinstance(option, type) and option in PART_TYPES
 
@@ -388,6 +394,8 @@ _ANYTHING = PartType("something else", lambda value: True)
 
 def _part_type(option: Any) -> PartType:
     outer = typing.get_origin(option) or option
+    if outer is Mapping:
+        return PartType("a section", lambda value: isinstance(value, Mapping))
     if outer in _LISTS:
         return PartType("a list", lambda value: isinstance(value, (tuple, list)))
     try:

@@ -70,7 +70,7 @@ def read_weights(name: str, source: str) -> Weights:
         UserError: no such file, or a classifier in a denoiser's place or the other way round.
     """
     loaded = load(source)
-    classifies = loaded.plan.preconditioner is None
+    classifies = loaded.spec.preconditioner is None
     if classifies and name != CLASSIFIER:
         raise UserError(
             f"{PLACE}.{name}: {source} is no denoiser; a classifier goes into {PLACE}.{CLASSIFIER}"

@@ -5,17 +5,21 @@ The module is split once; from then on everything is the pure function
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from ..core.macs import count
-from .preconditioning import Preconditioner
-from .spec import SIGMA_RANGE
+from .conditions import Condition, described, like, null_of
+from .preconditioning import SIGMA_RANGE, Preconditioner
+
+# Where a module without a method `null_condition` keeps the parts that it has learnt: nowhere.
+NONE_LEARNT: Mapping[str, Array] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +28,17 @@ class Network:
 
     Attributes:
         structure: what is left of an nnx module without its parameters.
-        num_classes: real classes; 0 when the network takes no label.
         shape: one input's shape, without the batch.
-        sites: where modes may step in (see `models.sites`).
-        condition: names and shapes of what stands in a label's place (see `Blueprint`).
+        condition: what it is conditioned on (see `models.conditions`).
+        sites: where modes may step in (see `core.sites`).
+        name: of the module's class.
     """
 
     structure: nnx.GraphDef
-    num_classes: int
     shape: tuple[int, ...]
+    condition: Condition = None
     sites: tuple[str, ...] = ()
-    condition: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    name: str = ""
 
     def __call__(
         self, params: Any, x: Array, time: Array, condition: Any, modes: tuple = (), **inputs: Any
@@ -48,14 +52,23 @@ class Network:
         options = {"modes": modes} if modes else {}
         return self.module(params)(x, time, condition, **options, **inputs)
 
+    def __repr__(self) -> str:
+        return f"{self.name}({_signature(self.shape, self.condition)})"
+
+    @property
+    def num_classes(self) -> int:
+        """Real classes; 0 when the network takes no label."""
+        return getattr(self.condition, "num_classes", 0)
+
     def condition_like(self, batch: int) -> Any:
         """Return shapes and types of a batch of conditions; None for a network that takes none."""
-        if self.condition:
-            return {
-                name: jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
-                for name, shape in self.condition
-            }
-        return jax.ShapeDtypeStruct((batch,), jnp.int32) if self.num_classes else None
+        return like(self.condition, batch)
+
+    def null_condition(self, params: Any) -> Any:
+        """Return what stands for no condition, without the batch; see `Denoiser.null_condition`."""
+        learns = isinstance(self.condition, Mapping)
+        learnt = self.module(params).null_condition() if learns else NONE_LEARNT
+        return null_of(self.condition, learnt)
 
     def module(self, params: Any) -> nnx.Module:
         """Return the module with ``params`` inside, for methods other than its call."""
@@ -63,21 +76,83 @@ class Network:
 
 
 def split(
-    module: nnx.Module, *, num_classes: int, shape: tuple[int, ...], condition: tuple = ()
+    module: nnx.Module, *, shape: tuple[int, ...], num_classes: int = 0, condition: Any = None
 ) -> tuple[Network, Any]:
     """Split a module into its structure and a nested dictionary of its parameters.
 
     Args:
         module: an nnx module whose call is ``(x, time, condition)``; one with an attribute
-            ``sites`` takes ``modes`` as well (see `models.sites`).
-        num_classes: its real classes; 0 when it takes no label.
+            ``sites`` takes ``modes`` as well (see `core.sites`).
         shape: one input's shape, without the batch.
-        condition: names and shapes of what it takes in a label's place (see `Blueprint`).
+        num_classes: real classes of a network whose condition is a label and which knows a null
+            class beside them; 0 for others.
+        condition: what another takes, as `models.conditions` describes it.
     """
     structure, params = nnx.split(module, nnx.Param)
     sites = tuple(getattr(module, "sites", ()))
-    network = Network(structure, num_classes, tuple(shape), sites, tuple(condition))
+    takes = described(condition if condition is not None else num_classes)
+    network = Network(structure, tuple(shape), takes, sites, type(module).__name__)
     return network, nnx.to_pure_dict(params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Where weights come from. All origins are equal: none makes a program compile anew.
+
+    Attributes:
+        file: name of the weight file; empty for weights that come from none.
+        sha256: of the file, in hexadecimal; empty where nobody has asked for it.
+        facts: what the sidecar says of them: data, steps, licence, the config they were trained by.
+    """
+
+    file: str = ""
+    sha256: str = ""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return hash(Origin)
+
+    def __repr__(self) -> str:
+        digest = f", sha256={self.sha256[:12]!r}" if self.sha256 else ""
+        return f"Origin({self.file!r}{digest})"
+
+
+class Applicable(Protocol):
+    """What a denoiser asks of its network; `Network` is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One sample's shape, without the batch."""
+
+    @property
+    def condition(self) -> Condition:
+        """What it is conditioned on."""
+
+    @property
+    def num_classes(self) -> int:
+        """Real classes; 0 when it takes no label."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Where modes may step in."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    def __call__(
+        self, params: Any, x: Array, time: Array, condition: Any, modes: tuple = (), **inputs: Any
+    ) -> Array:
+        """Return the output, in its own coordinates."""
+
+    def condition_like(self, batch: int) -> Any:
+        """Return shapes and types of a batch of conditions."""
+
+    def null_condition(self, params: Any) -> Any:
+        """Return what stands for no condition, without the batch."""
 
 
 @jax.tree_util.register_dataclass
@@ -93,17 +168,25 @@ class Denoiser:
         preconditioner: between EDM's coordinates and the network's own.
         sigma_range: lowest and highest noise level that the network was trained for.
         latent: whether it denoises an autoencoder's latents rather than pixels.
-        preset: name of the published weights it was made from; empty for others.
+        origin: where the parameters come from; a copy with others keeps it.
     """
 
     params: Any
-    network: Network = dataclasses.field(metadata={"static": True})
+    network: Applicable = dataclasses.field(metadata={"static": True})
     preconditioner: Preconditioner = dataclasses.field(metadata={"static": True})
     sigma_range: tuple[float, float] = dataclasses.field(
         metadata={"static": True}, default=SIGMA_RANGE
     )
     latent: bool = dataclasses.field(metadata={"static": True}, default=False)
-    preset: str = dataclasses.field(metadata={"static": True}, default="")
+    origin: Origin = dataclasses.field(metadata={"static": True}, default=Origin())
+
+    def __repr__(self) -> str:
+        low, high = self.sigma_range
+        parts = [f"{self.network.name}: {parameter_count(self.params):,} parameters"]
+        parts += [_signature(self.shape, self.network.condition), f"sigma {low:g} to {high:g}"]
+        parts += ["latent"] * self.latent
+        parts += [f"from {self.origin.file}"] * bool(self.origin.file)
+        return f"Denoiser({', '.join(parts)})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,15 +195,12 @@ class Denoiser:
 
     @property
     def null_condition(self) -> Any:
-        """What stands for no condition; None for a network that takes none.
+        """What stands for no condition; None where there is none, or none was learnt.
 
-        The label after the last class, or what a module's ``null_condition()`` returns: a
-        dictionary of arrays, without the batch. Parts of the condition that it lacks (an image's
-        size) stay as given.
+        The label after the last class, or a dictionary of arrays, without the batch. Parts of the
+        condition that it lacks (an image's size) stay as given.
         """
-        if self.network.condition:
-            return self.network.module(self.params).null_condition()
-        return self.network.num_classes or None
+        return self.network.null_condition(self.params)
 
     @property
     def macs(self) -> int:
@@ -170,11 +250,19 @@ class Denoiser:
             condition: as in a call; None is the null condition.
             modes: pairs (mode, where) that step in at the network's sites.
             inputs: what else the network's call takes by name.
+
+        Raises:
+            ValueError: no condition, and the network never learnt to do without one.
         """
         batch = x.shape[0]
         time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), (batch,))
-        if condition is None and (null := self.null_condition) is not None:
-            like = self.network.condition_like(batch)
+        if condition is None and self.network.condition is not None:
+            null, like = self.null_condition, self.network.condition_like(batch)
+            if null is None:
+                raise ValueError(
+                    f"{self.network.name} knows no prediction without a condition: it was trained "
+                    f"with one for every sample. Give it one"
+                )
             if isinstance(null, Mapping):
                 like = {name: like[name] for name in null}
             condition = jax.tree.map(
@@ -185,27 +273,13 @@ class Denoiser:
         return self.network(self.params, x, time, condition, modes, **inputs)
 
 
-def initialise(
-    build, key: Key[Array, ""], *, num_classes: int, shape, condition=(), out_shardings=None
-):
-    """Build a network without materialising it on one device, then its parameters in place.
+def parameter_count(params: Any) -> int:
+    """Count the numbers in a tree of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
-    Args:
-        build: callable from `nnx.Rngs` to a module.
-        key: random key of the parameters.
-        num_classes: real classes of the network; 0 when it takes no label.
-        shape: one input's shape, without the batch.
-        condition: names and shapes of what it takes in a label's place (see `Blueprint`).
-        out_shardings: optional tree of shardings for the parameters, as in `jax.jit`.
 
-    Returns:
-        The `Network` and its parameters.
-    """
-    fields = dict(num_classes=num_classes, shape=shape, condition=condition)
-
-    def create(key):
-        return split(build(nnx.Rngs(params=key)), **fields)[1]
-
-    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(params=0)))
-    network, _ = split(abstract, **fields)
-    return network, jax.jit(create, out_shardings=out_shardings)(key)
+def _signature(shape: tuple[int, ...], condition: Condition) -> str:
+    """Return a shape and a condition in words."""
+    takes = getattr(condition, "num_classes", 0)
+    taken = f", {takes} classes" if takes else f", {', '.join(condition)}" if condition else ""
+    return "x".join(map(str, shape)) + taken

@@ -1,15 +1,26 @@
-"""What building a model needs to know; every network's file has a function that returns one."""
+"""What building a network needs to know: every network's file has a constructor of one."""
 
 import dataclasses
-from collections.abc import Callable
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Key
 
-from .preconditioning import Preconditioner
+from ..core.registry import checked, registry
+from .conditions import Condition, described, without_null
+from .denoiser import Denoiser, Network, Origin, split
+from .preconditioning import SIGMA_RANGE, Preconditioner
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-SIGMA_RANGE = (0.002, 80.0)
+
+# Whole numbers among the fields of networks that need not be above 0.
+MAY_BE_ZERO = ("num_classes", "augment_dim")
 
 
 def compute_type(name: str):
@@ -19,13 +30,8 @@ def compute_type(name: str):
         ValueError: another name than those of `DTYPES`.
     """
     if name not in DTYPES:
-        raise ValueError(f"model.dtype {name!r} is not one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def sigma_range(preconditioner: Preconditioner) -> tuple[float, float]:
-    """Return the noise levels that networks of a family know: its own, or EDM's."""
-    return getattr(preconditioner, "sigma_range", SIGMA_RANGE)
 
 
 def unchanged(params: Any) -> Any:
@@ -35,36 +41,171 @@ def unchanged(params: Any) -> Any:
 
 def nothing(path: str) -> bool:
     """Say of any parameter that it is no exception."""
+    del path
     return False
 
 
 @dataclasses.dataclass(frozen=True)
-class Blueprint:
-    """What building a model needs to know.
+class Spec:
+    """What building a network needs to know, and what it takes.
 
     Attributes:
         build: callable from `nnx.Rngs` to the module.
-        num_classes: real classes; 0 when the network takes no label.
+        condition: what the network is conditioned on: a number of classes, with a null class
+            beside them, or as `models.conditions` describes it.
         shape: one input's shape, without the batch.
         preconditioner: turns the network into a denoiser; None for a classifier.
         project: what training applies to the parameters after every update (forced weight
             normalisation); leaves them as they are for most networks.
         sigma_range: lowest and highest noise level that the network knows.
         latent: whether it works on an autoencoder's latents.
-        condition: names and shapes, without the batch, of the float arrays in the dictionary that
-            a network conditioned on something else than a class takes.
         frozen: says of a parameter, by its path ``"emb_fourier/freqs"``, whether it is a constant
             that the network shares with its checkpoints: the optimiser leaves it as it is.
         undecayed: says of a parameter, by its path, whether weight decay leaves it alone.
+
+    Raises:
+        ValueError: a condition that is described otherwise.
     """
 
-    build: Callable
-    num_classes: int
+    build: Callable[[nnx.Rngs], nnx.Module]
+    condition: Condition
     shape: tuple[int, ...]
     preconditioner: Preconditioner | None
     project: Callable = unchanged
     sigma_range: tuple[float, float] = SIGMA_RANGE
     latent: bool = False
-    condition: tuple[tuple[str, tuple[int, ...]], ...] = ()
     frozen: Callable[[str], bool] = nothing
     undecayed: Callable[[str], bool] = nothing
+
+    def __post_init__(self):
+        object.__setattr__(self, "condition", described(self.condition))
+
+    def __repr__(self) -> str:
+        return f"Spec({self.network!r})"
+
+    @property
+    def num_classes(self) -> int:
+        """Real classes; 0 when the network takes no label."""
+        return getattr(self.condition, "num_classes", 0)
+
+    @cached_property
+    def _split(self) -> tuple[Network, Any]:
+        module = nnx.eval_shape(lambda: self.build(nnx.Rngs(params=0)))
+        return split(module, shape=self.shape, condition=self.condition)
+
+    @property
+    def network(self) -> Network:
+        """The network without parameters; nothing is computed."""
+        return self._split[0]
+
+    @property
+    def shapes(self) -> Any:
+        """Shapes and types of the parameters, as a nested dictionary; nothing is computed."""
+        return self._split[1]
+
+    @property
+    def module(self) -> nnx.Module:
+        """The module with shapes in its parameters' places, for a look at what it offers."""
+        return self.network.module(self.shapes)
+
+    def initialise(self, key: Key[Array, ""], *, out_shardings: Any = None) -> Any:
+        """Return fresh parameters, each made in its place.
+
+        Args:
+            key: random key of the parameters.
+            out_shardings: optional tree of shardings for the parameters, as in `jax.jit`.
+        """
+
+        def create(key):
+            return split(self.build(nnx.Rngs(params=key)), shape=self.shape)[1]
+
+        return jax.jit(create, out_shardings=out_shardings)(key)
+
+    def denoiser(
+        self, params: Any, *, origin: Origin | None = None, latent: bool | None = None
+    ) -> Denoiser:
+        """Return the network with its parameters as a denoiser in EDM coordinates.
+
+        Args:
+            params: a nested dictionary of arrays, or of their shapes.
+            origin: where they come from, if from a file.
+            latent: whether it denoises latents; None for what is usual for the network.
+
+        Raises:
+            ValueError: the network is a classifier or an autoencoder.
+        """
+        if self.preconditioner is None:
+            raise ValueError(f"{self.network.name} is no denoiser")
+        return Denoiser(
+            params,
+            self.network,
+            self.preconditioner,
+            self.sigma_range,
+            self.latent if latent is None else latent,
+            Origin() if origin is None else origin,
+        )
+
+    def without_null(self) -> "Spec":
+        """Return the spec of a network that was never shown what stands for no condition."""
+        return dataclasses.replace(self, condition=without_null(self.condition))
+
+
+def checked_fields(
+    network: type[nnx.Module], name: str, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return fields of a network that its class takes, none missing.
+
+    Args:
+        network: the class; its arguments but ``rngs`` and ``dtype`` are its fields.
+        name: what configs call it.
+        fields: by name.
+
+    Raises:
+        ValueError: a field that the class does not have, with the nearest, or one that is missing;
+            a value of another type than declared; a size that is not above 0.
+    """
+    known = _fields_of(network)
+    if unknown := [field for field in fields if field not in known]:
+        every = sorted({*known, *_options_of(name)})
+        near = difflib.get_close_matches(unknown[0], every)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(f"{name} has no field {unknown[0]!r}{hint}; it takes {', '.join(every)}")
+    required = [field for field, one in known.items() if one.default is one.empty]
+    if missing := [field for field in required if field not in fields]:
+        raise ValueError(f"{name} needs the field {missing[0]!r}")
+    for field, value in fields.items():
+        hint = known[field].annotation
+        checked(value, Any if hint is inspect.Parameter.empty else hint, field, name)
+        least = 0 if field in MAY_BE_ZERO else 1
+        if hint is int and value < least:
+            raise ValueError(f"{field} must be {least} or more, got {value}")
+    return dict(fields)
+
+
+def _options_of(name: str) -> list[str]:
+    """Return what a registered constructor takes beside the fields of its class."""
+    table = registry("network")
+    if name not in table:
+        return []
+    return [one.name for one in table[name].parameters.values() if one.kind is not one.VAR_KEYWORD]
+
+
+def _fields_of(network: type, *, positional: bool = True) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class, those of its bases too where it passes them on."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in network.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        signature = inspect.signature(cls.__init__, eval_str=True)
+        given = list(signature.parameters.values())[1:]
+        kinds = (inspect.Parameter.KEYWORD_ONLY,)
+        kinds += (inspect.Parameter.POSITIONAL_OR_KEYWORD,) if positional else ()
+        for one in given:
+            if one.kind in kinds and one.name not in ("rngs", "dtype"):
+                found.setdefault(one.name, one)
+        if not any(one.kind is one.VAR_KEYWORD for one in given):
+            break
+        # What a relative's blocks take beside the others' goes through the network's constructor.
+        if block := getattr(network, "block", None):
+            found = _fields_of(block, positional=False) | found
+    return found

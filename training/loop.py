@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import input_pipeline
 from ..core.errors import UserError
-from ..models.build import blueprint
+from ..models.builders import build
 from ..runtime import distributed
 from ..runtime.checkpointer import Checkpoints
 from ..runtime.metric_writer import Journal
@@ -88,18 +88,18 @@ def train(config, workdir: Path) -> TrainState:
             no space, or a loss that is not finite (with the step and the last good checkpoint).
         SystemExit: with status 0, after a SIGTERM and a checkpoint.
     """
-    plan = blueprint(config.model)
-    recipe = recipe_from_config(config, plan)
+    spec = build(config.model)
+    recipe = recipe_from_config(config, spec)
     source = input_pipeline.load_source(**config.data)
-    if tuple(source.shape) != plan.shape:
+    if tuple(source.shape) != spec.shape:
         raise UserError(
-            f"config.model takes inputs of shape {plan.shape} and the data set "
+            f"config.model takes inputs of shape {spec.shape} and the data set "
             f"{config.data.name} has {tuple(source.shape)}: set model.image_size and "
             f"model.channels to match"
         )
-    if plan.num_classes not in (0, source.num_classes):
+    if spec.num_classes not in (0, source.num_classes):
         raise UserError(
-            f"config.model has {plan.num_classes} classes and the data set {config.data.name} has "
+            f"config.model has {spec.num_classes} classes and the data set {config.data.name} has "
             f"{source.num_classes}: set model.num_classes"
         )
     layout = layout_from_config(config.sharding)
@@ -110,7 +110,7 @@ def train(config, workdir: Path) -> TrainState:
             f"{layout.shares} parts of the mesh in {config.training.accumulate} micro-batches "
             f"(training.accumulate, 1 or more): make it a multiple of {parts}"
         )
-    setup = set_up(plan, recipe, layout)
+    setup = set_up(spec, recipe, layout)
     key = jax.random.key(config.seed)
     step_key = int(jax.random.bits(jax.random.fold_in(key, STEPS), dtype=jnp.uint32))
     advance = setup.step(
@@ -168,7 +168,7 @@ def train(config, workdir: Path) -> TrainState:
                 )
             )
         )
-        previews = Previews(config, setup, plan, workdir)
+        previews = Previews(config, setup, spec, workdir)
         snapshots = EMASnapshots(config, recipe, identity(config), workdir)
         return _run(
             config,

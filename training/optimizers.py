@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ..core.errors import UserError
-from ..models.spec import Blueprint
+from ..models.spec import Spec
 
 # EDM's stand-in for an infinite gradient.
 LARGE = 1e5
@@ -74,10 +74,10 @@ def replace_nonfinite(how: str) -> optax.GradientTransformation:
     )
 
 
-def optimizer_from_config(config, plan: Blueprint) -> optax.GradientTransformation:
+def optimizer_from_config(config, spec: Spec) -> optax.GradientTransformation:
     """Compose the optimiser of ``config.optimizer``: AdamW, which is Adam without weight decay.
 
-    Parameters that the blueprint calls constants get no gradient and no decay, those it calls
+    Parameters that the spec calls constants get no gradient and no decay, those it calls
     undecayed no decay.
 
     Raises:
@@ -86,7 +86,7 @@ def optimizer_from_config(config, plan: Blueprint) -> optax.GradientTransformati
     o = config.optimizer
     steps = [
         replace_nonfinite(o.nonfinite),
-        optax.masked(optax.set_to_zero(), partial(_where, plan.frozen)),
+        optax.masked(optax.set_to_zero(), partial(_where, spec.frozen)),
     ]
     if o.clip_norm:
         steps.append(optax.clip_by_global_norm(o.clip_norm))
@@ -98,7 +98,7 @@ def optimizer_from_config(config, plan: Blueprint) -> optax.GradientTransformati
             b2=o.b2,
             eps=o.eps,
             weight_decay=o.weight_decay,
-            mask=partial(_where, lambda path: not (plan.frozen(path) or plan.undecayed(path))),
+            mask=partial(_where, lambda path: not (spec.frozen(path) or spec.undecayed(path))),
         )
     )
     return optax.chain(*steps)

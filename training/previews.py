@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from .. import guidance, samplers
 from ..data.images import grid, save_png, to_uint8
-from ..models.denoiser import Denoiser
-from ..models.spec import Blueprint
+from ..models.spec import Spec
 from ..runtime.distributed import is_primary
 from .setup import Setup
 
@@ -21,25 +20,25 @@ class Previews:
     Args:
         config: the run's config; its seed is used.
         setup: the run; networks that make no images are skipped.
-        plan: the network's blueprint.
+        spec: what the network is built by.
         workdir: pictures go to ``previews/`` below it.
     """
 
-    def __init__(self, config, setup: Setup, plan: Blueprint, workdir: Path):
-        images = len(plan.shape) == 3 and not plan.latent
-        self.enabled = plan.preconditioner is not None and images
+    def __init__(self, config, setup: Setup, spec: Spec, workdir: Path):
+        images = len(spec.shape) == 3 and not spec.latent
+        self.enabled = spec.preconditioner is not None and images
         self._directory, seed = workdir / "previews", config.seed
 
         def sample(params):
             indices = jnp.arange(COLUMNS * ROWS, dtype=jnp.int32)
             keys = samplers.sample_keys(jax.random.key(seed), samplers.NOISE, indices)
             return samplers.sample(
-                Denoiser(params, setup.network, plan.preconditioner),
+                spec.denoiser(params),
                 guidance.unguided(),
                 samplers.euler(),
                 samplers.karras(STEPS),
-                samplers.unit_noise(keys, plan.shape),
-                indices % plan.num_classes if plan.num_classes else None,
+                samplers.unit_noise(keys, spec.shape),
+                indices % spec.num_classes if spec.num_classes else None,
                 keys,
             )
 

@@ -21,7 +21,7 @@ from flax import nnx
 from ..core.errors import UserError
 from ..core.sites import CONDITION_EMBEDDING
 from ..data.sources import fractal2d
-from ..models.spec import Blueprint
+from ..models.spec import Spec
 from . import losses
 from .averages import ema
 from .noise import augmentation
@@ -65,17 +65,17 @@ DENOISERS: dict[str, Callable] = {
 
 
 def _denoiser(kind: Callable) -> Callable:
-    def build(config, plan: Blueprint, **fields):
+    def build(config, spec: Spec, **fields):
         training = config.training
-        if plan.preconditioner is None:
+        if spec.preconditioner is None:
             raise ValueError(f"config.model {config.model.name!r} is no denoiser")
-        if plan.condition:
-            names = ", ".join(name for name, _ in plan.condition)
+        if isinstance(spec.condition, Mapping):
+            names = ", ".join(spec.condition)
             raise ValueError(
                 f"config.model {config.model.name!r} is conditioned on {names}, and data sets hold "
                 f"classes alone: train it with training.losses on batches of your own"
             )
-        module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+        module = spec.module
         corruption = Corruption(
             levels=part(training, "noise", NOISES),
             kernel=part(training, "kernel", KERNELS),
@@ -84,30 +84,30 @@ def _denoiser(kind: Callable) -> Callable:
             dropout=_takes(module, "dropout_key"),
         )
         weighting = part(training, "weighting", WEIGHTINGS)
-        loss = kind(plan.preconditioner, corruption, weighting, **fields)
+        loss = kind(spec.preconditioner, corruption, weighting, **fields)
         _check_network(module, loss)
         return loss
 
     return build
 
 
-def _score_matching(config, plan: Blueprint):
-    del plan
+def _score_matching(config, spec: Spec):
+    del spec
     mixture = fractal2d.mixture(fractal2d.SPLITS[config.data.split])
     return losses.ScoreMatching(mixture, part(config.training, "noise", NOISES))
 
 
-def _cross_entropy(config, plan: Blueprint, **fields):
-    del config, plan
+def _cross_entropy(config, spec: Spec, **fields):
+    del config, spec
     return losses.CrossEntropy(**fields)
 
 
-def _autoencoding(config, plan: Blueprint, **fields):
+def _autoencoding(config, spec: Spec, **fields):
     del config
-    return losses.autoencoding(plan, **fields)
+    return losses.autoencoding(spec, **fields)
 
 
-# name -> how it is built from (config, blueprint, its own fields), and the parts it makes use of.
+# name -> how it is built from (config, spec, its own fields), and the parts it makes use of.
 ALL_PARTS = tuple(name for name in DEFAULTS if name != "loss")
 LOSSES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     **{name: (_denoiser(kind), ALL_PARTS) for name, kind in DENOISERS.items()},
@@ -163,7 +163,7 @@ def part(training: Mapping[str, Any], name: str, constructors: Mapping[str, Call
         raise UserError(f"config.training.{name}, {chosen}: {error}") from error
 
 
-def loss_from_config(config, plan: Blueprint) -> losses.Loss:
+def loss_from_config(config, spec: Spec) -> losses.Loss:
     """Compose the loss that ``config.training`` names.
 
     Raises:
@@ -179,7 +179,7 @@ def loss_from_config(config, plan: Blueprint) -> losses.Loss:
                 f"{name} makes no use of it: leave it at {DEFAULTS[unused]}"
             )
     builders = {key: build for key, (build, _) in LOSSES.items()}
-    return part(config.training, "loss", builders, config, plan)
+    return part(config.training, "loss", builders, config, spec)
 
 
 def _takes(module: nnx.Module, name: str) -> bool:
@@ -208,13 +208,13 @@ def _check_network(module: nnx.Module, loss) -> None:
         raise ValueError("the network cannot be shown a part of an image: use model.name umd")
 
 
-def recipe_from_config(config, plan: Blueprint) -> Recipe:
+def recipe_from_config(config, spec: Spec) -> Recipe:
     """Compose the recipe that ``config`` names.
 
     Raises:
         UserError: an unknown name or argument of a part, schedule or average.
     """
-    training, loss = config.training, loss_from_config(config, plan)
+    training, loss = config.training, loss_from_config(config, spec)
     scale = training.get("loss_scale", 1.0)
     objective = part(training, "objective", OBJECTIVES, loss, scale)
     tasks = getattr(objective, "tasks", 1)
@@ -226,9 +226,9 @@ def recipe_from_config(config, plan: Blueprint) -> Recipe:
         )
     return Recipe(
         objective=objective,
-        optimizer=optimizer_from_config(config, plan),
+        optimizer=optimizer_from_config(config, spec),
         averages=averages_from_config(config),
-        project=plan.project,
+        project=spec.project,
     )
 
 

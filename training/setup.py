@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from ..models.denoiser import Network, initialise, split
-from ..models.spec import Blueprint
+from ..models.denoiser import Network
+from ..models.spec import Spec
 from ..runtime.sharding import Layout
 from ..runtime.speed import step_macs
 from .gathering import gathered
@@ -69,22 +68,19 @@ class Setup:
         return step_macs(step, self.abstract, {"x": x, "condition": condition})
 
 
-def set_up(plan: Blueprint, recipe: Recipe, layout: Layout) -> Setup:
+def set_up(spec: Spec, recipe: Recipe, layout: Layout) -> Setup:
     """Find the network, and its state's shapes and places, without computing anything.
 
     Raises:
         UserError: a rule of the layout that does not fit a parameter.
     """
-    fields = dict(num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition)
-    network, _ = split(nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0))), **fields)
 
     def create(key):
-        _, params = initialise(plan.build, key, **fields)
-        return initial_state(recipe, params)
+        return initial_state(recipe, spec.initialise(key))
 
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = layout.of_state(shapes, shapes.params)
     abstract = jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
     )
-    return Setup(recipe, layout, network, abstract, jax.jit(create, out_shardings=shardings))
+    return Setup(recipe, layout, spec.network, abstract, jax.jit(create, out_shardings=shardings))

@@ -25,7 +25,7 @@ OWNERS = {
     "solver": "guidestar.samplers",
     "schedule": "guidestar.samplers",
     "prior": "guidestar.samplers",
-    "network": "guidestar.models.build",
+    "network": "guidestar.models.builders",
     "source": "guidestar.input_pipeline",
     "extractor": "guidestar.evaluation",
     "metric": "guidestar.evaluation",

@@ -37,10 +37,10 @@ class ClassifierFeatures:
         loaded = load(weights)
         module = loaded.network.module(loaded.params)
         if not hasattr(module, "features") or not hasattr(module, "head"):
-            kind = "autoencoder" if loaded.plan.preconditioner is None else "denoiser"
+            kind = "autoencoder" if loaded.spec.preconditioner is None else "denoiser"
             raise UserError(f"{weights} is a {kind}, not a classifier")
-        self.shape = tuple(loaded.plan.shape)
-        self.num_classes = loaded.plan.num_classes
+        self.shape = tuple(loaded.spec.shape)
+        self.num_classes = loaded.spec.num_classes
         self._identity = {"name": "classifier", "weights": str(weights), "sha256": sha256(path)}
         self._params = loaded.params
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..spec import Blueprint, compute_type
+from ...core.registry import register
+from ..spec import Spec, checked_fields, compute_type
 from .discriminator import Discriminator
 from .haar import BANDS, pyramid
 from .modulated import Activated, Modulated, ModulatedAttention
@@ -193,13 +195,21 @@ def of_size(size: str) -> dict:
     return dict(extractor=extractor, aggregator=aggregator)
 
 
-def blueprint(image_size=256, channels=3, size=None, dtype="float32", **fields) -> Blueprint:
+@register("network", "2405.14477", name="lite_vae")
+def lite_vae_spec(
+    image_size: int = 256,
+    channels: int = 3,
+    size: str | None = None,
+    dtype: str = "float32",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a LiteVAE: its fields, a ``size`` and the usual ``image_size``."""
     compute = compute_type(dtype)
     if size is not None:
         fields = of_size(size) | fields
+    own = checked_fields(LiteVAE, "lite_vae", {"channels": channels} | fields)
 
     def build(rngs):
-        return LiteVAE(channels=channels, dtype=compute, rngs=rngs, **fields)
+        return LiteVAE(dtype=compute, rngs=rngs, **own)
 
-    return Blueprint(build, 0, (image_size, image_size, channels), None)
+    return Spec(build, None, (image_size, image_size, channels), None)

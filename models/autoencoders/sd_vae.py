@@ -8,13 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..spec import Blueprint, compute_type
+from ...core.registry import register
+from ..spec import Spec, checked_fields, compute_type
 from .posterior import from_moments
 
 GROUPS, EPSILON = 32, 1e-6
@@ -279,11 +281,15 @@ def require_divisible(shape: tuple[int, ...], channels: int, factor: int) -> Non
         )
 
 
-def blueprint(image_size=256, channels=3, dtype="float32", **fields) -> Blueprint:
+@register("network", "2112.10752", name="sd_vae")
+def sd_vae_spec(
+    image_size: int = 256, channels: int = 3, dtype: str = "float32", **fields: Any
+) -> Spec:
     """Read the model section of an SD-VAE: the fields of `SDVAE` and the usual ``image_size``."""
     compute = compute_type(dtype)
+    own = checked_fields(SDVAE, "sd_vae", {"channels": channels} | fields)
 
     def build(rngs):
-        return SDVAE(channels=channels, dtype=compute, rngs=rngs, **fields)
+        return SDVAE(dtype=compute, rngs=rngs, **own)
 
-    return Blueprint(build, 0, (image_size, image_size, channels), None)
+    return Spec(build, None, (image_size, image_size, channels), None)

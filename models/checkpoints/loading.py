@@ -7,13 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from ...core.errors import UserError
 from ...core.files import Array
-from ..build import blueprint
-from ..denoiser import Denoiser, Network, split
-from ..spec import Blueprint
+from ..builders import build
+from ..denoiser import Denoiser, Network, Origin
+from ..spec import Spec
 from .conversion import convert, read_section
 from .files import flatten, resolve, sidecar_of, unflatten
 from .published import lookup
@@ -27,28 +26,25 @@ class Loaded:
 
     Attributes:
         network, params: the network and its parameters, float32.
-        plan: its blueprint.
+        spec: what it is built by.
         sidecar: where the weights come from; ``model`` in it is the section that the network is
             built from, ``latents`` the scaling of the latents that it was trained on.
+        file: the weight file's name.
     """
 
     network: Network
     params: Any
-    plan: Blueprint
+    spec: Spec
     sidecar: dict
+    file: str = ""
 
     @property
     def denoiser(self) -> Denoiser:
         """The network as a denoiser in EDM coordinates."""
-        plan = self.plan
-        return Denoiser(
-            self.params,
-            self.network,
-            plan.preconditioner,
-            plan.sigma_range,
-            plan.latent or "latents" in self.sidecar,
-            self.sidecar.get("preset", ""),
-        )
+        facts = {key: value for key, value in self.sidecar.items() if key != "model"}
+        origin = Origin(self.file, facts=facts)
+        latent = self.spec.latent or "latents" in self.sidecar
+        return self.spec.denoiser(self.params, origin=origin, latent=latent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Fitted:
 
     Attributes:
         path: the file.
-        network, plan: the network without parameters, and its blueprint.
+        network, spec: the network without parameters, and what it is built by.
         shapes: of its arrays, by path.
         places: where they lie among ``arrays``.
         arrays: the file's, by path in this project's naming.
@@ -66,7 +62,7 @@ class Fitted:
 
     path: Path
     network: Network
-    plan: Blueprint
+    spec: Spec
     shapes: dict[str, tuple[int, ...]]
     places: dict[str, Place]
     arrays: Mapping[str, Array]
@@ -102,7 +98,7 @@ def load(source: str | Path, *, entry: str | None = None, **overrides: Any) -> L
         (path, jnp.asarray(fitted.read(path).astype(np.float32, copy=False)))
         for path in fitted.shapes
     )
-    return Loaded(fitted.network, params, fitted.plan, fitted.sidecar)
+    return Loaded(fitted.network, params, fitted.spec, fitted.sidecar, fitted.path.name)
 
 
 def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Denoiser:
@@ -112,7 +108,7 @@ def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: 
         UserError: as in `load`; or the weights are of a classifier or an autoencoder.
     """
     loaded = load(source, entry=entry, **overrides)
-    if loaded.plan.preconditioner is None:
+    if loaded.spec.preconditioner is None:
         raise UserError(
             f"{source} is no denoiser but a {loaded.sidecar['model']['name']}: load it with "
             f"guidestar.models.checkpoints.load"
@@ -150,15 +146,11 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
             name: Array(tensor.shape, tensor.dtype, tensor.read)
             for name, tensor in weights.tensors.items()
         }
-    plan = blueprint(section)
-    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
-    network, wanted = split(
-        abstract, num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition
-    )
-    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(wanted).items()}
+    spec = build(section)
+    shapes = {name: tuple(leaf.shape) for name, leaf in flatten(spec.shapes).items()}
     found = places(shapes, arrays)
     _require_same(path, shapes, found, {name: array.shape for name, array in arrays.items()})
-    return Fitted(path, network, plan, shapes, found, arrays, sidecar)
+    return Fitted(path, spec.network, spec, shapes, found, arrays, sidecar)
 
 
 def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None:

@@ -5,13 +5,16 @@ function of its parameters and an image's logits never depend on its batch.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..spec import Blueprint
+from ...core.registry import register
+from ..conditions import Label
+from ..spec import Spec, checked_fields
 
 GROUPS = 8
 
@@ -112,12 +115,13 @@ class Classifier(nnx.Module):
         return self.head(self.features(x))
 
 
-def blueprint(image_size, channels, num_classes, **fields) -> Blueprint:
+@register("network", name="classifier")
+def classifier_spec(image_size: int, channels: int, num_classes: int, **fields: Any) -> Spec:
     """Read the model section of a classifier: the fields of `Classifier`."""
+    sizes = dict(image_size=image_size, channels=channels, num_classes=num_classes)
+    own = checked_fields(Classifier, "classifier", sizes | fields)
 
     def build(rngs):
-        return Classifier(
-            image_size=image_size, channels=channels, num_classes=num_classes, rngs=rngs, **fields
-        )
+        return Classifier(rngs=rngs, **own)
 
-    return Blueprint(build, num_classes, (image_size, image_size, channels), None)
+    return Spec(build, Label(num_classes, null=False), (image_size, image_size, channels), None)

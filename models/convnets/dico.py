@@ -1,6 +1,6 @@
 """DiCo: a U-shaped convolutional network with compact channel attention (arXiv 2505.11196)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ...core.registry import register
 from ...core.sites import (
     BLOCK,
     CONDITION_EMBEDDING,
@@ -22,8 +23,8 @@ from ...core.sites import (
     require_offered,
 )
 from ..preconditioning import from_config
-from ..spec import Blueprint
-from ..transformers.dit import planned
+from ..spec import Spec
+from ..transformers.dit import transformer_spec
 from ..transformers.parts import (
     TIME_FREQUENCIES,
     linear,
@@ -323,9 +324,15 @@ class DiCo(nnx.Module):
             require_offered(((mode, where),), self.sites, depths.get(mode.site, 0))
 
 
-def blueprint(
-    size=None, dtype="float32", latent=None, sigma_data=0.5, preconditioner="discrete", **fields
-) -> Blueprint:
+@register("network", "2505.11196", name="dico")
+def dico_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool | None = None,
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "discrete",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a DiCo: fields of `DiCo`, and five of this function.
 
     ``size`` is a published one, "XL"; ``preconditioner`` "discrete" as published, or "edm" with
@@ -333,4 +340,6 @@ def blueprint(
     """
     # 250 ln(sigma)/4 spans about 660 units over [0.002, 80], the range the sinusoids expect.
     chosen = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
-    return planned(DiCo, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
+    return transformer_spec(
+        DiCo, "dico", chosen, size=size, dtype=dtype, latent=latent, fields=fields
+    )

@@ -1,6 +1,6 @@
 """DiMR: branches from low to high resolution with time-dependent norms (arXiv 2406.09416)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ...core.registry import register
 from ...core.sites import (
     ATTENTION,
     BLOCK,
@@ -17,9 +18,9 @@ from ...core.sites import (
     changed,
     require_offered,
 )
-from ..preconditioning import Discrete, Preconditioner, from_config
-from ..spec import Blueprint, sigma_range
-from ..transformers.dit import planned
+from ..preconditioning import Discrete, Preconditioner, from_config, sigma_range
+from ..spec import Spec
+from ..transformers.dit import transformer_spec
 from .dimr_branch import Branch, ConvBlock, TransformerBlock
 
 # name -> (side of the input, widths of the branches, blocks of the branches). The published code
@@ -248,9 +249,15 @@ class DiMR(nnx.Module):
             require_offered(((mode, where),), self.sites, depths.get(mode.site, 0))
 
 
-def blueprint(
-    size=None, dtype="float32", latent=None, sigma_data=0.5, preconditioner="discrete", **fields
-) -> Blueprint:
+@register("network", "2406.09416", name="dimr")
+def dimr_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool | None = None,
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "discrete",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a DiMR: fields of `DiMR`, and five of this function.
 
     ``size`` is a published one, "XL/2R"; ``preconditioner`` "discrete", with the published table
@@ -260,7 +267,9 @@ def blueprint(
     chosen = from_config(preconditioner, sigma_data=sigma_data, **SCHEDULE)
     if "time_range" not in fields:
         fields["time_range"] = _time_range(chosen)
-    return planned(DiMR, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
+    return transformer_spec(
+        DiMR, "dimr", chosen, size=size, dtype=dtype, latent=latent, fields=fields
+    )
 
 
 def _time_range(preconditioner: Preconditioner) -> tuple[float, float]:

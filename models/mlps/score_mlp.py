@@ -5,15 +5,17 @@ preserve magnitudes and keep unit-norm weights (arXiv 2312.02696, sec. 2.4 and a
 """
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ...core.registry import register
 from ...core.sites import BLOCK, TIME_EMBEDDING, around, changed, for_layer, require_offered
 from ..preconditioning import Direct
-from ..spec import Blueprint
+from ..spec import Spec, checked_fields
 from ..unets.magnitude import MPLinear, mp_silu, normalise_weights
 
 SIGMA_DATA = 0.5
@@ -87,10 +89,12 @@ class ScoreMLP(nnx.Module):
         return x + sigma[:, None] ** 2 * self.score(x, sigma, modes)
 
 
-def blueprint(**fields) -> Blueprint:
+@register("network", "2406.02507", name="score_mlp")
+def score_mlp_spec(**fields: Any) -> Spec:
     """Read the model section of a score MLP: the fields of `ScoreMLP`."""
+    fields = checked_fields(ScoreMLP, "score_mlp", fields)
 
     def build(rngs):
         return ScoreMLP(rngs=rngs, **fields)
 
-    return Blueprint(build, 0, (2,), Direct(), normalise_weights)
+    return Spec(build, None, (2,), Direct(), normalise_weights)

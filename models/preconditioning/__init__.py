@@ -23,6 +23,9 @@ class Preconditioner(Protocol):
         """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
 
 
+# EDM's, for preconditioners that hold at every noise level.
+SIGMA_RANGE = (0.002, 80.0)
+
 PRECONDITIONERS = {
     "edm": EDM,
     "direct": Direct,
@@ -32,6 +35,11 @@ PRECONDITIONERS = {
     "discrete": Discrete,
     "flow": Flow,
 }
+
+
+def sigma_range(preconditioner: Preconditioner) -> tuple[float, float]:
+    """Return the noise levels that networks of a family know: its own, or EDM's."""
+    return getattr(preconditioner, "sigma_range", SIGMA_RANGE)
 
 
 def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
@@ -59,6 +67,7 @@ __all__ = [
     "EDM",
     "IDDPM",
     "PRECONDITIONERS",
+    "SIGMA_RANGE",
     "VE",
     "VP",
     "Coefficients",
@@ -67,4 +76,5 @@ __all__ = [
     "Flow",
     "Preconditioner",
     "from_config",
+    "sigma_range",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ...core.registry import register
 from ...core.sites import (
     ATTENTION,
     BLOCK,
@@ -19,8 +20,8 @@ from ...core.sites import (
     changed,
     require_offered,
 )
-from ..preconditioning import Preconditioner, from_config
-from ..spec import Blueprint, compute_type, nothing, sigma_range
+from ..preconditioning import Preconditioner, from_config, sigma_range
+from ..spec import Spec, checked_fields, compute_type, nothing
 from .parts import (
     TIME_FREQUENCIES,
     Attention,
@@ -221,19 +222,21 @@ class DiT(nnx.Module):
         return sincos_positions(self.positions.value.shape[1], *grid)
 
 
-def planned(
+def transformer_spec(
     network: type[DiT],
+    name: str,
     preconditioner: Preconditioner,
-    *,
     size: str | None,
     dtype: str,
     latent: bool | None,
     fields: Mapping[str, Any],
-) -> Blueprint:
-    """Return the blueprint of a class-conditional transformer.
+) -> Spec:
+    """Return the spec of a class-conditional transformer, or of a relative with its fields.
 
     Args:
-        network: its class; its ``undecayed(path)``, if any, says what weight decay leaves alone.
+        network: its class; one of published sizes has ``fields(size)``, one of parameters that
+            weight decay leaves alone ``undecayed(path)``.
+        name: what configs call it.
         preconditioner: turns it into a denoiser.
         size: a published one, whose fields hold where ``fields`` has none; None for none.
         dtype: name of the compute type.
@@ -241,20 +244,21 @@ def planned(
         fields: of the class.
 
     Raises:
-        TypeError: neither a size nor one of the fields that a network cannot be without.
-        ValueError: unknown size or type.
+        ValueError: unknown size, field or type; neither a size nor one of the fields that a
+            network cannot be without.
     """
     compute = compute_type(dtype)
     fields = (network.fields(size) if size else {}) | dict(fields)
-    for name in ("image_size", "channels", "num_classes"):
-        if name not in fields:
-            raise TypeError(f"{name} is missing: give it, or a published size such as size='XL/2'")
+    for field in ("image_size", "channels", "num_classes"):
+        if field not in fields:
+            raise ValueError(f"{field} is missing: give it, or a published size as size='XL/2'")
+    fields = checked_fields(network, name, fields)
 
     def build(rngs):
         return network(**fields, dtype=compute, rngs=rngs)
 
     side = fields["image_size"]
-    return Blueprint(
+    return Spec(
         build,
         fields["num_classes"],
         (side, side, fields["channels"]),
@@ -265,9 +269,15 @@ def planned(
     )
 
 
-def blueprint(
-    size=None, dtype="float32", latent=None, sigma_data=0.5, preconditioner="edm", **fields
-) -> Blueprint:
+@register("network", "2212.09748", name="dit")
+def dit_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool | None = None,
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "edm",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a DiT: fields of `DiT`, and five of this function.
 
     ``size`` is a published one, "XL/2"; ``preconditioner`` "edm" with ``sigma_data``, or
@@ -275,4 +285,6 @@ def blueprint(
     """
     # 250 ln(sigma)/4 spans about 660 units over [0.002, 80], the range DiT's sinusoids expect.
     chosen = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
-    return planned(DiT, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
+    return transformer_spec(
+        DiT, "dit", chosen, size=size, dtype=dtype, latent=latent, fields=fields
+    )

@@ -5,6 +5,7 @@ channel by channel with the statistics of the data set, and predicts the velocit
 path, time 1 being the data.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ...core.registry import register
 from ...core.sites import BLOCK, around
 from ..preconditioning import from_config
-from ..spec import Blueprint
-from .dit import DiT, planned
+from ..spec import Spec
+from .dit import DiT, transformer_spec
 from .parts import Attention, linear, modulate, zeros
 
 
@@ -136,12 +138,19 @@ class LightningDiT(DiT):
         return dict(image_size=16, channels=32, num_classes=1000)
 
 
-def blueprint(
-    size=None, dtype="float32", latent=None, preconditioner="flow", **fields
-) -> Blueprint:
+@register("network", "2501.01423", name="lightning_dit")
+def lightning_dit_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool | None = None,
+    preconditioner: str | Mapping[str, Any] = "flow",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a LightningDiT: fields of the class, and four of this function.
 
     ``size`` is a published one, "XL/1"; ``preconditioner`` is "flow", the linear path.
     """
     chosen = from_config(preconditioner)
-    return planned(LightningDiT, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
+    return transformer_spec(
+        LightningDiT, "lightning_dit", chosen, size=size, dtype=dtype, latent=latent, fields=fields
+    )

@@ -8,6 +8,7 @@ autoencoder and predicts the noise at DiT's 1000 discrete steps, and a variance.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ...core.registry import register
 from ...core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
+from ..conditions import LEARNT, Values
 from ..layers.attention import attend
-from ..preconditioning import from_config
-from ..spec import Blueprint, compute_type, sigma_range
+from ..preconditioning import from_config, sigma_range
+from ..spec import Spec, checked_fields, compute_type
 from .dit import SIZES
 from .parts import (
     TIME_FREQUENCIES,
@@ -297,13 +300,14 @@ class PixArt(nnx.Module):
         return given["tokens"], mask, filled
 
 
-def blueprint(
-    size=None,
-    dtype="float32",
-    latent=True,
-    preconditioner="discrete",
-    **fields,
-) -> Blueprint:
+@register("network", "2310.00426", name="pixart")
+def pixart_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool = True,
+    preconditioner: str | Mapping[str, Any] = "discrete",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a PixArt: fields of the class, and four of this function.
 
     ``size`` is a published one, "XL/2" (for 512 pixels; ``image_size=128, position_scale=2,
@@ -311,27 +315,28 @@ def blueprint(
     """
     compute = compute_type(dtype)
     fields = (PixArt.fields(size) if size else {}) | fields
-    for name in ("image_size", "channels"):
-        if name not in fields:
-            raise TypeError(f"{name} is missing: give it, or the published size='XL/2'")
+    for field in ("image_size", "channels"):
+        if field not in fields:
+            raise ValueError(f"{field} is missing: give it, or the published size='XL/2'")
+    fields = checked_fields(PixArt, "pixart", fields)
 
     def build(rngs):
         return PixArt(**fields, dtype=compute, rngs=rngs)
 
     chosen = from_config(preconditioner)
     words = fields.get("tokens", TOKENS)
-    condition = (("tokens", (words, fields.get("text_width", TEXT_WIDTH))), ("mask", (words,)))
+    tokens = Values((words, fields.get("text_width", TEXT_WIDTH)), null=LEARNT)
+    condition = {"tokens": tokens, "mask": Values((words,))}
     if fields.get("micro_conditions"):
-        condition += (("size", (2,)), ("aspect_ratio", (1,)))
+        condition |= {"size": Values((2,)), "aspect_ratio": Values((1,))}
     side = fields["image_size"]
-    return Blueprint(
+    return Spec(
         build,
-        0,
+        condition,
         (side, side, fields["channels"]),
         chosen,
         sigma_range=sigma_range(chosen),
         latent=latent,
-        condition=condition,
         # The empty caption is given: no gradient reaches it, and no decay may.
         frozen=lambda path: path == "null_tokens",
     )

@@ -4,22 +4,33 @@ Its output channels are doubled as DiT's are; the second half is trained for not
 Time is 1 at the data and enters the embedding as it is, between 0 and 1.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.registry import register
 from ..preconditioning import from_config
-from ..spec import Blueprint
-from .dit import DiT, planned
+from ..spec import Spec
+from .dit import DiT, transformer_spec
 
 
 class SiT(DiT):
     """Scalable interpolant transformer: a `DiT` by architecture, with the same fields and sizes."""
 
 
-def blueprint(
-    size=None, dtype="float32", latent=None, preconditioner="flow", **fields
-) -> Blueprint:
+@register("network", "2401.08740", name="sit")
+def sit_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool | None = None,
+    preconditioner: str | Mapping[str, Any] = "flow",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a SiT: fields of `DiT`, and four of this function.
 
     ``size`` is a published one, "XL/2"; ``preconditioner`` is "flow" (the linear path), or names
     its path and direction: ``{"name": "flow", "path": "gvp", "time": "to_data"}``.
     """
     chosen = from_config(preconditioner)
-    return planned(SiT, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
+    return transformer_spec(
+        SiT, "sit", chosen, size=size, dtype=dtype, latent=latent, fields=fields
+    )

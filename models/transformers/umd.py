@@ -5,6 +5,7 @@ them. Without noise that is a masked autoencoder, without a mask a diffusion tra
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from ...core.registry import register
 from ...core.sites import (
     ATTENTION,
     BLOCK,
@@ -24,10 +26,10 @@ from ...core.sites import (
     require_offered,
 )
 from ..layers.attention import attend
-from ..preconditioning import Discrete, Preconditioner, from_config
-from ..spec import Blueprint, sigma_range
+from ..preconditioning import Discrete, Preconditioner, from_config, sigma_range
+from ..spec import Spec
 from ..unets.layers import sinusoids
-from .dit import planned
+from .dit import transformer_spec
 from .extra_tokens import of_image
 from .parts import linear, modulate, patchify, require_dividing, small_normal, unpatchify, zeros
 from .stack import stack, through
@@ -352,9 +354,15 @@ class UMD(nnx.Module):
             )
 
 
-def blueprint(
-    size=None, dtype="float32", latent=None, sigma_data=0.5, preconditioner="discrete", **fields
-) -> Blueprint:
+@register("network", "2406.17688", name="umd")
+def umd_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    latent: bool | None = None,
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "discrete",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a UMD: fields of `UMD`, and five of this function.
 
     ``size`` is a published one, "B/4" or "L/2", or another size and patch; ``preconditioner``
@@ -366,7 +374,9 @@ def blueprint(
     if "clean_time" not in fields:
         fields["clean_time"] = _lowest_time(chosen) - 1
     latent = size == LATENT if latent is None else latent
-    return planned(UMD, chosen, size=size, dtype=dtype, latent=latent, fields=fields)
+    return transformer_spec(
+        UMD, "umd", chosen, size=size, dtype=dtype, latent=latent, fields=fields
+    )
 
 
 def _lowest_time(preconditioner: Preconditioner) -> float:

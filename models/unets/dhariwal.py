@@ -1,15 +1,17 @@
 """DhariwalUNet: ADM (Dhariwal and Nichol, arXiv 2105.05233) as EDM has it (arXiv 2206.00364)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
-from ..preconditioning import from_config
-from ..spec import Blueprint, compute_type, sigma_range
+from ..preconditioning import from_config, sigma_range
+from ..spec import Spec, checked_fields, compute_type
 from .backbone import Backbone, Passage, sample_keys
 from .layers import Keys, Start, Style, UNetBlock, conv, group_norm, linear, sinusoids, zeros
 from .stages import Arrangement, arrange
@@ -183,22 +185,28 @@ class DhariwalUNet(Backbone):
         return jax.nn.silu(embedding)
 
 
-def blueprint(
-    size=None, dtype="float32", sigma_data=0.5, preconditioner="edm", **fields
-) -> Blueprint:
+@register("network", "2105.05233", "2206.00364", name="dhariwal_unet")
+def dhariwal_unet_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "edm",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a `DhariwalUNet`; arguments as for a `SongUNet`."""
     fields = (published(size) if size else {}) | fields
+    fields = checked_fields(DhariwalUNet, "dhariwal_unet", fields)
     compute = compute_type(dtype)
 
     def build(rngs):
         return DhariwalUNet(dtype=compute, rngs=rngs, **fields)
 
     precondition = from_config(preconditioner, sigma_data=sigma_data)
-    image_size, channels = fields.get("image_size"), fields.get("channels")
-    return Blueprint(
+    side = fields["image_size"]
+    return Spec(
         build,
         fields.get("num_classes", 0),
-        (image_size, image_size, channels),
+        (side, side, fields["channels"]),
         precondition,
         sigma_range=sigma_range(precondition),
     )

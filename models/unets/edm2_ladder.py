@@ -15,13 +15,15 @@ G      magnitude-preserving functions, gains        no dropout (size S)         
 The paper's FIDs on ImageNet-512 go from 8.00 (A) over 7.24, 6.96, 3.75, 3.02 and 2.71 to 2.56 (G).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ...core.registry import register
 from ..preconditioning import from_config
-from ..spec import Blueprint, compute_type, nothing, unchanged
+from ..spec import Spec, checked_fields, compute_type, nothing, unchanged
 from .dhariwal import START, DhariwalUNet
 from .edm2 import EDM2UNet, published
 from .edm2_blocks import DESIGNS
@@ -66,29 +68,32 @@ def rung(config: str) -> dict[str, Any]:
     return dict(dropout=DROPOUT) | BASELINES.get(config, {})
 
 
+def network_class(config: str) -> type[nnx.Module]:
+    """Return the class of a config of the ladder; that of C to G takes the config as well."""
+    return {"A": DhariwalUNet, "B": UncertainADM}.get(config, EDM2UNet)
+
+
 def network(config: str, **fields: Any) -> nnx.Module:
     """Build a config of the ladder.
 
     Args:
         config: A to G.
-        fields: of `DhariwalUNet` for A and B, of `EDM2UNet` for the others.
+        fields: of `network_class`.
     """
-    if config == "A":
-        return DhariwalUNet(**fields)
-    if config == "B":
-        return UncertainADM(**fields)
-    return EDM2UNet(config=config, **fields)
+    own = {"config": config} if config in DESIGNS else {}
+    return network_class(config)(**own, **fields)
 
 
-def blueprint(
-    size=None,
-    config="G",
-    dtype="float32",
-    sigma_data=0.5,
-    preconditioner="edm",
-    latent=None,
-    **fields,
-) -> Blueprint:
+@register("network", "2312.02696", name="edm2_unet")
+def edm2_unet_spec(
+    size: str | None = None,
+    config: str = "G",
+    dtype: str = "float32",
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "edm",
+    latent: bool | None = None,
+    **fields: Any,
+) -> Spec:
     """Read the model section of a network of the ladder.
 
     Args:
@@ -102,17 +107,18 @@ def blueprint(
         fields: of `network`.
     """
     fields = (published(size) if size else {}) | rung(config) | fields
+    fields = checked_fields(network_class(config), "edm2_unet", fields)
     compute = compute_type(dtype)
 
     def build(rngs):
         return network(config, dtype=compute, rngs=rngs, **fields)
 
-    image_size, channels = fields.get("image_size"), fields.get("channels")
+    side, channels = fields["image_size"], fields["channels"]
     forced = config in DESIGNS and DESIGNS[config].forced
-    return Blueprint(
+    return Spec(
         build,
         fields.get("num_classes", 0),
-        (image_size, image_size, channels),
+        (side, side, channels),
         from_config(preconditioner, sigma_data=sigma_data),
         project=normalise_weights if forced else unchanged,
         frozen=nothing if config == "A" else is_constant,

@@ -5,16 +5,18 @@ resampling filters and a pyramid of the input added to the encoder.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
-from ..preconditioning import from_config
-from ..spec import Blueprint, compute_type, sigma_range
+from ..preconditioning import from_config, sigma_range
+from ..spec import Spec, checked_fields, compute_type
 from .backbone import Backbone, Passage, sample_keys
 from .layers import (
     Keys,
@@ -312,9 +314,14 @@ def _require_one_of(field: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
 
 
-def blueprint(
-    size=None, dtype="float32", sigma_data=0.5, preconditioner="edm", **fields
-) -> Blueprint:
+@register("network", "2011.13456", "2206.00364", name="song_unet")
+def song_unet_spec(
+    size: str | None = None,
+    dtype: str = "float32",
+    sigma_data: float = 0.5,
+    preconditioner: str | Mapping[str, Any] = "edm",
+    **fields: Any,
+) -> Spec:
     """Read the model section of a `SongUNet`.
 
     Args:
@@ -327,17 +334,18 @@ def blueprint(
         ValueError: an unknown size or type, sizes that do not divide.
     """
     fields = (published(size) if size else {}) | fields
+    fields = checked_fields(SongUNet, "song_unet", fields)
     compute = compute_type(dtype)
 
     def build(rngs):
         return SongUNet(dtype=compute, rngs=rngs, **fields)
 
     precondition = from_config(preconditioner, sigma_data=sigma_data)
-    image_size, channels = fields.get("image_size"), fields.get("channels")
-    return Blueprint(
+    side = fields["image_size"]
+    return Spec(
         build,
         fields.get("num_classes", 0),
-        (image_size, image_size, channels),
+        (side, side, fields["channels"]),
         precondition,
         sigma_range=sigma_range(precondition),
         frozen=is_constant,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.training import loop
 from guidestar.training.optimizers import learning_rate
 from guidestar.training.recipes import recipe_from_config
@@ -40,9 +40,9 @@ def config_of(name, arg=""):
 @pytest.mark.parametrize(("name", "arg", "shape"), FULL)
 def test_a_published_recipe_composes_on_its_own_data(name, arg, shape):
     config = config_of(name, arg)
-    plan = blueprint(config.model)
-    recipe_from_config(config, plan)
-    assert plan.shape == shape
+    spec = builders.build(config.model)
+    recipe_from_config(config, spec)
+    assert spec.shape == shape
     assert config.training.batch_size % config.training.accumulate == 0
 
 
@@ -50,9 +50,9 @@ def test_a_published_recipe_composes_on_its_own_data(name, arg, shape):
 def test_its_laptop_version_is_the_same_recipe_on_digits(name, arg):
     config = config_of(name, arg)
     full = config_of(name, arg.replace("runlocal", "").strip(","))
-    plan = blueprint(config.model)
-    recipe_from_config(config, plan)
-    assert plan.shape == (8, 8, 1) and config.data.name == "digits"
+    spec = builders.build(config.model)
+    recipe_from_config(config, spec)
+    assert spec.shape == (8, 8, 1) and config.data.name == "digits"
     for part in ("loss", "noise", "weighting", "kernel", "perturbation"):
         assert config.training[part] == full.training[part], part
     assert config.training.objective.name == full.training.objective.name
@@ -67,14 +67,14 @@ def test_edm2s_numbers_are_the_papers():
     expected = 0.01 / np.sqrt(images / (70_000 * 2048))
     assert float(rate(images // 2048)) == pytest.approx(expected, rel=1e-4)
     assert config.training.steps * 2048 == 2147.483648e6
-    recipe = recipe_from_config(config, blueprint(config.model))
+    recipe = recipe_from_config(config, builders.build(config.model))
     assert recipe.averages.stds == (0.10, 0.05)
     assert config.ema.snapshot_images == 4096 * 2048
 
 
 def test_dits_average_starts_at_the_first_step_with_its_full_decay():
     config = config_of("dit")
-    recipe = recipe_from_config(config, blueprint(config.model))
+    recipe = recipe_from_config(config, builders.build(config.model))
     assert [float(recipe.averages.schedules[0](n)) for n in (1, 10**6)] == pytest.approx(
         [0.9999] * 2
     )

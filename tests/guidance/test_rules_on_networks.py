@@ -22,8 +22,7 @@ from tables.rule_table import (
     WIDE,
 )
 
-from guidestar.models.build import blueprint
-from guidestar.models.denoiser import Denoiser, initialise
+from guidestar.models import builders
 from guidestar.samplers.evaluator import Evaluator
 
 SIGMA, BATCH = 1.0, 4
@@ -32,13 +31,11 @@ LABELLED = jnp.array([0, 1, 1, 0])
 
 def random_denoiser(seed, **model):
     """Return a network whose every parameter is random: nothing is zero as it starts."""
-    plan = blueprint(model)
-    network, params = initialise(
-        plan.build, jax.random.key(seed), num_classes=plan.num_classes, shape=plan.shape
-    )
+    spec = builders.build(model)
+    params = spec.initialise(jax.random.key(seed))
     random = np.random.default_rng(seed)
     params = jax.tree.map(lambda a: a + 0.2 * random.normal(size=a.shape).astype(a.dtype), params)
-    return Denoiser(params, network, plan.preconditioner)
+    return spec.denoiser(params)
 
 
 def dit(seed):

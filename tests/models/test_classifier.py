@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from networks.filled import initialise
 from tables.loss_examples import mean_of
 
 from guidestar.models.classifiers.residual import Classifier
-from guidestar.models.denoiser import initialise
 from guidestar.training.losses.classification import CrossEntropy, augment
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from networks.edm_unets import ADM, CLASSES, count, denoiser, golden, inputs, run, shapes_of
+from networks.filled import initialise
 
 from guidestar.core.macs import macs
 from guidestar.models import DhariwalUNet
-from guidestar.models.denoiser import Denoiser, initialise, split
+from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.preconditioning import EDM
 
 
@@ -44,17 +45,17 @@ def test_a_published_checkpoint_denoises_as_published(tmp_path):
 
 
 def test_an_untrained_network_answers_zero_and_has_loss_one():
-    plan, network, _ = shapes_of(ADM)
-    fresh = initialise(plan.build, jax.random.key(0), num_classes=CLASSES, shape=plan.shape)[1]
-    one = Denoiser(fresh, network, plan.preconditioner)
-    data, noise = jax.random.normal(jax.random.key(1), (2, 96, *plan.shape))
+    spec, network, _ = shapes_of(ADM)
+    fresh = initialise(spec.build, jax.random.key(0), num_classes=CLASSES, shape=spec.shape)[1]
+    one = Denoiser(fresh, network, spec.preconditioner)
+    data, noise = jax.random.normal(jax.random.key(1), (2, 96, *spec.shape))
     data = 0.5 * data
     sigma = jnp.repeat(jnp.array([0.05, 1.0, 30.0]), 32)
     column = sigma[:, None, None, None]
     x = data + column * noise
     denoised = jax.jit(Denoiser.__call__)(one, x, sigma, jnp.arange(96) % CLASSES)
     np.testing.assert_allclose(denoised, 0.25 / (column**2 + 0.25) * x, rtol=1e-5)
-    losses = plan.preconditioner.loss_weight(column) * (denoised - data) ** 2
+    losses = spec.preconditioner.loss_weight(column) * (denoised - data) ** 2
     np.testing.assert_allclose(losses.reshape(3, -1).mean(axis=1), 1, atol=0.08)
     block = fresh["enc"]["4x4_block0"]
     for part, fan_in in (("conv0", 576), ("qkv", 64), ("affine", 64)):

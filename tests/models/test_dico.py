@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks.filled import Doubled, filled, one_mode_a_sample, parameters
+from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters
 from places import GOLDEN
 
 from guidestar.core.macs import macs
-from guidestar.models import DiCo, features
-from guidestar.models.build import blueprint
+from guidestar.models import DiCo, builders, features
 from guidestar.models.checkpoints import load
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.checkpoints.keys.dico import keys
@@ -21,7 +20,7 @@ from guidestar.models.convnets.dico import (
     pixel_shuffle,
     pixel_unshuffle,
 )
-from guidestar.models.denoiser import Denoiser, initialise, split
+from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.preconditioning import Discrete
 
 # Parameters; published "GFLOPs", and to how much they are rounded.
@@ -117,7 +116,7 @@ def test_published_names_load_to_the_published_numbers(scan_layers):
     output = run(loaded.network, loaded.params, x, golden["time"], golden["label"])
     expected = golden["output"].transpose(0, 2, 3, 1)
     np.testing.assert_allclose(output, expected, atol=2e-5 * np.abs(expected).max())
-    assert loaded.plan.preconditioner == Discrete() and loaded.denoiser.null_condition == 3
+    assert loaded.spec.preconditioner == Discrete() and loaded.denoiser.null_condition == 3
 
 
 def test_the_published_names_are_of_every_parameter():
@@ -192,16 +191,16 @@ def test_bfloat16_stays_close_and_returns_float32():
 
 
 def test_a_denoiser_takes_other_sizes_and_drops_the_variance():
-    plan = blueprint(dict(name="dico", **TINY, learn_variance=True))
-    network, params = filled(plan.build, num_classes=3, shape=plan.shape)
-    assert plan.shape == (8, 8, 2) and plan.sigma_range == Discrete().sigma_range
-    denoiser = Denoiser(params, network, plan.preconditioner)
+    spec = builders.build(dict(name="dico", **TINY, learn_variance=True))
+    network, params = filled(spec.build, num_classes=3, shape=spec.shape)
+    assert spec.shape == (8, 8, 2) and spec.sigma_range == Discrete().sigma_range
+    denoiser = Denoiser(params, network, spec.preconditioner)
     x, _, label = inputs(shape=(4, 12, 2))
 
     @jax.jit
     def both(denoiser):
         scaled = x / jnp.sqrt(1 + 4.0)
-        time = plan.preconditioner.network_time(jnp.asarray(2.0))
+        time = spec.preconditioner.network_time(jnp.asarray(2.0))
         return denoiser(x, 2.0, label), denoiser.raw(scaled, time, label)
 
     denoised, raw = both(denoiser)
@@ -220,13 +219,13 @@ def test_no_classes_means_no_tables():
         (dict(image_size=6), "divisible by 4"),
         (dict(depths=(1, 1, 1)), "five numbers"),
         (dict(depths=(1, 1, 0, 1, 1)), "five numbers"),
-        (dict(dtype="float8"), "model.dtype"),
+        (dict(dtype="float8"), "dtype .float8. is not one of"),
         (dict(size="XXL"), "unknown DiCo size"),
     ],
 )
 def test_a_model_section_that_makes_no_network_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(dict(name="dico") | TINY | changes)
+        builders.build(dict(name="dico") | TINY | changes)
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 2), (8, 8, 3), (0, 8, 2), (8, 8)])

@@ -9,8 +9,7 @@ from networks.filled import Doubled, filled, one_mode_a_sample, parameters
 from places import GOLDEN
 
 from guidestar.core.macs import macs
-from guidestar.models import DiMR
-from guidestar.models.build import blueprint
+from guidestar.models import DiMR, builders
 from guidestar.models.checkpoints import load
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.checkpoints.keys.dimr import keys
@@ -147,7 +146,7 @@ def test_published_names_load_to_the_published_numbers_of_all_branches(scan_laye
         expected = golden[f"output_{n}"].transpose(0, 2, 3, 1)
         np.testing.assert_allclose(output, expected, atol=2e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(last, found[-1])
-    assert loaded.plan.preconditioner == Discrete(
+    assert loaded.spec.preconditioner == Discrete(
         beta_start=0.00085, beta_end=0.012, betas="scaled_linear"
     )
 
@@ -247,14 +246,17 @@ def test_smaller_inputs_take_the_first_places():
 
 def test_without_a_published_table_tau_spans_the_known_noise_levels():
     section = dict(name="dimr", **TINY)
-    module = nnx.eval_shape(lambda: blueprint(section).build(nnx.Rngs(0)))
+    module = builders.build(section).module
     assert module.time_range == STEPS
     section["preconditioner"] = "edm"
-    plan = blueprint(section)
-    low, high = nnx.eval_shape(lambda: plan.build(nnx.Rngs(0))).time_range
-    assert (low, high) == pytest.approx([np.log(sigma) / 4 for sigma in plan.sigma_range])
+    spec = builders.build(section)
+    low, high = nnx.eval_shape(lambda: spec.build(nnx.Rngs(0))).time_range
+    assert (low, high) == pytest.approx([np.log(sigma) / 4 for sigma in spec.sigma_range])
     section["time_range"] = (0.0, 1.0)
-    assert nnx.eval_shape(lambda: blueprint(section).build(nnx.Rngs(0))).time_range == (0.0, 1.0)
+    assert builders.build(section).module.time_range == (
+        0.0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_without_a_published_table_tau_spans_the_known_noise_levels():
 )
 def test_a_model_section_that_makes_no_network_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(dict(name="dimr") | TINY | changes)
+        builders.build(dict(name="dimr") | TINY | changes)
 
 
 @pytest.mark.parametrize("shape", [(7, 8, 2), (8, 8, 3), (10, 8, 2), (0, 8, 2), (8, 8)])

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks.filled import initialise
 
 from guidestar.core.macs import macs
-from guidestar.models import DiT
-from guidestar.models.build import blueprint
-from guidestar.models.denoiser import Denoiser, initialise, split
+from guidestar.models import DiT, builders
+from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.preconditioning import EDM
 from guidestar.models.transformers.dit import sincos_positions, time_features
 
@@ -234,10 +234,10 @@ def test_small_noise_is_left_to_the_input():
     ("model", "message"),
     [
         (dict(name="dit", **TINY, depht=3), "depht"),
-        (dict(name="dit", **TINY, dtype="float8"), "model.dtype"),
-        (dict(name="unet"), "not one of dit"),
+        (dict(name="dit", **TINY, dtype="float8"), "dtype .float8. is not one of"),
+        (dict(name="unet"), "not one of .*; did you mean song_unet"),
     ],
 )
 def test_a_model_section_that_makes_no_model_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(model)
+        builders.build(model)

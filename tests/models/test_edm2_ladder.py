@@ -10,7 +10,7 @@ from flax import nnx
 from networks.edm2_unets import CLASSES, SMALL, TINY, denoise, inputs, learned, make, with_params
 from networks.edm_unets import count
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.denoiser import split
 from guidestar.models.spec import nothing, unchanged
@@ -27,7 +27,7 @@ DESIGNED = "CDEFG"
 
 @cache
 def tiny(config):
-    """Return blueprint and denoiser of a tiny network of a config."""
+    """Return spec and denoiser of a tiny network of a config."""
     if config in DESIGNED:
         return make(SMALL, config=config)
     return make(BASELINE, config=config, channel_mult_emb=1)
@@ -35,25 +35,25 @@ def tiny(config):
 
 @cache
 def shapes(config):
-    """Return blueprint, module and parameters' shapes of size S."""
-    plan = blueprint({"name": "edm2_unet", "size": "S", "config": config})
-    module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(0)))
-    return plan, module, split(module, num_classes=1000, shape=plan.shape)[1]
+    """Return spec, module and parameters' shapes of size S."""
+    spec = builders.build({"name": "edm2_unet", "size": "S", "config": config})
+    module = nnx.eval_shape(lambda: spec.build(nnx.Rngs(0)))
+    return spec, module, split(module, num_classes=1000, shape=spec.shape)[1]
 
 
 @pytest.mark.parametrize("config", PARAMETERS)
 def test_each_config_has_the_published_number_of_parameters(config):
-    plan, _, params = shapes(config)
+    spec, _, params = shapes(config)
     assert round(count(learned(params)) / 1e6, 1) == PARAMETERS[config]
-    assert plan.latent and plan.shape == (64, 64, 4)
+    assert spec.latent and spec.shape == (64, 64, 4)
 
 
 def test_what_training_does_to_weights_and_constants():
-    plans = {config: tiny(config)[0] for config in CONFIGS}
-    assert [c for c, plan in plans.items() if plan.project is normalise_weights] == list("EFG")
-    assert [c for c, plan in plans.items() if plan.project is unchanged] == list("ABCD")
-    assert [c for c, plan in plans.items() if plan.frozen is nothing] == ["A"]
-    assert all(plan.frozen is is_constant for c, plan in plans.items() if c != "A")
+    specs = {config: tiny(config)[0] for config in CONFIGS}
+    assert [c for c, spec in specs.items() if spec.project is normalise_weights] == list("EFG")
+    assert [c for c, spec in specs.items() if spec.project is unchanged] == list("ABCD")
+    assert [c for c, spec in specs.items() if spec.frozen is nothing] == ["A"]
+    assert all(spec.frozen is is_constant for c, spec in specs.items() if c != "A")
 
 
 def test_biases_norms_layers_and_gains_come_and_go():
@@ -79,7 +79,7 @@ def test_attention_at_32x32_is_left_out_from_b_on():
 
 
 def test_dropout_is_a_tenth_until_g_unless_asked_for():
-    asked = blueprint(SMALL | {"config": "F", "dropout": 0.25}).build(nnx.Rngs(0))
+    asked = builders.build(SMALL | {"config": "F", "dropout": 0.25}).build(nnx.Rngs(0))
     assert asked.enc["4x4_block0"].dropout == 0.25
     found = [shapes(config)[1].enc["64x64_block0"].dropout for config in CONFIGS]
     assert found == [*[0.1] * 6, 0.0]
@@ -88,8 +88,8 @@ def test_dropout_is_a_tenth_until_g_unless_asked_for():
 @pytest.mark.parametrize("config", CONFIGS)
 def test_each_config_starts_where_the_paper_says(config):
     """With c_skip x where something is zero at first, with features of magnitude one elsewhere."""
-    plan, _ = tiny(config)
-    module = plan.build(nnx.Rngs(0))
+    spec, _ = tiny(config)
+    module = spec.build(nnx.Rngs(0))
     x = np.random.default_rng(0).normal(size=(4, 4, 4, 2)).astype("f")
     found = jax.jit(lambda x: module(x, jnp.zeros(4), jnp.arange(4) % CLASSES))(x)
     assert np.isfinite(found).all()
@@ -171,16 +171,16 @@ def test_config_a_predicts_no_loss():
 )
 def test_fields_that_make_no_network_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(TINY | fields)
+        builders.build(TINY | fields)
 
 
 def test_latents_are_what_published_networks_of_512_pixels_denoise():
     def latent(**fields):
-        return blueprint(TINY | fields).latent
+        return builders.build(TINY | fields).latent
 
     assert not latent()
     assert latent(latent=True)
     wide = dict(model_channels=64, channels_per_head=64, attn_resolutions=())
     sizes = {size: {"name": "edm2_unet", "size": size} | wide for size in ("XS", "img64-XS")}
-    assert [blueprint(section).latent for section in sizes.values()] == [True, False]
-    assert not blueprint(sizes["XS"] | {"latent": False}).latent
+    assert [builders.build(section).latent for section in sizes.values()] == [True, False]
+    assert not builders.build(sizes["XS"] | {"latent": False}).latent

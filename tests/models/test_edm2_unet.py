@@ -110,7 +110,7 @@ def test_a_published_checkpoint_denoises_as_published(golden, output):
 
 def test_a_published_checkpoint_predicts_the_published_log_variance(golden):
     loaded, arrays = golden
-    time = loaded.plan.preconditioner.coefficients(arrays["sigma"]).noise
+    time = loaded.spec.preconditioner.coefficients(arrays["sigma"]).noise
     found = loaded.network.module(loaded.params).log_variance(time)
     np.testing.assert_allclose(found, arrays["logvar"].reshape(-1), atol=2e-5)
 
@@ -165,13 +165,13 @@ def test_attention_and_skip_connections_are_where_they_were_published():
 
 
 def test_a_fresh_network_denoises_to_c_skip_x():
-    plan, fresh = make(gain=0.0)
+    spec, fresh = make(gain=0.0)
     x, sigma, label = inputs()
     c_skip = 0.25 / (sigma**2 + 0.25)
     np.testing.assert_allclose(
         denoise(fresh, x, sigma, label), x * c_skip[:, None, None, None], rtol=1e-6
     )
-    assert plan.preconditioner == EDM(0.5) and plan.sigma_range == (0.002, 80.0)
+    assert spec.preconditioner == EDM(0.5) and spec.sigma_range == (0.002, 80.0)
 
 
 def test_the_head_for_the_loss_starts_at_about_one():
@@ -266,7 +266,7 @@ def loss(denoiser, params, image, sigma, label, key):
 
 
 def test_training_lowers_the_loss_along_the_sphere_of_the_weights():
-    plan, denoiser = make(SMALL, gain=0.0)
+    spec, denoiser = make(SMALL, gain=0.0)
     _, sigma, label = inputs(4, count=16)
     image = np.broadcast_to((0.5 * label - 0.5)[:, None, None, None], (16, 4, 4, 2))
     optimizer = optax.adam(1e-2, b2=0.99)
@@ -276,9 +276,9 @@ def test_training_lowers_the_loss_along_the_sphere_of_the_weights():
         objective = lambda params: loss(denoiser, params, image, sigma, label, key)  # noqa: E731
         value, gradient = jax.value_and_grad(objective)(params)
         updates, state = optimizer.update(gradient, state, params)
-        return plan.project(optax.apply_updates(params, updates)), state, value, gradient
+        return spec.project(optax.apply_updates(params, updates)), state, value, gradient
 
-    start = params = plan.project(denoiser.params)
+    start = params = spec.project(denoiser.params)
     state, values = optimizer.init(params), []
     for key in jax.random.split(jax.random.key(0), 20):
         last = flatten(params)
@@ -287,8 +287,8 @@ def test_training_lowers_the_loss_along_the_sphere_of_the_weights():
     assert np.mean(values[-5:]) < np.mean(values[:5]) - 0.2
     gradient, start = flatten(gradient), flatten(start)
     for path, leaf in flatten(params).items():
-        assert np.array_equal(leaf, start[path]) == plan.frozen(path), path
-        assert plan.frozen(path) or np.any(gradient[path]), path
+        assert np.array_equal(leaf, start[path]) == spec.frozen(path), path
+        assert spec.frozen(path) or np.any(gradient[path]), path
         if path.endswith("kernel"):
             axes, fan_in = tuple(range(leaf.ndim - 1)), leaf.size // leaf.shape[-1]
             norms = jnp.sqrt(jnp.sum(leaf**2, axes))

@@ -12,8 +12,7 @@ from tables.transformer_examples import golden, last, published, require_parity
 
 from guidestar.core.errors import UserError
 from guidestar.core.macs import macs
-from guidestar.models import LightningDiT
-from guidestar.models.build import blueprint
+from guidestar.models import LightningDiT, builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.checkpoints.keys import lightning_dit
 from guidestar.models.checkpoints.loading import load
@@ -45,25 +44,25 @@ def test_the_output_is_that_of_other_libraries_parts(scan_layers, qk_norm, tmp_p
         4.0,
         qk_norm,
     )
-    assert loaded.plan.preconditioner == Flow() and loaded.plan.latent
+    assert loaded.spec.preconditioner == Flow() and loaded.spec.latent
     raw = jax.jit(lambda denoise, *given: denoise.raw(*given))
     found = raw(loaded.denoiser, last(arrays["x"]), arrays["t"], jnp.asarray(arrays["labels"]))
     require_parity(found, arrays["output_qk_norm" if qk_norm else "output"])
 
 
 def test_xl_1_has_the_published_parameters_and_its_multiply_adds():
-    plan = blueprint(dict(name="lightning_dit", size="XL/1", scan_layers=True))
+    spec = builders.build(dict(name="lightning_dit", size="XL/1", scan_layers=True))
     network, params = split(
-        nnx.eval_shape(lambda: plan.build(nnx.Rngs(0))), num_classes=1000, shape=plan.shape
+        nnx.eval_shape(lambda: spec.build(nnx.Rngs(0))), num_classes=1000, shape=spec.shape
     )
-    assert plan.shape == (16, 16, 32)
+    assert spec.shape == (16, 16, 32)
     tokens, width, depth, hidden = 256, 1152, 28, 3072
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
     assert count + tokens * width == 675_256_736
     assert params["blocks"]["mlp_in"]["kernel"].shape == (depth, width, 2 * hidden)
     block = tokens * (4 * width**2 + 3 * width * hidden) + 2 * tokens**2 * width + 6 * width**2
     rest = 2 * tokens * width * 32 + 2 * width**2 + 256 * width + width**2
-    assert macs(Denoiser(params, network, plan.preconditioner)) == depth * block + rest
+    assert macs(Denoiser(params, network, spec.preconditioner)) == depth * block + rest
 
 
 def test_every_published_array_of_xl_1_has_its_place():
@@ -125,4 +124,4 @@ def test_the_gated_mlp_has_two_thirds_of_the_width_rounded_down():
 
 def test_heads_whose_features_cannot_be_turned_are_refused():
     with pytest.raises(ValueError, match="divisible by 4 times the heads"):
-        blueprint(dict(name="lightning_dit", size="XL/1", depth=1, heads=64))
+        builders.build(dict(name="lightning_dit", size="XL/1", depth=1, heads=64))

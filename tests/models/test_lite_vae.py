@@ -10,10 +10,9 @@ import pytest
 from flax import nnx
 from networks.autoencoders import images, make, section
 
-from guidestar.models import LiteVAE
+from guidestar.models import LiteVAE, builders
 from guidestar.models.autoencoders.lite_vae import SIZES, FlatUNet, averaged
 from guidestar.models.autoencoders.modulated import ModulatedConv
-from guidestar.models.build import blueprint
 
 # Parameters of the published encoders with 12 latent channels.
 ENCODERS = {"S": 1_038_012, "B": 6_755_260, "M": 32_754_748, "L": 41_431_612}
@@ -153,7 +152,7 @@ def test_without_widths_there_is_no_discriminator():
 )
 def test_a_section_that_makes_no_autoencoder_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(section(**fields))
+        builders.build(section(**fields))
 
 
 def test_images_that_do_not_fit_are_refused():

@@ -11,7 +11,7 @@ from tables.transformer_examples import condition_of, golden, last, make, publis
 
 from guidestar.core.errors import UserError
 from guidestar.core.macs import macs
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.checkpoints.keys import pixart
 from guidestar.models.checkpoints.loading import load
@@ -45,8 +45,8 @@ def test_the_output_is_diffusers(scan_layers, tmp_path):
     section = loaded.sidecar["model"]
     assert {name: section[name] for name in config} == config
     assert (section["position_scale"], section["micro_conditions"]) == (1.0, True)
-    assert loaded.plan.preconditioner == Discrete() and loaded.plan.latent
-    assert loaded.plan.sigma_range == Discrete().sigma_range
+    assert loaded.spec.preconditioner == Discrete() and loaded.spec.latent
+    assert loaded.spec.sigma_range == Discrete().sigma_range
     names = ("tokens", "mask", "size", "aspect_ratio")
     condition = {name: jnp.asarray(arrays[name], jnp.float32) for name in names}
     found = raw(loaded.denoiser, last(arrays["x"]), arrays["t"], condition)
@@ -67,7 +67,7 @@ def test_positions_in_the_file_tell_their_scale(tmp_path):
     require_parity(found, arrays["output_scale_2"])
     del plain["pos_embed"]
     path = published(plain, tmp_path / "none.safetensors")
-    assert load(path, heads=HEADS, image_size=8, position_scale=2.0).plan.shape == (8, 8, 4)
+    assert load(path, heads=HEADS, image_size=8, position_scale=2.0).spec.shape == (8, 8, 4)
     with pytest.raises(UserError, match="image_size is missing"):
         load(path, heads=HEADS)
 
@@ -157,14 +157,14 @@ def test_a_network_without_micro_conditions_refuses_them():
 
 
 def sized(**changes):
-    plan = blueprint(dict(name="pixart", size="XL/2", scan_layers=True) | changes)
+    spec = builders.build(dict(name="pixart", size="XL/2", scan_layers=True) | changes)
     network, params = split(
-        nnx.eval_shape(lambda: plan.build(nnx.Rngs(0))),
+        nnx.eval_shape(lambda: spec.build(nnx.Rngs(0))),
         num_classes=0,
-        shape=plan.shape,
-        condition=plan.condition,
+        shape=spec.shape,
+        condition=spec.condition,
     )
-    return plan, Denoiser(params, network, plan.preconditioner)
+    return spec, Denoiser(params, network, spec.preconditioner)
 
 
 def count(params):
@@ -172,10 +172,10 @@ def count(params):
 
 
 def test_xl_2_has_diffusers_count_and_its_multiply_adds():
-    plan, denoise = sized()
+    spec, denoise = sized()
     null, width, depth, tokens, words = 120 * 4096, 1152, 28, 1024, 120
     assert count(denoise.params) == PLAIN + null
-    assert plan.condition == (("tokens", (120, 4096)), ("mask", (120,)))
+    assert spec.condition == (("tokens", (120, 4096)), ("mask", (120,)))
     block = 12 * tokens * width**2 + 2 * tokens**2 * width
     block += 2 * (tokens + words) * width**2 + 2 * tokens * words * width
     rest = 7 * width**2 + 256 * width + words * (4096 * width + width**2)

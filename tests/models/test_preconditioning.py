@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from guidestar import samplers
-from guidestar.models.preconditioning import EDM, IDDPM, VE, VP, from_config
-from guidestar.models.spec import sigma_range
+from guidestar.models.preconditioning import EDM, IDDPM, VE, VP, from_config, sigma_range
 from guidestar.samplers.schedules.diffusion_time import iddpm_table
 
 SIGMA = jnp.array([0.02, 0.3, 1.0, 7.0, 75.0])

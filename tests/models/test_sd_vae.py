@@ -12,9 +12,8 @@ from flax import nnx
 from golden.make_autoencoders import drawn
 from safetensors.numpy import save_file
 
-from guidestar.models import SDVAE
+from guidestar.models import SDVAE, builders
 from guidestar.models.autoencoders.posterior import draw, from_moments, kl_to_unit
-from guidestar.models.build import blueprint
 from guidestar.models.checkpoints import load
 
 GOLDEN = np.load(places.GOLDEN / "autoencoders.npz")
@@ -113,12 +112,12 @@ def test_an_image_is_encoded_the_same_in_any_batch_and_at_any_size(tmp_path):
         (dict(block_out_channels=(32, 48)), "multiples of 32"),
         (dict(block_out_channels=()), "multiples of 32"),
         (dict(widths=(32,)), "widths"),
-        (dict(dtype="float8"), "model.dtype"),
+        (dict(dtype="float8"), "dtype .float8. is not one of"),
     ],
 )
 def test_a_section_that_makes_no_autoencoder_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(dict(name="sd_vae", **fields))
+        builders.build(dict(name="sd_vae", **fields))
 
 
 @pytest.mark.parametrize("shape", [(10, 8, 3), (8, 8, 1), (0, 8, 3), (8, 3)])

@@ -11,8 +11,7 @@ from flax import nnx
 from tables.transformer_examples import condition_of, make
 
 from guidestar.core.macs import macs
-from guidestar.models import DiT, SiT
-from guidestar.models.build import blueprint
+from guidestar.models import DiT, SiT, builders
 from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.preconditioning import Flow
 
@@ -33,16 +32,16 @@ def noisy():
     [("S/2", 32_865_056, 6.06), ("B/4", 130_426_496, 5.57), ("XL/2", 674_834_720, 118.62)],
 )
 def test_published_sizes_are_those_of_dit(name, parameters, giga):
-    plan = blueprint(dict(name="sit", size=name, scan_layers=True))
+    spec = builders.build(dict(name="sit", size=name, scan_layers=True))
     network, params = split(
-        nnx.eval_shape(lambda: plan.build(nnx.Rngs(0))), num_classes=1000, shape=plan.shape
+        nnx.eval_shape(lambda: spec.build(nnx.Rngs(0))), num_classes=1000, shape=spec.shape
     )
     assert sum(math.prod(p.shape) for p in jax.tree.leaves(params)) == parameters
-    assert macs(Denoiser(params, network, plan.preconditioner)) / 1e9 == pytest.approx(
+    assert macs(Denoiser(params, network, spec.preconditioner)) / 1e9 == pytest.approx(
         giga, abs=0.006
     )
-    assert (plan.shape, plan.num_classes, plan.latent) == ((32, 32, 4), 1000, True)
-    assert plan.preconditioner == Flow() and plan.sigma_range == Flow().sigma_range
+    assert (spec.shape, spec.num_classes, spec.latent) == ((32, 32, 4), 1000, True)
+    assert spec.preconditioner == Flow() and spec.sigma_range == Flow().sigma_range
 
 
 def test_it_is_the_network_of_dit():
@@ -89,10 +88,10 @@ def test_a_network_of_the_other_direction_is_read_with_time_and_sign_turned():
 
 def test_a_config_chooses_the_path():
     model = dict(name="sit", size="S/2", num_classes=10, image_size=16)
-    plan = blueprint(model | dict(preconditioner=dict(name="flow", path="vp"), latent=False))
-    assert plan.preconditioner == Flow("vp") and plan.sigma_range == Flow("vp").sigma_range
-    assert (plan.shape, plan.num_classes, plan.latent) == ((16, 16, 4), 10, False)
+    spec = builders.build(model | dict(preconditioner=dict(name="flow", path="vp"), latent=False))
+    assert spec.preconditioner == Flow("vp") and spec.sigma_range == Flow("vp").sigma_range
+    assert (spec.shape, spec.num_classes, spec.latent) == ((16, 16, 4), 10, False)
     with pytest.raises(ValueError, match="path must be one of linear, gvp, vp"):
-        blueprint(model | dict(preconditioner=dict(name="flow", path="straight")))
+        builders.build(model | dict(preconditioner=dict(name="flow", path="straight")))
     with pytest.raises(ValueError, match="image_size is missing: give it, or a published size"):
-        blueprint(dict(name="sit", width=8, depth=1, heads=1, patch_size=1))
+        builders.build(dict(name="sit", width=8, depth=1, heads=1, patch_size=1))

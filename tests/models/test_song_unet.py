@@ -18,10 +18,11 @@ from networks.edm_unets import (
     run,
     shapes_of,
 )
+from networks.filled import initialise
 
 from guidestar.models import SongUNet
 from guidestar.models.checkpoints.files import flatten
-from guidestar.models.denoiser import Denoiser, initialise, split
+from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.unets.song import FourierFeatures, published, song_arrangement
 
 # Learned numbers of the published networks; the 128 frequencies of NCSN++ are not among them.
@@ -168,20 +169,20 @@ def test_fourier_frequencies_are_random_and_not_learned():
     np.testing.assert_allclose(halves, [np.sin(angles), np.cos(angles)], atol=1e-4)
     slopes = nnx.grad(lambda module: module(time).sum())(features)
     assert not np.any(slopes["freqs"][...])
-    plan, _, shapes = shapes_of(NCSNPP)
-    assert [path for path in flatten(shapes) if plan.frozen(path)] == ["map_noise/freqs"]
+    spec, _, shapes = shapes_of(NCSNPP)
+    assert [path for path in flatten(shapes) if spec.frozen(path)] == ["map_noise/freqs"]
 
 
 def test_an_untrained_network_hardly_answers_and_has_loss_one():
-    plan, network, _ = shapes_of(DDPMPP)
-    fresh = initialise(plan.build, jax.random.key(0), num_classes=CLASSES, shape=plan.shape)[1]
-    one = Denoiser(fresh, network, plan.preconditioner)
-    data = 0.5 * jax.random.normal(jax.random.key(1), (64, *plan.shape))
+    spec, network, _ = shapes_of(DDPMPP)
+    fresh = initialise(spec.build, jax.random.key(0), num_classes=CLASSES, shape=spec.shape)[1]
+    one = Denoiser(fresh, network, spec.preconditioner)
+    data = 0.5 * jax.random.normal(jax.random.key(1), (64, *spec.shape))
     noise = jax.random.normal(jax.random.key(2), data.shape)
     denoise = jax.jit(Denoiser.__call__)
     for sigma in (0.05, 3.0):
         error = denoise(one, data + sigma * noise, sigma, None) - data
-        loss = plan.preconditioner.loss_weight(sigma) * jnp.mean(error**2)
+        loss = spec.preconditioner.loss_weight(sigma) * jnp.mean(error**2)
         assert float(loss) == pytest.approx(1, abs=0.05)
     block = fresh["enc"]["4x4_block0"]
     for part, fan_in, fan_out, gain in (
@@ -236,7 +237,7 @@ def test_a_network_built_twice_is_one_program(compilations):
     [
         (dict(image_size=9), "cannot be halved 1 times"),
         (dict(channel_mult=()), "needs a level"),
-        (dict(num_blocks=0), "and a block"),
+        (dict(num_blocks=0), "num_blocks must be 1 or more"),
         (dict(model_channels=36, channel_mult=(1, 3)), "do not divide into 32 groups"),
         (dict(embedding_type="learned"), "embedding_type must be one of positional, fourier"),
         (dict(encoder_type="wide"), "encoder_type must be one of standard, skip, residual"),
@@ -269,11 +270,11 @@ def test_labels_of_augmentation_of_another_width_are_refused():
 
 
 def test_a_section_replaces_fields_of_a_published_size():
-    plan, _, shapes = shapes_of(
+    spec, _, shapes = shapes_of(
         dict(name="song_unet", size="ncsnpp-cifar10", num_blocks=1, preconditioner="ve")
     )
     # The pyramid starts from the image and goes on from what it made.
     assert shapes["enc"]["16x16_aux_residual"]["kernel"].shape == (3, 3, 3, 256)
     assert shapes["enc"]["8x8_aux_residual"]["kernel"].shape == (3, 3, 256, 256)
     assert "32x32_block0" in shapes["enc"] and "32x32_block1" not in shapes["enc"]
-    assert plan.sigma_range == (0.02, 100.0) and plan.shape == (32, 32, 3)
+    assert spec.sigma_range == (0.02, 100.0) and spec.shape == (32, 32, 3)

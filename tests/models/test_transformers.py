@@ -211,7 +211,7 @@ def test_channels_of_a_variance_are_dropped_and_raw_keeps_them(name):
     [
         (dict(size="XXL/3"), "unknown .* size"),
         (dict(size="XL/2", image_size=31), "31 is not divisible by patch_size 2"),
-        (dict(dtype="float8"), "model.dtype"),
+        (dict(dtype="float8"), "dtype .float8. is not one of"),
         (dict(depht=3), "depht"),
     ],
 )

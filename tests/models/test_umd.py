@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks.filled import Doubled, filled, one_mode_a_sample, parameters
+from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters
 from places import GOLDEN
 
 from guidestar.core.macs import count
-from guidestar.models import UMD
-from guidestar.models.build import blueprint
+from guidestar.models import UMD, builders
 from guidestar.models.checkpoints import load
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.checkpoints.keys.umd import keys
-from guidestar.models.denoiser import Denoiser, initialise
+from guidestar.models.denoiser import Denoiser
 from guidestar.models.preconditioning import Discrete
 from guidestar.models.transformers.umd import SIZES, draw_visible
 
@@ -87,10 +86,10 @@ def test_published_sizes_have_the_parameters_of_their_structure(name, scan_layer
 
 def test_the_published_networks_are_for_pixels_and_for_latents():
     section = dict(name="umd", scan_layers=True)
-    pixels, latents = (blueprint(section | dict(size=name)) for name in ("B/4", "L/2"))
+    pixels, latents = (builders.build(section | dict(size=name)) for name in ("B/4", "L/2"))
     assert (pixels.shape, pixels.latent) == ((64, 64, 3), False)
     assert (latents.shape, latents.latent) == ((32, 32, 4), True)
-    assert blueprint(section | dict(size="L/2", latent=False)).latent is False
+    assert builders.build(section | dict(size="L/2", latent=False)).latent is False
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
@@ -239,18 +238,18 @@ def test_bfloat16_stays_close_and_returns_float32():
 
 
 def test_a_denoiser_takes_the_noise_and_leaves_the_clean_image():
-    plan = blueprint(dict(name="umd", **TINY))
-    network, params = filled(plan.build, num_classes=3, shape=plan.shape)
-    denoiser = Denoiser(params, network, plan.preconditioner)
+    spec = builders.build(dict(name="umd", **TINY))
+    network, params = filled(spec.build, num_classes=3, shape=spec.shape)
+    denoiser = Denoiser(params, network, spec.preconditioner)
     x, _, label = inputs()
 
     @jax.jit
     def both(denoiser):
-        time = plan.preconditioner.network_time(jnp.asarray(2.0))
+        time = spec.preconditioner.network_time(jnp.asarray(2.0))
         return denoiser(x, 2.0, label), denoiser.raw(x / jnp.sqrt(5.0), time, label)
 
     denoised, raw = both(denoiser)
-    assert raw.shape == (3, 6, 6, 4) and plan.preconditioner == Discrete()
+    assert raw.shape == (3, 6, 6, 4) and spec.preconditioner == Discrete()
     np.testing.assert_allclose(denoised, x - 2.0 * raw[..., :2], atol=1e-5)
 
 
@@ -258,14 +257,14 @@ def test_the_clean_time_is_below_all_that_the_preconditioner_knows():
     section = dict(name="umd", **TINY)
     times = []
     for preconditioner in ("discrete", "edm"):
-        plan = blueprint(section | {"preconditioner": preconditioner})
-        clean = nnx.eval_shape(lambda plan=plan: plan.build(nnx.Rngs(0))).clean_time
-        lowest = plan.preconditioner.coefficients(jnp.asarray(plan.sigma_range[0])).noise
+        spec = builders.build(section | {"preconditioner": preconditioner})
+        clean = nnx.eval_shape(lambda spec=spec: spec.build(nnx.Rngs(0))).clean_time
+        lowest = spec.preconditioner.coefficients(jnp.asarray(spec.sigma_range[0])).noise
         assert float(lowest) - clean == pytest.approx(1, abs=1e-3)
         times.append(clean)
     assert times[0] == -1
     given = section | {"preconditioner": "edm", "clean_time": -500.0}
-    assert nnx.eval_shape(lambda: blueprint(given).build(nnx.Rngs(0))).clean_time == -500
+    assert nnx.eval_shape(lambda: builders.build(given).build(nnx.Rngs(0))).clean_time == -500
 
 
 def test_no_classes_means_no_table():
@@ -287,12 +286,12 @@ def test_no_classes_means_no_table():
 )
 def test_a_model_section_that_makes_no_network_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        blueprint(dict(name="umd") | TINY | changes)
+        builders.build(dict(name="umd") | TINY | changes)
 
 
 def test_a_size_without_an_image_says_what_is_missing():
     with pytest.raises(ValueError, match="image_size is missing"):
-        blueprint(dict(name="umd", size="S/2"))
+        builders.build(dict(name="umd", size="S/2"))
 
 
 @pytest.mark.parametrize(

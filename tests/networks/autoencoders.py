@@ -5,13 +5,11 @@ import math
 
 import jax
 import numpy as np
-from flax import nnx
 from tiny_configs.configs import tiny
 
+from guidestar.models import builders
 from guidestar.models.autoencoders.scaling import LatentScaling
-from guidestar.models.build import blueprint
 from guidestar.models.checkpoints import load, save
-from guidestar.models.denoiser import split
 
 TINY = dict(
     image_size=8,
@@ -39,9 +37,7 @@ def section(**changes) -> dict:
 @functools.cache
 def make(**changes):
     """Return network and parameters; drawn by numpy, as a program that draws them compiles long."""
-    plan = blueprint(section(**changes))
-    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
-    network, params = split(abstract, num_classes=0, shape=plan.shape)
+    spec = builders.build(section(**changes))
     random = np.random.RandomState(0)
 
     def draw(path, leaf):
@@ -49,7 +45,7 @@ def make(**changes):
         spread = 1 / math.sqrt(max(1, math.prod(leaf.shape[:-1])))
         return np.float32(near + spread * random.standard_normal(leaf.shape))
 
-    return network, jax.tree_util.tree_map_with_path(draw, params)
+    return spec.network, jax.tree_util.tree_map_with_path(draw, spec.shapes)
 
 
 def images(count=3, size=8, channels=2):

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 from jax.tree_util import keystr
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.unets.magnitude import is_constant
@@ -33,14 +33,14 @@ denoise = jax.jit(Denoiser.__call__)
 
 
 def make(model=TINY, gain=1.0, **changes):
-    """Return blueprint and denoiser of a tiny network; gains are 0 at first, and ``gain`` here."""
-    plan = blueprint(model | changes)
-    module = plan.build(nnx.Rngs(0))
-    network, params = split(module, num_classes=plan.num_classes, shape=plan.shape)
+    """Return spec and denoiser of a tiny network; gains are 0 at first, and ``gain`` here."""
+    spec = builders.build(model | changes)
+    module = spec.build(nnx.Rngs(0))
+    network, params = split(module, num_classes=spec.num_classes, shape=spec.shape)
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf + gain if path[-1].key.endswith("gain") else leaf, params
     )
-    return plan, Denoiser(params, network, plan.preconditioner)
+    return spec, Denoiser(params, network, spec.preconditioner)
 
 
 def inputs(size=8, count=3):

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 from places import GOLDEN
 from safetensors.numpy import save_file
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints import Loaded, load
-from guidestar.models.denoiser import Denoiser, Network, split
-from guidestar.models.spec import Blueprint
+from guidestar.models.denoiser import Denoiser, Network
+from guidestar.models.spec import Spec
 
 STATE = "state/"
 CLASSES = 3
@@ -42,15 +41,14 @@ NETWORKS = {"DDPM++": DDPMPP, "NCSN++": NCSNPP, "ADM": ADM}
 
 
 @cache
-def _shapes(model: tuple) -> tuple[Blueprint, Network, dict]:
+def _shapes(model: tuple) -> tuple[Spec, Network, dict]:
     model = dict(model)
-    plan = blueprint(model)
-    build = nnx.eval_shape(lambda: plan.build(nnx.Rngs(0)))
-    return plan, *split(build, num_classes=plan.num_classes, shape=plan.shape)
+    spec = builders.build(model)
+    return spec, spec.network, spec.shapes
 
 
-def shapes_of(model: dict) -> tuple[Blueprint, Network, dict]:
-    """Return blueprint, network and parameters' shapes of a model section."""
+def shapes_of(model: dict) -> tuple[Spec, Network, dict]:
+    """Return spec, network and parameters' shapes of a model section."""
     return _shapes(tuple(model.items()))
 
 
@@ -61,7 +59,7 @@ def count(params) -> int:
 
 def denoiser(model: dict, seed: int = 0) -> Denoiser:
     """Return the network of a model section with parameters of which none is zero."""
-    plan, network, shapes = shapes_of(model)
+    spec, _, shapes = shapes_of(model)
     random = np.random.default_rng(seed)
 
     def fill(path, leaf):
@@ -71,7 +69,7 @@ def denoiser(model: dict, seed: int = 0) -> Denoiser:
         return (random.normal(size=leaf.shape) / fan_in**0.5).astype("f")
 
     params = jax.tree_util.tree_map_with_path(fill, shapes)
-    return Denoiser(params, network, plan.preconditioner)
+    return spec.denoiser(params)
 
 
 def inputs(count: int = 3, rows: int = 8, columns: int = 8):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from guidestar.models.denoiser import split
+from guidestar.models.spec import Spec
 
 
 def filled(build, *, num_classes, shape, seed=0):
@@ -27,6 +28,12 @@ def filled(build, *, num_classes, shape, seed=0):
         return jnp.asarray(draw.normal(size=array.shape) / math.sqrt(fan_in), array.dtype)
 
     return network, jax.tree_util.tree_map_with_path(fill, abstract)
+
+
+def initialise(build, key, *, num_classes, shape):
+    """Return a network and fresh parameters; arguments as of `filled`, and a key."""
+    spec = Spec(build, num_classes, shape, None)
+    return spec.network, spec.initialise(key)
 
 
 def parameters(build):

@@ -306,15 +306,15 @@ def final_numbers(workdir: Path) -> dict[str, bytes]:
     import jax
     from tiny_configs.configs import tiny
 
-    from guidestar.models.build import blueprint
+    from guidestar.models import builders
     from guidestar.runtime.sharding import on_one_device, path_of
     from guidestar.training.loop import checkpoints_of
     from guidestar.training.recipes import recipe_from_config
     from guidestar.training.setup import set_up
 
     config = tiny(steps=STEPS)
-    plan = blueprint(config.model)
-    setup = set_up(plan, recipe_from_config(config, plan), on_one_device(jax.devices()[0]))
+    spec = builders.build(config.model)
+    setup = set_up(spec, recipe_from_config(config, spec), on_one_device(jax.devices()[0]))
     step, state, extra = checkpoints_of(config, workdir).restore(setup.abstract)
     require(step == STEPS and extra["random"]["step"] == STEPS, f"it ended at step {step}")
     arrays = {

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tiny_configs.configs import tiny
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.runtime.sharding import layout_from_config, on_one_device
 from guidestar.training.recipes import recipe_from_config
 from guidestar.training.setup import set_up
@@ -87,8 +87,8 @@ def setup_of(model: str, layout):
     config = tiny()
     config.model = ConfigDict(MODELS[model])
     config.optimizer.update(warmup_steps=1, schedule="constant", learning_rate=5e-4)
-    plan = blueprint(config.model)
-    return set_up(plan, recipe_from_config(config, plan), layout)
+    spec = builders.build(config.model)
+    return set_up(spec, recipe_from_config(config, spec), layout)
 
 
 def trained(model: str, layout, *, seed: int = 3, **step) -> tuple[np.ndarray, np.ndarray, float]:

@@ -16,7 +16,7 @@ from places import ROOT
 from tiny_configs.configs import tiny
 
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.runtime import distributed
 from guidestar.runtime.sharding import on_one_device
 from guidestar.training.loop import checkpoints_of
@@ -155,8 +155,8 @@ def steps(count, preset="fsdp"):
 def result(workdir):
     """Return the losses, the parameters and the position of a run that ended."""
     config = tiny(steps=STEPS)
-    plan = blueprint(config.model)
-    setup = set_up(plan, recipe_from_config(config, plan), on_one_device(jax.devices()[0]))
+    spec = builders.build(config.model)
+    setup = set_up(spec, recipe_from_config(config, spec), on_one_device(jax.devices()[0]))
     step, state, extra = checkpoints_of(config, workdir).restore(setup.abstract)
     assert step == STEPS
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())

@@ -10,7 +10,7 @@ import pytest
 from tiny_configs.configs import tiny
 
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.runtime import speed
 from guidestar.runtime.metric_writer import Journal
 from guidestar.runtime.sharding import layout_from_config
@@ -140,6 +140,6 @@ def test_a_steps_multiply_adds_are_three_forward_passes():
 
 def test_a_run_counts_its_own_step():
     config = tiny()
-    plan = blueprint(config.model)
-    setup = set_up(plan, recipe_from_config(config, plan), layout_from_config(config.sharding))
+    spec = builders.build(config.model)
+    setup = set_up(spec, recipe_from_config(config, spec), layout_from_config(config.sharding))
     assert setup.macs(16) == 2 * setup.macs(8) > 0

@@ -26,7 +26,7 @@ from processes.sharded_training import (
 from tiny_configs.configs import tiny
 
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.runtime.sharding import AXES, PRESETS, Layout, layout_from_config, on_one_device
 from guidestar.training import loop
 from guidestar.training.gradients import POLICIES, rematerialised
@@ -91,9 +91,9 @@ def test_these_runs_change_every_parameter_and_another_seed_changes_the_result()
 def setup(model, **fields):
     config = tiny()
     config.model = ConfigDict(MODELS[model] | fields)
-    plan = blueprint(config.model)
+    spec = builders.build(config.model)
     one_device = on_one_device(jax.devices()[0])
-    return set_up(plan, recipe_from_config(config, plan), one_device)
+    return set_up(spec, recipe_from_config(config, spec), one_device)
 
 
 def test_micro_batches_give_the_gradient_of_the_batch():

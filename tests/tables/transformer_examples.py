@@ -5,12 +5,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from places import GOLDEN
 from safetensors.numpy import save_file
 
-from guidestar.models.build import blueprint
-from guidestar.models.denoiser import Denoiser, split
+from guidestar.models import builders
 
 CLASSES = 3
 TINY = dict(image_size=8, channels=2, patch_size=2, width=24, heads=2, depth=2)
@@ -23,27 +21,21 @@ MODELS = {
 
 def make(name, scale=0.3, **changes):
     """Return a denoiser in which no layer is zero: ``N(0, scale^2)``, around 1 in norms."""
-    plan = blueprint(MODELS[name] | changes)
-    abstract = nnx.eval_shape(lambda: plan.build(nnx.Rngs(0)))
-    network, shapes = split(
-        abstract, num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition
-    )
+    spec = builders.build(MODELS[name] | changes)
     random = np.random.default_rng(0)
 
     def fill(path, leaf):
         noise = scale * random.normal(size=leaf.shape).astype("f")
         return noise + (path[-1].key == "scale")
 
-    params = jax.tree_util.tree_map_with_path(fill, shapes)
-    return Denoiser(params, network, plan.preconditioner, plan.sigma_range, plan.latent)
+    params = jax.tree_util.tree_map_with_path(fill, spec.shapes)
+    return spec.denoiser(params)
 
 
 def fresh(name, **changes):
     """Return a denoiser as it is initialised."""
-    plan = blueprint(MODELS[name] | changes)
-    fields = dict(num_classes=plan.num_classes, shape=plan.shape, condition=plan.condition)
-    network, params = split(jax.jit(lambda: plan.build(nnx.Rngs(0)))(), **fields)
-    return Denoiser(params, network, plan.preconditioner)
+    spec = builders.build(MODELS[name] | changes)
+    return spec.denoiser(spec.initialise(jax.random.key(0)))
 
 
 def stacked(params, depth=TINY["depth"]):

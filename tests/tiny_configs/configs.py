@@ -6,9 +6,8 @@ import jax
 from ml_collections import ConfigDict
 
 from guidestar.configs import digits
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints import save
-from guidestar.models.denoiser import initialise
 
 
 def tiny(**training) -> ConfigDict:
@@ -33,10 +32,8 @@ def trained() -> ConfigDict:
 
 def write_untrained(path: Path, model: dict) -> Path:
     """Write weights of a fresh network with noise everywhere: no layer is zero as it starts."""
-    plan = blueprint(model)
-    _, params = initialise(
-        plan.build, jax.random.key(0), num_classes=plan.num_classes, shape=plan.shape
-    )
+    spec = builders.build(model)
+    params = spec.initialise(jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
     params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), params)
     save(path, params, model, {"steps": 0})

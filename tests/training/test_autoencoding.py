@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from networks.autoencoders import images, make, section
 from tiny_configs.configs import tiny, write_untrained
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.training import recipes
 from guidestar.training.losses import Autoencoding, perceptual
 from guidestar.training.losses.autoencoding import (
@@ -207,7 +207,7 @@ def configured(model=None, **fields):
     config = tiny()
     config.model = ConfigDict(section() if model is None else model)
     config.training.loss = ConfigDict(dict(name="autoencoding", **(OFF | fields)))
-    return recipes.loss_from_config(config, blueprint(config.model))
+    return recipes.loss_from_config(config, builders.build(config.model))
 
 
 def test_a_config_builds_the_loss(classifier):

@@ -8,7 +8,7 @@ from golden.make_lpips import drawn
 from networks.autoencoders import section
 from safetensors.numpy import save_file
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.training.losses.autoencoding import autoencoding
 from guidestar.training.losses.lpips import NUMBERS, STAGES, read_lpips
 
@@ -90,7 +90,7 @@ def test_other_channels_are_refused(whole):
 
 
 def test_the_loss_takes_lpips_from_a_config(separate):
-    plan = blueprint(section(channels=3, image_size=16))
+    spec = builders.build(section(channels=3, image_size=16))
     features, linear = map(str, separate)
-    loss = autoencoding(plan, features=features, lpips=linear, adversarial=0.0)
+    loss = autoencoding(spec, features=features, lpips=linear, adversarial=0.0)
     assert type(loss.distance).__name__ == "LPIPS"

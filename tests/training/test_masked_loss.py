@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks.filled import initialise
 from tables.loss_examples import images, keys
 
 from guidestar.core.random import fold_each
+from guidestar.models import builders
 from guidestar.models import preconditioning as p
-from guidestar.models.build import blueprint
-from guidestar.models.denoiser import initialise
 from guidestar.models.transformers.umd import draw_visible
 from guidestar.training.losses import Denoising, Masked
 from guidestar.training.losses.masked import MASK
@@ -24,15 +24,15 @@ COUNT = 6
 @pytest.fixture(scope="module")
 def umd():
     """Return a tiny network with noise in every parameter, and its preconditioner."""
-    plan = blueprint(
+    spec = builders.build(
         dict(name="umd", image_size=4, channels=2, patch_size=1, num_classes=3)
         | dict(width=8, depth=1, decoder_depth=1, heads=2)
     )
-    network, params = initialise(plan.build, jax.random.key(0), num_classes=3, shape=plan.shape)
+    network, params = initialise(spec.build, jax.random.key(0), num_classes=3, shape=spec.shape)
     leaves, structure = jax.tree.flatten(params)
     fresh = jax.random.split(jax.random.key(1), len(leaves))
     moved = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, fresh, strict=True)]
-    return network, structure.unflatten(moved), plan.preconditioner
+    return network, structure.unflatten(moved), spec.preconditioner
 
 
 def values_of(loss, network, params):

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from guidestar.configs import common
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
-from guidestar.models.spec import Blueprint
+from guidestar.models import builders
+from guidestar.models.spec import Spec
 from guidestar.training.optimizers import learning_rate, optimizer_from_config, replace_nonfinite
 
 
@@ -82,8 +82,8 @@ def test_another_word_is_refused():
 def test_constants_of_a_network_are_never_moved_and_do_not_count_in_the_clip():
     config = common.base()
     config.optimizer.update(weight_decay=0.1, clip_norm=1.0, warmup_steps=1)
-    plan = Blueprint(None, 0, (1,), None, frozen=lambda path: path.startswith("fourier/"))
-    optimizer = optimizer_from_config(config, plan)
+    spec = Spec(None, 0, (1,), None, frozen=lambda path: path.startswith("fourier/"))
+    optimizer = optimizer_from_config(config, spec)
     params = {"fourier": {"freqs": jnp.ones(3)}, "w": jnp.ones(3)}
     huge = {"fourier": {"freqs": jnp.full(3, 1e6)}, "w": jnp.full(3, 0.1)}
     state = optimizer.init(params)
@@ -105,13 +105,13 @@ def test_constants_of_a_network_are_never_moved_and_do_not_count_in_the_clip():
     ],
 )
 def test_weight_decay_leaves_alone_what_the_authors_leave_alone(model, kept):
-    plan = blueprint(model)
-    shapes = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    spec = builders.build(model)
+    shapes = nnx.eval_shape(lambda: spec.build(nnx.Rngs(params=0)))
     params = nnx.to_pure_dict(nnx.split(shapes, nnx.Param)[1])
     paths = [
         jax.tree_util.keystr(keys, simple=True, separator="/")
         for keys, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
-    left = [path for path in paths if plan.frozen(path) or plan.undecayed(path)]
+    left = [path for path in paths if spec.frozen(path) or spec.undecayed(path)]
     assert {path.rpartition("/")[2] for path in left} == set(kept)
     assert 0 < len(left) < len(paths)

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks.filled import initialise
 from tables.loss_examples import fixed, images, keys
 
-from guidestar.models.build import blueprint
-from guidestar.models.denoiser import Denoiser, initialise
+from guidestar.models import builders
+from guidestar.models.denoiser import Denoiser
 from guidestar.training.losses import Denoising
 from guidestar.training.noise.perturbation import ConditionPerturbation
 
@@ -37,8 +38,8 @@ def test_samples_draw_their_own_noise_from_their_own_key():
 
 
 def test_training_sees_the_perturbation_and_sampling_never_does():
-    plan = blueprint(MODEL)
-    network, params = initialise(plan.build, jax.random.key(0), num_classes=3, shape=plan.shape)
+    spec = builders.build(MODEL)
+    network, params = initialise(spec.build, jax.random.key(0), num_classes=3, shape=spec.shape)
     leaves, structure = jax.tree.flatten(params)
     fresh = jax.random.split(jax.random.key(1), len(leaves))
     params = structure.unflatten(
@@ -48,14 +49,14 @@ def test_training_sees_the_perturbation_and_sampling_never_does():
     losses = [
         jax.jit(lambda p, loss=loss: loss(network, p, batch, own)[0])(params)
         for loss in (
-            Denoising(plan.preconditioner, fixed(0.5)),
-            Denoising(plan.preconditioner, fixed(0.5, perturbation=ConditionPerturbation())),
+            Denoising(spec.preconditioner, fixed(0.5)),
+            Denoising(spec.preconditioner, fixed(0.5, perturbation=ConditionPerturbation())),
         )
     ]
     assert np.abs(losses[1] - losses[0]).max() > 1e-3
     # The perturbed loss is that of the plain one for a network whose embeddings were moved: the
     # denoiser that is sampled from knows neither.
-    denoise = Denoiser(params, network, plan.preconditioner)
+    denoise = Denoiser(params, network, spec.preconditioner)
     sampled = [denoise(batch["x"], 0.5, batch["condition"]) for _ in range(2)]
     np.testing.assert_array_equal(*sampled)
 

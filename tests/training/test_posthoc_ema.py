@@ -193,7 +193,7 @@ def test_the_verb_writes_weights_that_load_and_say_where_they_come_from(short, c
     about = json.loads(path.with_suffix(".json").read_text())
     assert about["ema"]["images"] == 512 and len(about["ema"]["snapshots"]) == 24
     assert sum(one["weight"] for one in about["ema"]["snapshots"]) == pytest.approx(1)
-    assert load(path).plan.shape == (8, 8, 1)
+    assert load(path).spec.shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from tiny_configs.configs import tiny
 
 from guidestar.configs import common
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints.files import unflatten
-from guidestar.models.denoiser import initialise
+from guidestar.models.conditions import Values
 from guidestar.training import loop, recipes
 from guidestar.training.recipes import recipe_from_config
 from guidestar.training.state import initial_state, make_step
@@ -87,22 +87,14 @@ def config_of(name) -> ConfigDict:
 def test_every_recipe_composes_into_a_step(name):
     """Shapes alone: the program is traced, not compiled."""
     config = config_of(name)
-    plan = blueprint(config.model)
-    recipe = recipe_from_config(config, plan)
-    fields = dict(num_classes=plan.num_classes, shape=plan.shape)
-    network = []
-
-    def start():
-        found, params = initialise(plan.build, jax.random.key(0), **fields)
-        network.append(found)
-        return initial_state(recipe, params)
-
-    state = jax.eval_shape(start)
+    spec = builders.build(config.model)
+    recipe = recipe_from_config(config, spec)
+    state = jax.eval_shape(lambda: initial_state(recipe, spec.initialise(jax.random.key(0))))
     batch = {
-        "x": jax.ShapeDtypeStruct((8, *plan.shape), np.float32),
+        "x": jax.ShapeDtypeStruct((8, *spec.shape), np.float32),
         "condition": jax.ShapeDtypeStruct((8,), np.int32),
     }
-    after, metrics = jax.eval_shape(make_step(recipe, network[0], 0), state, batch)
+    after, metrics = jax.eval_shape(make_step(recipe, spec.network, 0), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert {"loss", "gradient_norm"} <= metrics.keys()
     assert all(value.shape == () for value in metrics.values())
@@ -127,19 +119,14 @@ def by_path(params):
 def test_edm2_keeps_unit_weights_and_constants_and_learns_its_uncertainty(tmp_path):
     config = config_of("edm2")
     after = by_path(loop.train(config, tmp_path).params)
-    plan = blueprint(config.model)
-    _, start = initialise(
-        plan.build,
-        jax.random.fold_in(jax.random.key(config.seed), loop.PARAMETERS),
-        num_classes=plan.num_classes,
-        shape=plan.shape,
-    )
-    before = by_path(plan.project(start))
+    spec = builders.build(config.model)
+    start = spec.initialise(jax.random.fold_in(jax.random.key(config.seed), loop.PARAMETERS))
+    before = by_path(spec.project(start))
     moved = {path for path in before if np.abs(after[path] - before[path]).max() > 0}
-    frozen = {path for path in before if plan.frozen(path)}
+    frozen = {path for path in before if spec.frozen(path)}
     assert frozen and not moved & frozen
     assert any(path.startswith("logvar_linear") for path in moved)
-    for path, leaf in by_path(plan.project(unflatten(after.items()))).items():
+    for path, leaf in by_path(spec.project(unflatten(after.items()))).items():
         np.testing.assert_allclose(leaf, after[path], rtol=1e-4, atol=1e-6)
 
 
@@ -184,18 +171,18 @@ def test_a_recipe_that_cannot_work_is_refused_by_the_part(name, sections, messag
     for key, section in sections.items():
         config.training[key] = section
     with pytest.raises(UserError, match=message):
-        recipe_from_config(config, blueprint(config.model))
+        recipe_from_config(config, builders.build(config.model))
 
 
 def test_perturbed_conditions_need_a_network_with_conditions():
     config = config_of("cep")
     config.model.num_classes = 0
     with pytest.raises(UserError, match="set perturbation.name none"):
-        recipe_from_config(config, blueprint(config.model))
+        recipe_from_config(config, builders.build(config.model))
 
 
 def test_a_network_of_another_condition_than_classes_is_refused():
     config = config_of("cep")
-    plan = dataclasses.replace(blueprint(config.model), condition=(("text", (2, 3)),))
+    spec = dataclasses.replace(builders.build(config.model), condition={"text": Values((2, 3))})
     with pytest.raises(UserError, match="conditioned on text, and data sets hold classes alone"):
-        recipe_from_config(config, plan)
+        recipe_from_config(config, spec)

@@ -16,7 +16,7 @@ from tiny_configs.configs import tiny
 
 from guidestar.commands.export import run as export
 from guidestar.core.errors import UserError
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints import load
 from guidestar.runtime import checkpointer as checkpoints_module
 from guidestar.training import loop, recipes
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     loop.train(tiny(steps=4), tmp_path)
     config = tiny()
 
-    def broken(config, plan):
+    def broken(config, spec):
         return lambda network, params, *_: (numbers_of(params) * jax.numpy.full(8, np.nan), {})
 
     def numbers_of(params):
@@ -231,5 +231,5 @@ def test_every_shipped_config_makes_a_recipe():
         fractal2d,
     ):
         config = module.get_config()
-        recipe = recipe_from_config(config, blueprint(config.model))
+        recipe = recipe_from_config(config, builders.build(config.model))
         assert 0 <= float(recipe.averages.schedules[0](1)) < 1

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from ...core.random import normal_like
@@ -18,7 +17,7 @@ from ...models.autoencoders.haar import analysis
 from ...models.autoencoders.posterior import draw, kl_to_unit
 from ...models.checkpoints import resolve
 from ...models.denoiser import Network
-from ...models.spec import Blueprint
+from ...models.spec import Spec
 from ..noise.levels import WHOLE
 from .loss import over_elements
 from .lpips import is_vgg, read_lpips
@@ -119,11 +118,11 @@ class Autoencoding:
         return value + own, metrics
 
 
-def autoencoding(plan: Blueprint, features: str = "", lpips: str = "", **fields) -> Autoencoding:
+def autoencoding(spec: Spec, features: str = "", lpips: str = "", **fields) -> Autoencoding:
     """Build the loss of an autoencoder.
 
     Args:
-        plan: the autoencoder's blueprint.
+        spec: what the autoencoder is built by.
         features: weights of what the perceptual loss compares features of: a classifier of this
             project, shipped or not, or VGG-16, which makes it LPIPS.
         lpips: weights of VGG-16's features, where they are in a file of their own.
@@ -134,14 +133,14 @@ def autoencoding(plan: Blueprint, features: str = "", lpips: str = "", **fields)
         ValueError: a network that is no autoencoder; an adversarial loss without a discriminator,
             or a discriminator that would not be trained; what `Autoencoding` refuses.
     """
-    module = nnx.eval_shape(lambda: plan.build(nnx.Rngs(params=0)))
+    module = spec.module
     if not (hasattr(module, "encode") and hasattr(module, "decode")):
         raise ValueError(f"a {type(module).__name__} is no autoencoder: set model.name lite_vae")
     distance = None
     if features:
         path = resolve(features)
         vgg = lpips or is_vgg(path)
-        distance = read_lpips(path, lpips) if vgg else from_weights(features, plan.shape)
+        distance = read_lpips(path, lpips) if vgg else from_weights(features, spec.shape)
     loss = Autoencoding(distance=distance, **fields)
     judged = getattr(module, "discriminator", None) is not None
     if judged != bool(loss.adversarial):

@@ -69,10 +69,10 @@ def from_weights(source: str, shape: tuple[int, ...]) -> ClassifierDistance:
             f"config.training.loss.features {source!r} holds a {loaded.sidecar['model']['name']}: "
             f"name the weights of a classifier"
         )
-    if loaded.plan.shape != tuple(shape):
+    if loaded.spec.shape != tuple(shape):
         raise UserError(
             f"the classifier of config.training.loss.features {source!r} takes images of shape "
-            f"{loaded.plan.shape}, and those here are {tuple(shape)}: name one that was trained on "
+            f"{loaded.spec.shape}, and those here are {tuple(shape)}: name one that was trained on "
             f"such images"
         )
     return ClassifierDistance(loaded.network, jax.lax.stop_gradient(loaded.params))

@@ -15,7 +15,7 @@ that is published under several sets of names takes ``names``, those of the file
 import importlib
 from types import ModuleType
 
-# Names in `models.build` and the files here; where several recognise a file, the first is taken.
+# Networks by registered name, and the files here; of several that recognise a file, the first.
 ARCHITECTURES = {
     "edm2_unet": "edm2",
     "song_unet": "song",

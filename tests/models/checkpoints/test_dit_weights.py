@@ -38,7 +38,7 @@ def test_the_output_is_that_of_the_authors_code(scan_layers, name):
     arrays, _, _ = golden("dit_tiny.npz")
     loaded = load(TINY, name=name, heads=HEADS, scan_layers=scan_layers)
     x, labels = last(arrays["x"]), jnp.asarray(arrays["labels"])
-    assert loaded.plan.num_classes == 10 and loaded.plan.shape == (8, 8, 4)
+    assert loaded.spec.num_classes == 10 and loaded.spec.shape == (8, 8, 4)
     assert 10 in labels  # the null class
     found = raw(loaded.denoiser, x, arrays["t"], labels)
     require_parity(found, arrays["output"])
@@ -68,8 +68,8 @@ def test_the_same_arrays_are_a_sit_s_where_the_file_or_the_caller_says_so(tmp_pa
     path = published(state, tmp_path / "SiT-tiny.safetensors")
     loaded = load(path, heads=HEADS)
     assert loaded.sidecar["model"]["name"] == "sit"
-    assert loaded.plan.preconditioner == Flow() and loaded.plan.latent
-    assert load(path, heads=HEADS, preconditioner={"name": "flow", "path": "gvp"}).plan
+    assert loaded.spec.preconditioner == Flow() and loaded.spec.latent
+    assert load(path, heads=HEADS, preconditioner={"name": "flow", "path": "gvp"}).spec
     for model, name in (("SiT-XL/2", "sit"), ("DiT-XL/2", "dit")):
         path = checkpoint(state, model, tmp_path / "0400000.pt")
         assert load(path, heads=HEADS).sidecar["model"]["name"] == name

@@ -9,7 +9,7 @@ import pytest
 from networks.edm_unets import ADM, DDPMPP, GOLDEN, STATE, golden, shapes_of
 from safetensors.numpy import save_file
 
-from guidestar.models.build import blueprint
+from guidestar.models import builders
 from guidestar.models.checkpoints import load
 from guidestar.models.checkpoints.keys import dhariwal, song
 from guidestar.models.checkpoints.readers import open_weights
@@ -92,8 +92,8 @@ def test_the_wrapper_of_a_pickle_names_its_preconditioner(
     class_name, attributes, expected, tmp_path
 ):
     section = song.recognise(wrapped(class_name, tmp_path, **attributes))
-    plan = blueprint({"name": "song_unet"} | section)
-    assert plan.preconditioner == (expected or VP(18.0, 0.2, 500, 1e-4))
+    spec = builders.build({"name": "song_unet"} | section)
+    assert spec.preconditioner == (expected or VP(18.0, 0.2, 500, 1e-4))
     assert section["dropout"] == 0.13
 
 
