@@ -4,7 +4,6 @@ python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.see
 """
 
 import importlib
-import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -150,21 +149,6 @@ def begin(config) -> None:
     compilation.keep_programs(config.compilation_cache)
 
 
-def writable(folder: str) -> Path:
-    """Create the work folder and check that files can be written there."""
-    path = home(folder).absolute()
-    probe = path / f".writable.{os.getpid()}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--workdir={folder} cannot be written ({error.strerror}): choose another folder"
-        ) from error
-    return path
-
-
 def main(arguments: list[str]) -> None:
     """Run the chosen mode."""
     del arguments
@@ -173,9 +157,11 @@ def main(arguments: list[str]) -> None:
     try:
         module = module_of(MODE.value)
         config = configured(module)
-        workdir = writable(WORKDIR.value)
         begin(config)
-        module.run(config, workdir)
+        from guidestar.runtime.run_folder import claimed
+
+        with claimed(WORKDIR.value, MODE.value) as workdir:
+            module.run(config, workdir)
     except UserError as error:
         fail(str(error))
     except OSError as error:
