@@ -161,3 +161,17 @@ def test_guidance_adds_nothing_to_what_jax_loads():
     own = {"guidestar", "jaxtyping", "wadler_lindig", "__main__", "difflib", "graphlib"}
     more = loaded("import guidestar.guidance") - loaded("import jax, jax.numpy") - own
     assert {name for name in more if name not in sys.stdlib_module_names} <= {"typing_extensions"}
+
+
+def test_the_drawing_of_the_packages_is_true():
+    """Arrows that are drawn are allowed, and together they reach all that is allowed."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    drawing = text.partition("```mermaid")[2].partition("```")[0]
+    drawn = [line.split(" --> ") for line in map(str.strip, drawing.splitlines()) if "-->" in line]
+    reached: dict[str, set[str]] = {name: set() for name in ARROWS}
+    for _ in drawn:
+        for one, other in drawn:
+            assert other in ARROWS[one], f"{one} --> {other} is drawn"
+            reached[one] |= {other} | reached[other]
+    for name in LAYERS:
+        assert reached[name] >= {*ARROWS[name]}, f"arrows of {name} are missing in the drawing"
