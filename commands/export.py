@@ -9,21 +9,30 @@ import jax
 
 from ..core.errors import UserError
 from ..data import latents
-from ..models.builders import build
 from ..models.checkpoints import save
 from ..runtime.sharding import on_one_device
-from ..training.loop import checkpoints_of, identity
-from ..training.recipes import recipe_from_config
-from ..training.setup import set_up
+from ..training.losses.loss import MAIN
+from ..training.watchers import averaged
+from .config.training import (
+    AVERAGES,
+    checkpoints_of,
+    identity_of,
+    networks_of,
+    plain,
+    require_own,
+    restored,
+    setup_of,
+)
 
 # What this mode reads of a config.
 READS = (
     "seed",
-    "data",
+    "data.name",
     "model",
     "training",
     "optimizer",
-    "ema",
+    *AVERAGES,
+    "roles",
     "checkpoint",
 )
 
@@ -50,19 +59,19 @@ def run(config, workdir: Path) -> Path:
     """
     if jax.process_count() > 1:
         raise UserError("--mode=export reads what every host has written: run it on one host alone")
-    spec = build(config.model)
-    recipe = recipe_from_config(config, spec)
-    layout = on_one_device(jax.local_devices()[0])
-    with contextlib.closing(checkpoints_of(config, workdir)) as checkpoints:
-        restored = checkpoints.restore(set_up(spec, recipe, layout).abstract)
-    if restored is None:
-        raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
-    step, state, extra = restored
     path = workdir / f"{config.name}.safetensors"
+    require_own(path, lambda sidecar: sidecar.get("weights") == "averaged", "export")
+    networks = networks_of(config)
+    setup = setup_of(config, on_one_device(jax.local_devices()[0]), networks)
+    with contextlib.closing(checkpoints_of(config, workdir, networks)) as checkpoints:
+        found = restored(checkpoints, setup)
+    if found is None:
+        raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
+    step, state, extra = found
     provenance = {
         "name": config.name,
         "weights": "averaged",
-        "config": identity(config),
+        "config": identity_of(config, networks),
         "commit": commit(),
         "steps": step,
         "images": extra["position"]["examples_seen"],
@@ -70,6 +79,6 @@ def run(config, workdir: Path) -> Path:
         "date": datetime.date.today().isoformat(),
         **latents.provenance(config.data.name),
     }
-    save(path, recipe.averages.main(state.ema), config.model.to_dict(), provenance)
+    save(path, averaged(setup.recipe, state)[MAIN], plain(config.model), provenance)
     print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {step}")
     return path

@@ -32,7 +32,17 @@ def base() -> ConfigDict:
                 # what the backward pass computes again (none, full, dots, dots_no_batch).
                 accumulate=1,
                 remat="none",
+                # Weights that the network begins from (fresh parameters where empty), and which of
+                # its parameters: regexes on their paths, those to take and of these those to leave.
+                init_from=dict(weights="", take=(".*",), leave=()),
             ),
+            # Further networks that the loss sees, by role: `teacher=dict(init_from="digits")` is
+            # frozen; with frozen=False it is trained by `optimizer` and, with average=True,
+            # averaged like the main one. Its model is that of its weights unless `model` says.
+            roles=dict(),
+            # What is measured while training, by name: dict(name="held_out_loss" or "frechet",
+            # every_images=N, ...), see commands/train.py.
+            evaluators=dict(),
             optimizer=dict(
                 learning_rate=1e-3,
                 schedule="constant",  # constant, cosine, inverse_sqrt

@@ -53,6 +53,7 @@ KINDS: dict[str, Kind] = {
     "augmentation": Kind("an augmentation", "augmentation", "training.augmentation"),
     "perturbation": Kind("a perturbation", "perturbation", "training.perturbation"),
     "objective": Kind("an objective", "objective", "training.objective"),
+    "task_weights": Kind("weights of tasks", "objective", "training.objective.weights"),
     "source": Kind("a data set", "source", "data"),
     "extractor": Kind("a feature extractor", "extractor", "evaluation.extractor"),
     "metric": Kind("a metric", "metric", "evaluation.metrics"),

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: the whole state, the data position, the config's identity.
 
 A checkpoint is a folder named by its step. It is written under another name by every process at
-once, each its own part, described by a manifest (`training.manifest`), and renamed when it is
+once, each its own part, described by a manifest (`runtime.manifest`), and renamed when it is
 whole. ``run.json`` beside the folder of checkpoints says which run this is and how far it was
 saved, so that checkpoints that are gone are missed.
 """
@@ -10,21 +10,32 @@ import contextlib
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 from orbax.checkpoint.experimental import v1 as ocp
 
+from ..core.checks import count, require_ranges
 from ..core.errors import UserError
+from ..core.files import sync_folder, write_json
 from . import distributed, manifest
 from .identity import differences
-from .manifest import sync_folder, write_atomically
 
 # Less free space than this many times the state's size, and a save is refused before it starts.
 SPACE_FACTOR = 1.5
+RANGES = {
+    "every_steps": count(1),
+    "keep": count(1, "2, so that a damaged one has one before it"),
+    "keep_every_steps": count(0, "0 is none"),
+}
 UNFINISHED, DISCARDED, DAMAGED = "unfinished-", "discarded-", "damaged-"
+
+
+# The shapes of a state in another form, and what makes of it one of today.
+Earlier = tuple[Any, Callable[[Any], Any]]
 
 
 class Checkpoints:
@@ -33,11 +44,15 @@ class Checkpoints:
     Args:
         directory: where they live; created at the first `save`.
         identity: what must agree for a checkpoint to be continued (model, loss, optimiser), as
-            JSON data.
+            JSON data; parts that it leaves out are not compared.
         keep: how many of the newest to keep.
         keep_every_steps: multiples of it are kept too; 0 for none.
         verify: how much of a file is compared when it is read, ``contents`` or ``sizes``.
         force: continue although the identity is another.
+        form: number of the state's form, stored with it; 1 in checkpoints that say none.
+        upgraded: from an identity that was stored, perhaps by an earlier version, to the parts
+            of today; and lines to say.
+        say: is told what a person should know; ``say(message, error=True)`` of damage.
 
     Raises:
         UserError: checkpoints of another run, an unreadable ``run.json``, or a number out of range.
@@ -52,13 +67,13 @@ class Checkpoints:
         keep_every_steps: int = 0,
         verify: str = "contents",
         force: bool = False,
+        form: int = 1,
+        upgraded: Callable[[dict], tuple[dict, tuple[str, ...]]] = lambda stored: (stored, ()),
+        say: Callable[..., Any] = distributed.say,
     ):
-        if keep < 1 or keep_every_steps < 0:
-            raise UserError(
-                f"config.checkpoint.keep is {keep} and keep_every_steps {keep_every_steps}: keep "
-                f"at least 1 (2, so that a damaged one has one before it), and every 0 (none) or "
-                f"more steps"
-            )
+        given = dict(keep=keep, keep_every_steps=keep_every_steps)
+        require_ranges("checkpoint", given, RANGES)
+        self._say, self._form, self._upgraded = say, form, upgraded
         self.directory = Path(directory).absolute()
         self._record = self.directory.parent / "run.json"
         self._identity = json.loads(json.dumps(identity))
@@ -157,12 +172,16 @@ class Checkpoints:
             with self._explained(self._writing):
                 raise failed
 
-    def restore(self, abstract: Any) -> tuple[int, Any, dict] | None:
+    def restore(
+        self, abstract: Any, earlier: Mapping[int, Earlier] = MappingProxyType({})
+    ) -> tuple[int, Any, dict] | None:
         """Read the newest checkpoint that is whole, naming those that are not; change nothing.
 
         Args:
             abstract: pytree of `jax.ShapeDtypeStruct` as the state should come back, on any
                 devices and with any sharding.
+            earlier: by the number of an earlier form, the state's shapes in it and what makes of
+                such a state one of today.
 
         Returns:
             Its step, the state and what else was saved; None if nothing was ever saved.
@@ -176,8 +195,16 @@ class Checkpoints:
             found = self._damage(step)
             if found is None:
                 self._tell(step, problems)
-                state = self._load(step, abstract)
-                return step, state, manifest.read(self.directory / str(step))["extra"]
+                said = manifest.read(self.directory / str(step))
+                assert not isinstance(said, str)
+                form = said.get("form", 1)
+                if form not in (self._form, *earlier):
+                    raise UserError(
+                        f"checkpoint {step} in {self.directory} is of another version of this "
+                        f"project (form {form} of the state): continue it with that version"
+                    )
+                shapes, today = earlier.get(form, (abstract, lambda state: state))
+                return step, today(self._load(step, shapes)), said["extra"]
             problems[step] = found
         newest = max([*steps, *([self._newest] if self._newest else [])], default=None)
         if newest is None:
@@ -219,11 +246,11 @@ class Checkpoints:
         """Name the checkpoints that are passed over."""
         self._damaged = list(problems)
         for damaged, found in problems.items():
-            distributed.say(
+            self._say(
                 f"checkpoint {damaged} is damaged: {found}; going on from step {step}", error=True
             )
         if self._newest and self._newest > step and self._newest not in problems:
-            distributed.say(
+            self._say(
                 f"checkpoint {self._newest} was saved and is gone from {self.directory}; going on "
                 f"from step {step}",
                 error=True,
@@ -233,7 +260,7 @@ class Checkpoints:
         names = (f"{DAMAGED}{step}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
         aside = next(path for name in names if not (path := self.directory / name).exists())
         (self.directory / str(step)).rename(aside)
-        distributed.say(f"the damaged checkpoint {step} is kept as {aside}", error=True)
+        self._say(f"the damaged checkpoint {step} is kept as {aside}", error=True)
 
     def _load(self, step: int, abstract: Any) -> Any:
         try:
@@ -253,6 +280,7 @@ class Checkpoints:
             if not distributed.is_primary():
                 return
             contents = {"step": step, "extra": extra, "processes": jax.process_count()}
+            contents["form"] = self._form
             manifest.write(unfinished, contents, self._verify)
             unfinished.rename(self.directory / str(step))
             sync_folder(self.directory)
@@ -285,9 +313,12 @@ class Checkpoints:
     def _explained(self, step: int | None) -> Iterator[None]:
         try:
             yield
-        except UserError:
-            raise
-        except Exception as error:
+        except Exception as failure:
+            error: BaseException = failure
+            if isinstance(failure, UserError):
+                if not isinstance(failure.__cause__, OSError):
+                    raise
+                error = failure.__cause__
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(
                 f"writing checkpoint {step} to {self.directory} failed ({reason}): "
@@ -301,13 +332,15 @@ class Checkpoints:
 
     def _write_record(self, newest: int | None) -> None:
         self._newest = newest
-        write_atomically(self._record, {"newest": newest, "identity": self._identity})
+        write_json(self._record, {"newest": newest, "identity": self._identity})
 
     def _read_record(self, force: bool) -> int | None:
         """Check whose checkpoints these are; return the newest step that was saved."""
         try:
             record = json.loads(self._record.read_text())
             stored, newest = record["identity"], record["newest"]
+            if not isinstance(stored, dict):
+                raise ValueError("its identity is no dictionary")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -315,17 +348,20 @@ class Checkpoints:
                 f"{self._record} cannot be read ({error}): it says which run this folder belongs "
                 f"to. Restore it from a copy, or remove it if the config is the run's own"
             ) from error
-        different = list(differences(stored, self._identity))
+        stored, lines = self._upgraded(stored)
+        given = self._identity
+        compared = {name: part for name, part in stored.items() if name in given}
+        different = list(differences(compared, given))
         if different and not force:
             name, there, here = different[0]
             more = f" ({len(different) - 1} more differ)" if len(different) > 1 else ""
             raise UserError(
                 f"{self.directory} holds checkpoints of another run: {name} was {there!r} there "
                 f"and is {here!r} here{more}. Choose another --workdir, or give the config that "
-                f"the run was started with; --config.checkpoint.force=True continues with this one"
+                f"the run was started with; checkpoint.force=True continues with this one"
             )
+        for line in lines:
+            self._say(line)
         for name, there, here in different:
-            distributed.say(
-                f"forced: {name} was {there!r} and is {here!r} from here on", error=True
-            )
+            self._say(f"forced: {name} was {there!r} and is {here!r} from here on", error=True)
         return newest

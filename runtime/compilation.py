@@ -5,14 +5,14 @@ from pathlib import Path
 
 import jax
 
-from ..core.files import cache_folder
+from ..core.files import cache_folder, home
 
 
 def keep_programs(where: str, environment=os.environ) -> Path | None:
     """Keep compiled programs in a folder; called before anything is compiled.
 
     Args:
-        where: ``config.compilation_cache``: a folder, ``"off"``, or ``"auto"`` for ``xla/`` in
+        where: a folder, ``"off"``, or ``"auto"`` for ``xla/`` in
             $GUIDESTAR_CACHE or ~/.cache/guidestar.
         environment: where $JAX_COMPILATION_CACHE_DIR stands, which goes before ``"auto"``.
 
@@ -21,7 +21,7 @@ def keep_programs(where: str, environment=os.environ) -> Path | None:
     """
     if where == "off" or (where == "auto" and environment.get("JAX_COMPILATION_CACHE_DIR")):
         return None
-    path = cache_folder() / "xla" if where == "auto" else Path(where).expanduser().absolute()
+    path = cache_folder() / "xla" if where == "auto" else home(where).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:

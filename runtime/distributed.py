@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,11 +23,11 @@ COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 WORKERS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
 
 
-def initialise(section, environment=os.environ) -> bool:
+def initialise(section: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> bool:
     """Join the other hosts, before anything else touches a device; with one host do nothing.
 
     Args:
-        section: a config's ``hosts``: ``coordinator``, ``"host:port"`` with ``count`` processes of
+        section: ``coordinator``, ``"host:port"`` with ``count`` processes of
             which this is number ``index``; ``"auto"`` to find all three from Cloud TPU, SLURM or
             Open MPI; empty to do that where a launcher's variables say there are several.
         environment: those variables.
@@ -37,12 +38,12 @@ def initialise(section, environment=os.environ) -> bool:
     Raises:
         UserError: a count or an index that does not fit, or hosts that cannot be joined.
     """
-    coordinator, count, index = section.coordinator, section.count, section.index
-    arguments = {}
+    coordinator, count, index = (section[name] for name in ("coordinator", "count", "index"))
+    arguments: dict[str, Any] = {}
     if coordinator and coordinator != "auto":
         if count < 1 or not 0 <= index < count or ":" not in coordinator:
             raise UserError(
-                f"config.hosts: coordinator {coordinator!r}, count {count}, index {index}: give "
+                f"hosts: coordinator {coordinator!r}, count {count}, index {index}: give "
                 f"the first host as host:port, how many processes there are, and which of them "
                 f"this is, counted from 0"
             )
@@ -55,7 +56,7 @@ def initialise(section, environment=os.environ) -> bool:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"config.hosts: this process could not join the others ({' '.join(str(error).split())})"
+            f"hosts: this process could not join the others ({' '.join(str(error).split())})"
             f": check that all of them were started and reach {coordinator or 'the first one'}"
         ) from error
     return jax.process_count() > 1

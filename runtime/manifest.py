@@ -4,12 +4,11 @@ A checkpoint is taken as whole if its manifest is there and every file is as the
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
-from typing import Any
 
-from ..core.errors import UserError
+from ..core.checks import require_choice
+from ..core.files import sync_folder, write_json
 
 NAME = "manifest.json"
 # How much of a file is compared.
@@ -26,31 +25,6 @@ def checksum(path: Path) -> int:
     return total
 
 
-def write_atomically(path: Path, data: Any) -> None:
-    """Write JSON data to ``path`` so that a reader finds the old file or the new one, whole."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(data, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Ask for a folder's entries to be on disk, where the file system knows how."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
 def write(folder: Path, contents: dict, check: str = "contents") -> None:
     """Describe a folder's files in its manifest.
 
@@ -65,7 +39,8 @@ def write(folder: Path, contents: dict, check: str = "contents") -> None:
         if check == "contents":
             entry["crc32"] = checksum(path)
         files[path.relative_to(folder).as_posix()] = entry
-    write_atomically(folder / NAME, contents | {"files": files})
+    write_json(folder / NAME, contents | {"files": files})
+    sync_folder(folder)
 
 
 def read(folder: Path) -> dict | str:
@@ -103,11 +78,10 @@ def damage(folder: Path, file: str, entry: dict, check: str = "contents") -> str
 
 
 def require_check(name: str) -> str:
-    """Return ``config.checkpoint.verify``.
+    """Return how much of a file is compared.
 
     Raises:
         UserError: not one of `CHECKS`.
     """
-    if name not in CHECKS:
-        raise UserError(f"config.checkpoint.verify {name!r} is not one of {', '.join(CHECKS)}")
+    require_choice("checkpoint.verify", name, CHECKS)
     return name

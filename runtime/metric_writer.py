@@ -5,7 +5,6 @@ TensorBoard and Weights & Biases get the same numbers where a config asks for th
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ..core.errors import UserError
+from ..core.files import write_text
 from .speed import memory_bytes
 
 
@@ -73,7 +73,7 @@ class Journal:
             self._tracker = _weights_and_biases(wandb, name, config, workdir) if wandb else None
             self._truncate(start)
             self._file = self.path.open("a", buffering=1)
-            self._board = SummaryWriter(str(workdir / "tensorboard")) if tensorboard else None
+            self._board = _board(workdir / "tensorboard", start) if tensorboard else None
 
     def _truncate(self, start: int) -> None:
         if not self.path.exists():
@@ -85,9 +85,7 @@ class Journal:
                     kept.append(line + "\n")
             except (json.JSONDecodeError, KeyError):
                 continue  # a line cut short by a kill
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(kept))
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -121,6 +119,19 @@ class Journal:
         if "share_of_peak" in speed:
             shown["peak"] = f"{speed['share_of_peak']:.0%}"
         self._bar.set_postfix(shown)
+
+    def note(self, step: int, values: Mapping[str, float]) -> None:
+        """Record what was measured at ``step`` beside training, in a line of its own."""
+        if not values:
+            return
+        record = {"step": step, "images": step * self._batch_size} | dict(values)
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._tracker:
+            self._tracker.log(record, step=step)
 
     def _speed(self, steps: int, seconds: float) -> dict[str, float]:
         seconds = max(seconds, 1e-9)
@@ -167,13 +178,17 @@ class Journal:
             self._tracker.finish()
 
 
+def _board(folder: Path, start: int) -> SummaryWriter:
+    """Open TensorBoard's record, and hide what an earlier run wrote of steps after ``start``."""
+    return SummaryWriter(str(folder), purge_step=start + 1 if folder.exists() else None)
+
+
 def _weights_and_biases(project: str, name: str, config: Mapping | None, workdir: Path):
     try:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.log.wandb={project} needs Weights & Biases: pip install wandb, or leave it "
-            f"empty"
+            f"log.wandb={project} needs Weights & Biases: pip install wandb, or leave it empty"
         ) from error
     identity = workdir / "wandb_id"
     resumed = identity.read_text().strip() if identity.exists() else None

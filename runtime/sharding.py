@@ -11,16 +11,20 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ..core.checks import count, require_choice, require_ranges
 from ..core.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+# Of an axis: 0 is the preset's own, -1 what the others leave.
+SIZE = count(-1, "0: the preset's own, -1: what the other axes leave")
 # What the presets may leave whole adds at most this share to a device's part of the parameters.
 WHOLE_SHARE = 0.03
 # A multilayer perceptron's way out of the residual stream and back into it.
@@ -123,20 +127,20 @@ class Layout:
         """
         return self._shardings(params, 1)
 
-    def _shardings(self, params: Any, which: int) -> Any:
+    def _shardings(self, params: Any, which: int, *, strict: bool = True) -> Any:
         leaves, structure = jax.tree_util.tree_flatten_with_path(params)
         shapes = {path_of(keys): tuple(leaf.shape) for keys, leaf in leaves}
         unused = [rule for rule, _ in self.rules if not any(re.search(rule, p) for p in shapes)]
-        if unused:
+        if unused and strict:
             raise UserError(
-                f"config.sharding.rules: {unused[0]!r} is found in no parameter's path; paths are "
+                f"sharding.rules: {unused[0]!r} is found in no parameter's path; paths are "
                 f"{', '.join(list(shapes)[:4])}, ... ({len(shapes)} in all)"
             )
         whole = self._left_whole(shapes)
         specs = [self._specs(path, shape, path in whole)[which] for path, shape in shapes.items()]
         return structure.unflatten([NamedSharding(self.mesh, spec) for spec in specs])
 
-    def of_state(self, state: Any, params: Any) -> Any:
+    def of_state(self, state: Any, params: Any, *, strict: bool = True) -> Any:
         """Return a sharding for every array of a state.
 
         An array follows the parameter whose path its own path ends with; leading dimensions
@@ -147,12 +151,13 @@ class Layout:
             state: pytree of arrays or of their shapes that contains parameters, averages and
                 moments.
             params: the parameters, likewise.
+            strict: refuse rules that no path has.
         """
         placed = {
             path_of(keys): (tuple(leaf.shape), sharding)
             for (keys, leaf), sharding in zip(
                 jax.tree_util.tree_leaves_with_path(params),
-                jax.tree.leaves(self.of_parameters(params)),
+                jax.tree.leaves(self._shardings(params, 0, strict=strict)),
                 strict=True,
             )
         }
@@ -174,7 +179,7 @@ class Layout:
         slices = self.batch.addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[part] for part in slices]))
 
-    def place(self, batch: Any, batch_size: int) -> Any:
+    def place(self, batch: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
         """Put this process's `rows` of a batch on its devices.
 
         Args:
@@ -183,7 +188,7 @@ class Layout:
         """
         rows = self.rows(batch_size)
 
-        def put(value):
+        def put(value: np.ndarray) -> jax.Array:
             shape = (batch_size, *value.shape[1:])
             parts = self.batch.addressable_devices_indices_map(shape)
             first = {
@@ -197,7 +202,7 @@ class Layout:
             ]
             return jax.make_array_from_single_device_arrays(shape, self.batch, pieces)
 
-        return jax.tree.map(lambda value: put(np.asarray(value)), batch)
+        return jax.tree.map(lambda value: put(np.asarray(value)), dict(batch))
 
     def mapped(self, step: Callable, axis: str) -> Callable:
         """Return ``step(state, batch)`` under `jax.pmap`, for arrays placed by this layout.
@@ -249,7 +254,7 @@ class Layout:
     def _ruled(self, rule: str, axes: tuple, path: str, shape: tuple[int, ...]) -> PartitionSpec:
         if len(axes) > len(shape):
             raise UserError(
-                f"config.sharding.rules: {rule!r} names axes for {len(axes)} dimensions and "
+                f"sharding.rules: {rule!r} names axes for {len(axes)} dimensions and "
                 f"{path} has shape {shape}: name at most {len(shape)}"
             )
         spec = (None,) * (len(shape) - len(axes)) + axes
@@ -257,7 +262,7 @@ class Layout:
             size = self._size(axis)
             if shape[dimension] % size:
                 raise UserError(
-                    f"config.sharding.rules: {rule!r} puts the axis {axis!r} of size {size} on "
+                    f"sharding.rules: {rule!r} puts the axis {axis!r} of size {size} on "
                     f"dimension {dimension} of {path} with shape {shape}, and {shape[dimension]} "
                     f"is not divisible by {size}: name another dimension, or change the mesh"
                 )
@@ -322,33 +327,42 @@ def on_one_device(device: jax.Device) -> Layout:
     return Layout(_mesh(dict.fromkeys(AXES, 1), [device]))
 
 
-def layout_from_config(section: Mapping[str, Any], devices: Sequence | None = None) -> Layout:
-    """Read a config's ``sharding`` section.
+def layout(
+    *,
+    preset: str = "replicated",
+    mesh: Mapping[str, int] = MappingProxyType({}),
+    rules: Sequence = (),
+    whole_below: int = 2**12,
+    devices: Sequence | None = None,
+) -> Layout:
+    """Lay out parameters and batches over devices.
 
     Args:
-        section: ``preset`` (one of `PRESETS`); ``mesh``, the sizes of ``data``, ``fsdp`` and
-            ``tensor``, where 0 is the preset's own and -1 what the others leave; ``rules``, pairs
-            of a regex and the axes of a parameter's last dimensions, such as
-            ``(("mlp_in/kernel", (None, "tensor")),)``; ``whole_below``, see `Layout`.
+        preset: one of `PRESETS`.
+        mesh: sizes of ``data``, ``fsdp`` and ``tensor``, where 0 is the preset's own and -1 what
+            the others leave.
+        rules: pairs of a regex and the axes of a parameter's last dimensions, such as
+            ``(("mlp_in/kernel", (None, "tensor")),)``.
+        whole_below: see `Layout`.
         devices: all devices of the run when None.
 
     Raises:
         UserError: an unknown preset or axis, a mesh that does not use every device, a rule that
-            cannot be read, or rules with ``pmap``.
+            cannot be read, or rules with ``pmap``; a number out of range.
     """
-    if section["preset"] not in PRESETS:
+    require_choice("sharding.preset", preset, PRESETS)
+    chosen = PRESETS[preset]
+    require_choice("sharding.mesh: the axis", next(iter(mesh.keys() - set(AXES)), AXES[0]), AXES)
+    require_ranges("sharding", {"whole_below": whole_below}, {"whole_below": count(0)})
+    require_ranges("sharding.mesh", mesh, dict.fromkeys(AXES, SIZE))
+    read = tuple(_read_rule(rule) for rule in rules)
+    sizes = {axis: mesh.get(axis, 0) or chosen.mesh[axis] for axis in AXES}
+    if chosen.pmap and (read or {sizes["fsdp"], sizes["tensor"]} != {1}):
         raise UserError(
-            f"config.sharding.preset {section['preset']!r} is not one of {', '.join(PRESETS)}"
-        )
-    preset = PRESETS[section["preset"]]
-    rules = tuple(_read_rule(rule) for rule in section["rules"])
-    sizes = {axis: section["mesh"][axis] or preset.mesh[axis] for axis in AXES}
-    if preset.pmap and (rules or {sizes["fsdp"], sizes["tensor"]} != {1}):
-        raise UserError(
-            "config.sharding.preset pmap keeps the parameters whole on every device: leave rules "
+            "sharding.preset pmap keeps the parameters whole on every device: leave rules "
             "empty and mesh.fsdp and mesh.tensor at 0, or choose another preset"
         )
-    return Layout(_mesh(sizes, devices), preset, rules, section["whole_below"])
+    return Layout(_mesh(sizes, devices), chosen, read, whole_below)
 
 
 def _mesh(sizes: dict[str, int], devices: Sequence | None) -> Mesh:
@@ -357,14 +371,12 @@ def _mesh(sizes: dict[str, int], devices: Sequence | None) -> Mesh:
     open_axes = [axis for axis, size in sizes.items() if size == -1]
     taken = math.prod(size for size in sizes.values() if size != -1)
     if len(open_axes) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise UserError(
-            f"config.sharding.mesh {written}: give positive sizes, and -1 (what is left) once"
-        )
+        raise UserError(f"sharding.mesh {written}: give positive sizes, and -1 (what is left) once")
     if open_axes:
         sizes = sizes | {open_axes[0]: len(devices) // taken}
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
-            f"config.sharding.mesh {written} does not make use of exactly {len(devices)} "
+            f"sharding.mesh {written} does not make use of exactly {len(devices)} "
             f"device(s): the sizes must multiply to that"
         )
     # The types are those of a mesh on which the compiler places what is in between.
@@ -380,13 +392,13 @@ def _read_rule(rule: Any) -> tuple[str, tuple]:
         axes = tuple(tuple(a) if isinstance(a, (list, tuple)) else a for a in axes)
     except (TypeError, ValueError, re.error) as error:
         raise UserError(
-            f"config.sharding.rules: {rule!r} is not a pair of a regex on the parameter's path "
+            f"sharding.rules: {rule!r} is not a pair of a regex on the parameter's path "
             f"and axes, such as ('mlp_in/kernel', (None, 'tensor')): {error}"
         ) from error
     named = [n for a in axes if a is not None for n in (a if isinstance(a, tuple) else (a,))]
     if set(named) - set(AXES) or len(named) != len(set(named)):
         raise UserError(
-            f"config.sharding.rules: {regex!r} names the axes {axes!r}; they are "
+            f"sharding.rules: {regex!r} names the axes {axes!r}; they are "
             f"{', '.join(AXES)} or None, each at most once"
         )
     return regex, axes

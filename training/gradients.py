@@ -1,7 +1,7 @@
 """Gradients of a batch: in one go, in micro-batches, with activations computed again."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ POLICIES = {
 def gradients(
     gradient: Callable,
     params: Any,
-    batch: dict[str, Array],
+    batch: Mapping[str, Any],
     root: Key[Array, ""],
     *,
     accumulate: int = 1,
@@ -40,9 +40,10 @@ def gradients(
 
     Args:
         gradient: ``(params, batch, keys) -> (gradient, metrics)``, all of them means over the
-            examples given (see `training.objective`).
+            examples given (see `training.objectives`).
         params: the parameters.
-        batch: a pytree of arrays ``[batch, ...]``; what one device holds where ``axis`` is given.
+        batch: a pytree of arrays ``[batch, ...]``, ``x`` among them; what one
+            device holds where ``axis`` is given.
         root: key of the step.
         accumulate: number of micro-batches, which divides the batch.
         axis: the name under `jax.pmap` of the axis of devices, over which means are taken.
@@ -118,12 +119,12 @@ def rematerialised(network: Network, policy: str, *, gathered: bool = False) -> 
         UserError: an unknown policy, or a network that has no blocks to compute again.
     """
     if policy not in POLICIES:
-        raise UserError(f"config.training.remat {policy!r} is not one of {', '.join(POLICIES)}")
+        raise UserError(f"training.remat {policy!r} is not one of {', '.join(POLICIES)}")
     if policy == "none" and not gathered:
         return network
     if policy != "none" and BLOCK not in network.sites:
         raise UserError(
-            f"config.training.remat {policy!r} computes a network's blocks again, and this one "
+            f"training.remat {policy!r} computes a network's blocks again, and this one "
             f"offers no site named {BLOCK!r}: use none"
         )
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}

@@ -1,15 +1,17 @@
-"""From a config to a `Recipe`: what is minimised, by what optimiser, and which averages are kept.
+"""From plain sections to a `Recipe`: what is minimised, by what, and which averages are kept.
 
-A loss is composed of parts that a config names one by one, each a section ``{"name": ...,
-argument: value}`` of ``config.training``:
+A loss is composed of parts, each a section ``{"name": ..., argument: value}`` of ``training``:
 
-    loss           losses/           what is measured
-    noise          noise.py          how often each noise level is trained
-    weighting      weightings.py     how much the error counts at each
-    kernel         corruption.py     Gaussian noise, or that of PFGM++
-    augmentation   augmentation.py   geometry that the network is told of
-    perturbation   perturbation.py   noise on the condition's embedding
-    objective      objective.py      how losses become a gradient: mean, curriculum, clusters
+    loss           losses/, distillation/   what is measured
+    noise          noise/levels.py          how often each noise level is trained
+    weighting      noise/weightings.py      how much the error counts at each
+    kernel         noise/corruption.py      Gaussian noise, or that of PFGM++
+    augmentation   noise/augmentation.py    geometry that the network is told of
+    perturbation   noise/perturbation.py    noise on the condition's embedding
+    objective      objectives/              how losses become a gradient: mean, curriculum, clusters
+
+Each part is registered in its own file. What stands before the ``/`` of a loss's constructor it
+gets from here, by name: `INGREDIENTS`. A part that the loss asks nothing of must be left alone.
 """
 
 import inspect
@@ -18,24 +20,24 @@ from typing import Any
 
 from flax import nnx
 
+from ..core.checks import positive, require_ranges
 from ..core.errors import UserError
+from ..core.registry import Constructor, registry
 from ..core.sites import CONDITION_EMBEDDING
-from ..data.sources import fractal2d
+from ..models.exact.mixture import GaussianMixture
 from ..models.spec import Spec
-from . import losses
-from .averages import ema
+from . import distillation, losses
+from .averages.ema import averages
+from .losses.loss import MAIN, Loss, roles_of
 from .noise import augmentation
-from .noise.corruption import KERNELS, Corruption
-from .noise.levels import NOISES
-from .noise.perturbation import ConditionPerturbation
-from .noise.weightings import WEIGHTINGS
-from .objectives.clustering import clusters
-from .objectives.curriculum import Curriculum
-from .objectives.multitask import TASK_WEIGHTS
-from .objectives.objective import Mean, Objective
-from .optimizers import optimizer_from_config
-from .state import Recipe
+from .noise.corruption import Corruption
+from .objectives import clustering, curriculum
+from .objectives.objective import Objective
+from .optimizers import optimizer
+from .state import Recipe, Update
 
+# Where parts register themselves.
+PARTS = (distillation, losses, augmentation, clustering, curriculum)
 # What a section is when a config does not name it.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "loss": {"name": "denoising"},
@@ -46,140 +48,125 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "perturbation": {"name": "none"},
     "objective": {"name": "mean"},
 }
-
-
-def _none() -> None:
-    return None
-
-
-AUGMENTATIONS: dict[str, Callable] = {"none": _none, "edm": augmentation.AugmentPipe}
-PERTURBATIONS: dict[str, Callable] = {"none": _none, "cep": ConditionPerturbation}
-# Losses of denoisers, built from a preconditioner, a corruption, a weighting and their own fields.
-DENOISERS: dict[str, Callable] = {
-    "denoising": losses.Denoising,
-    "uncertainty": losses.Uncertainty,
-    "hybrid": losses.Hybrid,
-    "flow_matching": losses.FlowMatching,
-    "masked": losses.Masked,
+# What a loss's constructor may ask for by name, and the sections that each is made of.
+INGREDIENTS: dict[str, tuple[str, ...]] = {
+    "spec": (),  # the main network's spec
+    "specs": (),  # every network's, by role
+    "preconditioner": (),
+    "corruption": ("noise", "kernel", "augmentation", "perturbation"),
+    "weighting": ("weighting",),
+    "levels": ("noise",),
+    "mixture": (),  # the exact density of the data, where there is one
 }
-
-
-def _denoiser(kind: Callable) -> Callable:
-    def build(config, spec: Spec, **fields):
-        training = config.training
-        if spec.preconditioner is None:
-            raise ValueError(f"config.model {config.model.name!r} is no denoiser")
-        if isinstance(spec.condition, Mapping):
-            names = ", ".join(spec.condition)
-            raise ValueError(
-                f"config.model {config.model.name!r} is conditioned on {names}, and data sets hold "
-                f"classes alone: train it with training.losses on batches of your own"
-            )
-        module = spec.module
-        corruption = Corruption(
-            levels=part(training, "noise", NOISES),
-            kernel=part(training, "kernel", KERNELS),
-            augment=part(training, "augmentation", AUGMENTATIONS),
-            perturbation=part(training, "perturbation", PERTURBATIONS),
-            dropout=_takes(module, "dropout_key"),
-        )
-        weighting = part(training, "weighting", WEIGHTINGS)
-        loss = kind(spec.preconditioner, corruption, weighting, **fields)
-        _check_network(module, loss)
-        return loss
-
-    return build
-
-
-def _score_matching(config, spec: Spec):
-    del spec
-    mixture = fractal2d.mixture(fractal2d.SPLITS[config.data.split])
-    return losses.ScoreMatching(mixture, part(config.training, "noise", NOISES))
-
-
-def _cross_entropy(config, spec: Spec, **fields):
-    del config, spec
-    return losses.CrossEntropy(**fields)
-
-
-def _autoencoding(config, spec: Spec, **fields):
-    del config
-    return losses.autoencoding(spec, **fields)
-
-
-# name -> how it is built from (config, spec, its own fields), and the parts it makes use of.
-ALL_PARTS = tuple(name for name in DEFAULTS if name != "loss")
-LOSSES: dict[str, tuple[Callable, tuple[str, ...]]] = {
-    **{name: (_denoiser(kind), ALL_PARTS) for name, kind in DENOISERS.items()},
-    "score_matching": (_score_matching, ("noise", "objective")),
-    "cross_entropy": (_cross_entropy, ()),
-    "autoencoding": (_autoencoding, ()),
-}
-
-
-def _clusters(loss, scale: float, weights: Mapping = {"name": "uncertainty"}, **fields):
-    if not hasattr(loss, "corruption"):
-        raise ValueError("clusters of noise levels need the loss of a denoiser")
-    weigh = part({"weights": weights}, "weights", TASK_WEIGHTS)
-    return clusters(loss, scale, noise=loss.corruption.levels, weights=weigh, **fields)
-
-
-OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "mean": Mean,
-    "curriculum": Curriculum,
-    "clusters": _clusters,
-}
+# Losses that draw noise levels alone can be cut into tasks of them.
+WITH_LEVELS = {"corruption", "levels"}
 
 
 def section(training: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a section of a config's ``training``, or what it is by default."""
+    """Return a section of ``training``, or what it is by default."""
     given = training.get(name)
     return dict(DEFAULTS[name] if given is None else given)
 
 
-def part(training: Mapping[str, Any], name: str, constructors: Mapping[str, Callable], *given):
-    """Build what a section of ``config.training`` names.
+def part(training: Mapping[str, Any], name: str, **offered: Callable[[], Any]) -> Any:
+    """Build what a section of ``training`` names.
 
     Args:
-        training: the config's section.
-        name: of the part.
-        constructors: by the name in the part's section.
-        given: arguments that come before those of the section.
+        training: the section.
+        name: of the part, and of its kind.
+        offered: by name, what makes the arguments that a constructor takes before its ``/``.
 
     Raises:
         UserError: an unknown name or argument, or a value that the constructor refuses.
     """
-    fields = section(training, name)
-    chosen = fields.pop("name", None)
-    if chosen not in constructors:
-        raise UserError(
-            f"config.training.{name}.name {chosen!r} is not one of {', '.join(constructors)}"
-        )
+    fields, place = section(training, name), f"training.{name}"
+    entry = registry(name).find(fields.get("name"), place)
+    if entry.kind != name:
+        raise UserError(f"{place}.name {entry.name!r} is no {name}: it goes into {place}.weights")
     try:
-        return constructors[chosen](*given, **fields)
+        given = [offered[key]() for key in asked(entry)]
     except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"config.training.{name}, {chosen}: {error}") from error
+        raise  # of another section
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
+    return registry(name).build(fields, place, *given)
 
 
-def loss_from_config(config, spec: Spec) -> losses.Loss:
-    """Compose the loss that ``config.training`` names.
+def asked(entry: Constructor) -> tuple[str, ...]:
+    """Return the names of what a constructor asks of the recipe: what stands before its ``/``."""
+    found = entry.parameters.items()
+    return tuple(name for name, one in found if one.kind is one.POSITIONAL_ONLY)
+
+
+def loss_of(
+    training: Mapping[str, Any],
+    specs: Mapping[str, Spec],
+    mixture: GaussianMixture | None = None,
+) -> Loss:
+    """Compose the loss that ``training`` names.
+
+    Args:
+        training: the section.
+        specs: specs of the networks, by role.
+        mixture: the exact density of the data, where there is one.
 
     Raises:
-        UserError: an unknown name or argument, a part that this loss makes no use of, or a
-            network that lacks what a part needs.
+        UserError: an unknown name or argument, a part that this loss makes no use of, a network
+            that lacks what a part needs, or roles other than those of the loss.
     """
-    name = section(config.training, "loss").get("name")
-    _, used = LOSSES.get(name, (None, ALL_PARTS))
-    for unused in set(ALL_PARTS) - set(used):
-        if section(config.training, unused) != DEFAULTS[unused]:
+    entry = registry("loss").find(section(training, "loss").get("name"), "training.loss")
+    wanted = asked(entry)
+    if unknown := [name for name in wanted if name not in INGREDIENTS]:
+        raise UserError(
+            f"training.loss: {entry.name} asks for {unknown[0]!r} before its /, and there are "
+            f"{', '.join(INGREDIENTS)}"
+        )
+    used = {one for name in wanted for one in INGREDIENTS[name]}
+    used |= {"objective"} if WITH_LEVELS & set(wanted) else set()
+    for unused in sorted(DEFAULTS.keys() - used - {"loss"}):
+        if section(training, unused) != DEFAULTS[unused]:
             raise UserError(
-                f"config.training.{unused} is {section(config.training, unused)}, and the loss "
-                f"{name} makes no use of it: leave it at {DEFAULTS[unused]}"
+                f"training.{unused} is {section(training, unused)}, and the loss {entry.name} "
+                f"makes no use of it: leave it at {DEFAULTS[unused]}"
             )
-    builders = {key: build for key, (build, _) in LOSSES.items()}
-    return part(config.training, "loss", builders, config, spec)
+    spec = specs[MAIN]
+    loss = part(
+        training,
+        "loss",
+        spec=lambda: spec,
+        specs=lambda: specs,
+        preconditioner=lambda: _preconditioner(spec),
+        corruption=lambda: _corruption(training, spec),
+        weighting=lambda: part(training, "weighting"),
+        levels=lambda: part(training, "noise"),
+        mixture=lambda: _known(mixture),
+    )
+    if "corruption" in wanted:
+        _check_network(spec, loss, entry.name)
+    _check_roles(entry.name, loss, specs)
+    return loss
+
+
+def _preconditioner(spec: Spec):
+    if spec.preconditioner is None:
+        raise ValueError("the model is no denoiser: set another model.name, or another loss")
+    return spec.preconditioner
+
+
+def _known(mixture: GaussianMixture | None) -> GaussianMixture:
+    if mixture is None:
+        raise ValueError("it needs data whose density is known: set data.name fractal2d")
+    return mixture
+
+
+def _corruption(training: Mapping[str, Any], spec: Spec) -> Corruption:
+    return Corruption(
+        levels=part(training, "noise"),
+        kernel=part(training, "kernel"),
+        augment=part(training, "augmentation"),
+        perturbation=part(training, "perturbation"),
+        dropout=_takes(spec.module, "dropout_key"),
+    )
 
 
 def _takes(module: nnx.Module, name: str) -> bool:
@@ -187,71 +174,105 @@ def _takes(module: nnx.Module, name: str) -> bool:
     return name in inspect.signature(type(module).__call__).parameters
 
 
-def _check_network(module: nnx.Module, loss) -> None:
+def _check_network(spec: Spec, loss, name: str) -> None:
     """Refuse a network that lacks what the loss asks of it."""
-    if loss.corruption.augment is not None:
+    module, corruption = spec.module, getattr(loss, "corruption", None)
+    if corruption is None:
+        return
+    if corruption.augment is not None:
         taken = getattr(module, "augment_dim", 0)
         if taken != augmentation.LABELS:
-            raise ValueError(
-                f"config.training.augmentation tells the network {augmentation.LABELS} numbers, "
+            raise UserError(
+                f"training.augmentation tells the network {augmentation.LABELS} numbers, "
                 f"and this one takes {taken}: set model.augment_dim, or augmentation.name none"
             )
     sites = getattr(module, "sites", ())
-    if loss.corruption.perturbation is not None and CONDITION_EMBEDDING not in sites:
-        raise ValueError(
-            "config.training.perturbation needs a network that embeds a condition, with the site "
+    if corruption.perturbation is not None and CONDITION_EMBEDDING not in sites:
+        raise UserError(
+            "training.perturbation needs a network that embeds a condition, with the site "
             f"{CONDITION_EMBEDDING!r}: set perturbation.name none"
         )
     if isinstance(loss, losses.Uncertainty) and not hasattr(module, "log_variance"):
-        raise ValueError("the network learns no log_variance(c_noise): use the loss denoising")
+        raise UserError(
+            f"training.loss: {name}: the network learns no log_variance(c_noise): use the loss "
+            f"denoising"
+        )
     if isinstance(loss, losses.Masked) and not _takes(module, "visible"):
-        raise ValueError("the network cannot be shown a part of an image: use model.name umd")
+        raise UserError(
+            f"training.loss: {name}: the network cannot be shown a part of an image: use "
+            f"model.name umd"
+        )
 
 
-def recipe_from_config(config, spec: Spec) -> Recipe:
-    """Compose the recipe that ``config`` names.
+def _check_roles(name: str, loss: Loss, specs: Mapping[str, Spec]) -> None:
+    wanted = roles_of(loss)
+    if missing := [role for role in wanted if role not in specs]:
+        raise UserError(
+            f"training.loss: {name} takes part of the networks {', '.join(wanted)}: add a section "
+            f"roles.{missing[0]} with init_from, the weights that it starts from"
+        )
+    if unused := [role for role in specs if role not in wanted]:
+        raise UserError(
+            f"roles.{unused[0]} is a network that the loss {name} does not see: leave it out, or "
+            f"choose another training.loss"
+        )
+
+
+def objective_of(
+    training: Mapping[str, Any], loss: Loss, *, batch_size: int, accumulate: int = 1
+) -> Objective:
+    """Return how the loss becomes a gradient.
+
+    Raises:
+        UserError: an unknown name or argument, or tasks that cannot share a batch equally.
+    """
+    scale = training.get("loss_scale", 1.0)
+    require_ranges("training", {"loss_scale": scale}, {"loss_scale": positive("1 is none")})
+    objective = part(training, "objective", loss=lambda: loss, scale=lambda: scale)
+    tasks = getattr(objective, "tasks", 1)
+    if tasks > 1 and batch_size % (tasks * accumulate):
+        raise UserError(
+            f"training.objective: {tasks} clusters of noise levels cannot share a batch of "
+            f"{batch_size} in {accumulate} micro-batches equally: make training.batch_size a "
+            f"multiple"
+        )
+    return objective
+
+
+def recipe_of(
+    specs: Mapping[str, Spec],
+    training: Mapping[str, Any],
+    optimizers: Mapping[str, Mapping[str, Any]],
+    ema: Mapping[str, Any],
+    *,
+    averaged: tuple[str, ...] = (MAIN,),
+    mixture: GaussianMixture | None = None,
+) -> Recipe:
+    """Compose a recipe.
+
+    Args:
+        specs: specs of the networks, by role.
+        training: the section.
+        optimizers: of each trained role, the section; roles without one are frozen.
+        ema: the section, of every averaged role.
+        averaged: roles whose averages are kept.
+        mixture: the exact density of the data, where there is one.
 
     Raises:
         UserError: an unknown name or argument of a part, schedule or average.
     """
-    training, loss = config.training, loss_from_config(config, spec)
-    scale = training.get("loss_scale", 1.0)
-    objective = part(training, "objective", OBJECTIVES, loss, scale)
-    tasks = getattr(objective, "tasks", 1)
-    if tasks > 1 and training.batch_size % (tasks * training.get("accumulate", 1)):
-        raise UserError(
-            f"config.training.objective: {tasks} clusters of noise levels cannot share a batch of "
-            f"{training.batch_size} in {training.get('accumulate', 1)} micro-batches equally: make "
-            f"training.batch_size a multiple"
+    batch_size = training["batch_size"]
+    loss = loss_of(training, specs, mixture)
+    updates = {}
+    for role, fields in optimizers.items():
+        spec = specs[role]
+        place = "optimizer" if role == MAIN else f"roles.{role}.optimizer"
+        updates[role] = Update(
+            *optimizer(spec, batch_size, place=place, **fields),
+            averages=averages(batch_size, **ema) if role in averaged else None,
+            project=spec.project,
         )
-    return Recipe(
-        objective=objective,
-        optimizer=optimizer_from_config(config, spec),
-        averages=averages_from_config(config),
-        project=spec.project,
+    objective = objective_of(
+        training, loss, batch_size=batch_size, accumulate=training.get("accumulate", 1)
     )
-
-
-def averages_from_config(config) -> ema.Averages:
-    """Return the averages of ``config.ema``: the one of ``profile``, then those of ``tracked``.
-
-    Raises:
-        UserError: an unknown profile or a number out of range.
-    """
-    batch, section = config.training.batch_size, config.ema
-    profiles = {
-        "constant": lambda: ema.constant(section.decay),
-        "half_life": lambda: ema.half_life(
-            section.images, batch_size=batch, ramp_up=section.ramp_up or None
-        ),
-        "power": lambda: ema.power_function(section.std),
-    }
-    if section.profile not in profiles:
-        raise UserError(
-            f"config.ema.profile {section.profile!r} is not one of {', '.join(profiles)}"
-        )
-    main = section.std if section.profile == "power" else None
-    more = tuple(float(std) for std in section.tracked if std != main)
-    return ema.Averages(
-        (profiles[section.profile](), *map(ema.power_function, more)), (main, *more)
-    )
+    return Recipe(objective, updates)

@@ -1,20 +1,37 @@
 """What a training run is made of at one step, and the one function that advances it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
+from ..core.random import root_key
 from ..models.denoiser import Network
+from ..models.preconditioning import Preconditioner
 from ..runtime.sharding import Layout
 from .averages import ema
 from .gradients import gradients
+from .losses.loss import MAIN, Role
 from .objectives.objective import Objective
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RoleState:
+    """One network's part of a run.
+
+    ``ema`` holds one tree like ``params`` for each average that is kept; a frozen network has
+    neither averages nor an optimiser's memory.
+    """
+
+    params: Any
+    ema: Any = ()
+    optimizer: Any = ()
 
 
 @jax.tree_util.register_dataclass
@@ -22,52 +39,104 @@ from .objectives.objective import Objective
 class TrainState:
     """Everything a step changes; a pytree, and exactly what a checkpoint holds.
 
-    ``ema`` holds one tree like ``params`` for each of the recipe's averages, ``memory`` what the
-    recipe's objective remembers from step to step.
+    ``roles`` holds the networks by role, ``memory`` what the recipe's objective remembers from
+    step to step.
     """
 
     step: Int[Array, ""]
+    roles: dict[str, RoleState]
+    memory: Any
+
+    @property
+    def main(self) -> RoleState:
+        """The network that is exported and sampled from."""
+        return self.roles[MAIN]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OneNetwork:
+    """A `TrainState` as runs of one network stored it before there were roles."""
+
+    step: Any
     params: Any
     ema: Any
     optimizer: Any
     memory: Any
 
+    @classmethod
+    def of(cls, state: TrainState) -> "OneNetwork":
+        """Return a state, or its shapes, in that form."""
+        main = state.main
+        return cls(state.step, main.params, main.ema, main.optimizer, state.memory)
+
+    def with_roles(self) -> TrainState:
+        """Return it as a state of today."""
+        roles = {MAIN: RoleState(self.params, self.ema, self.optimizer)}
+        return TrainState(self.step, roles, self.memory)
+
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a network is trained: what is minimised, by what, and how weights are averaged.
+class Update:
+    """How the parameters of one network change.
 
     Attributes:
-        objective: from a loss to a gradient.
         optimizer: an optax transformation.
-        averages: which averages of the weights are kept.
+        rate: its learning rate, ``step -> rate``, steps counted from 0.
+        averages: which averages of the weights are kept; None for none.
         project: applied to the parameters before every update's forward pass and after the
             last one (forced weight normalisation); the identity for most networks.
     """
 
-    objective: Objective
     optimizer: optax.GradientTransformation
-    averages: ema.Averages
+    rate: Callable[[Any], Float[Array, ""] | float]
+    averages: ema.Averages | None
     project: Callable
 
 
-def initial_state(recipe: Recipe, params: Any) -> TrainState:
-    """Return the state before the first step; the averages start as the parameters."""
-    params = recipe.project(params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema=recipe.averages.init(params),
-        optimizer=recipe.optimizer.init(params),
-        memory=recipe.objective.init(),
-    )
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How networks are trained: what is minimised, and how each of them changes.
+
+    Attributes:
+        objective: from a loss to a gradient.
+        updates: by role; a role without one is frozen.
+    """
+
+    objective: Objective
+    updates: Mapping[str, Update]
+
+    @property
+    def main(self) -> Update:
+        """How the network changes that is exported and sampled from."""
+        return self.updates[MAIN]
+
+
+def initial_state(recipe: Recipe, params: Mapping[str, Any]) -> TrainState:
+    """Return the state before the first step; averages start as the parameters.
+
+    Args:
+        recipe: of the run.
+        params: by role.
+    """
+    roles = {}
+    for role, values in params.items():
+        update = recipe.updates.get(role)
+        if update is None:
+            roles[role] = RoleState(values)
+            continue
+        values = update.project(values)
+        kept = update.averages.init(values) if update.averages else ()
+        roles[role] = RoleState(values, kept, update.optimizer.init(values))
+    return TrainState(jnp.zeros((), jnp.int32), roles, recipe.objective.init())
 
 
 def make_step(
     recipe: Recipe,
-    network: Network,
+    networks: Mapping[str, Network],
     seed: int,
     *,
+    preconditioners: Mapping[str, Preconditioner | None] | None = None,
     layout: Layout | None = None,
     shardings: TrainState | None = None,
     accumulate: int = 1,
@@ -78,31 +147,48 @@ def make_step(
     resumed run repeats an uninterrupted one bit for bit.
 
     Args:
-        recipe, network: what is trained, and how.
+        recipe: how the networks are trained.
+        networks: by role.
         seed: of the noise.
+        preconditioners: by role, of those that are denoisers.
         layout: of the devices; None leaves every placement to the arguments.
         shardings: of the state's arrays, as they come in and go out.
         accumulate: number of micro-batches whose gradients are added up before the update.
     """
     axis = "batch" if layout is not None and layout.preset.pmap else None
+    found = preconditioners or {}
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        root = jax.random.fold_in(jax.random.key(seed), state.step)
-        part = partial(recipe.objective.gradient, network, state.memory)
-        gradient, metrics = gradients(
-            part, state.params, batch, root, accumulate=accumulate, axis=axis
-        )
+        root = jax.random.fold_in(root_key(seed), state.step)
+        seen = {
+            role: Role(networks[role], one.params, tuple(one.ema), found.get(role))
+            for role, one in state.roles.items()
+        }
+        params = {role: state.roles[role].params for role in recipe.updates}
+        part = partial(recipe.objective.gradient, seen, state.memory)
+        gradient, metrics = gradients(part, params, batch, root, accumulate=accumulate, axis=axis)
         # Keys of examples are folded in from 0: this one is none of theirs.
         key = jax.random.fold_in(root, jnp.uint32(2**32 - 1))
         gradient, metrics, memory = recipe.objective.settle(gradient, metrics, state.memory, key)
-        updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, state.params)
-        params = recipe.project(optax.apply_updates(state.params, updates))
-        averages = recipe.averages.update(state.ema, params, state.step + 1)
-        metrics = metrics | {"gradient_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, averages, optimizer, memory), metrics
+        roles = dict(state.roles)
+        for role, update in recipe.updates.items():
+            roles[role] = _updated(update, roles[role], gradient[role], state.step)
+            of = "" if role == MAIN else f"_{role}"
+            metrics |= {
+                f"gradient_norm{of}": optax.tree.norm(gradient[role]),
+                f"learning_rate{of}": jnp.asarray(update.rate(state.step), jnp.float32),
+            }
+        return TrainState(state.step + 1, roles, memory), metrics
 
     if layout is None:
         return jax.jit(step, donate_argnums=0)
     if axis is None:
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.whole))
     return layout.mapped(step, axis)
+
+
+def _updated(update: Update, before: RoleState, gradient: Any, step: Array) -> RoleState:
+    changes, optimizer = update.optimizer.update(gradient, before.optimizer, before.params)
+    params = update.project(optax.apply_updates(before.params, changes))
+    kept = update.averages.update(before.ema, params, step + 1) if update.averages else ()
+    return RoleState(params, kept, optimizer)

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from ... import guidance, samplers
 from ...commands.export import commit
 from ...commands.export import run as export
+from ...commands.train import run as train
 from ...data.sources import fractal2d
 from ...evaluation.metrics import point_clouds
 from ...inference.networks import load_networks
-from ...training.loop import train
 from .. import point_cloud_plot
 
 

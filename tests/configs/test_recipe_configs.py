@@ -4,12 +4,11 @@ import importlib
 
 import numpy as np
 import pytest
+from tiny_configs.configs import recipe
 
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
 from guidestar.models import builders
-from guidestar.training import loop
-from guidestar.training.optimizers import learning_rate
-from guidestar.training.recipes import recipe_from_config
 
 LOCAL = [
     ("edm2", "runlocal"),
@@ -40,9 +39,8 @@ def config_of(name, arg=""):
 @pytest.mark.parametrize(("name", "arg", "shape"), FULL)
 def test_a_published_recipe_composes_on_its_own_data(name, arg, shape):
     config = config_of(name, arg)
-    spec = builders.build(config.model)
-    recipe_from_config(config, spec)
-    assert spec.shape == shape
+    recipe(config)
+    assert builders.build(config.model).shape == shape
     assert config.training.batch_size % config.training.accumulate == 0
 
 
@@ -50,9 +48,8 @@ def test_a_published_recipe_composes_on_its_own_data(name, arg, shape):
 def test_its_laptop_version_is_the_same_recipe_on_digits(name, arg):
     config = config_of(name, arg)
     full = config_of(name, arg.replace("runlocal", "").strip(","))
-    spec = builders.build(config.model)
-    recipe_from_config(config, spec)
-    assert spec.shape == (8, 8, 1) and config.data.name == "digits"
+    recipe(config)
+    assert builders.build(config.model).shape == (8, 8, 1) and config.data.name == "digits"
     for part in ("loss", "noise", "weighting", "kernel", "perturbation"):
         assert config.training[part] == full.training[part], part
     assert config.training.objective.name == full.training.objective.name
@@ -61,24 +58,23 @@ def test_its_laptop_version_is_the_same_recipe_on_digits(name, arg):
 
 def test_edm2s_numbers_are_the_papers():
     config = config_of("edm2", "size=img512-s")
-    rate = learning_rate(config.optimizer, config.training.batch_size)
+    found = recipe(config).main
     # At 1 Gi images.
     images = 2**30
     expected = 0.01 / np.sqrt(images / (70_000 * 2048))
-    assert float(rate(images // 2048)) == pytest.approx(expected, rel=1e-4)
+    assert float(found.rate(images // 2048)) == pytest.approx(expected, rel=1e-4)
     assert config.training.steps * 2048 == 2147.483648e6
-    recipe = recipe_from_config(config, builders.build(config.model))
-    assert recipe.averages.stds == (0.10, 0.05)
+    assert found.averages.stds == (0.10, 0.05)
     assert config.ema.snapshot_images == 4096 * 2048
 
 
 def test_dits_average_starts_at_the_first_step_with_its_full_decay():
     config = config_of("dit")
-    recipe = recipe_from_config(config, builders.build(config.model))
-    assert [float(recipe.averages.schedules[0](n)) for n in (1, 10**6)] == pytest.approx(
+    found = recipe(config).main
+    assert [float(found.averages.schedules[0](n)) for n in (1, 10**6)] == pytest.approx(
         [0.9999] * 2
     )
-    assert float(learning_rate(config.optimizer, 256)(0)) == pytest.approx(1e-4)
+    assert float(found.rate(0)) == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +97,6 @@ def test_a_laptop_version_trains(name, arg, tmp_path):
     config = config_of(name, arg)
     config.training.steps = 60
     config.log.update(every_steps=5, preview_every_steps=60)
-    state = loop.train(config, tmp_path)
+    state = train(config, tmp_path)
     assert int(state.step) == 60
     assert list((tmp_path / "previews").glob("*.png"))

@@ -13,13 +13,13 @@ from guidestar.commands.decode import run as decode
 from guidestar.commands.encode import run as encode
 from guidestar.commands.export import run as export
 from guidestar.commands.sample import run as sample
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
 from guidestar.data import latents
 from guidestar.input_pipeline import load_source
 from guidestar.models.autoencoders.loading import load_autoencoder
 from guidestar.models.autoencoders.scaling import PUBLISHED
 from guidestar.models.checkpoints import load, save
-from guidestar.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +177,7 @@ def test_a_transformer_is_trained_on_latents_exported_and_sampled(weights, encod
     config.checkpoint.every_steps = 600
     config.optimizer.update(learning_rate=5e-3, schedule="constant")
     config.log.update(every_steps=10, preview_every_steps=10)
-    loop.train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     # Latents scaled to sigma_data have loss 1 before training.

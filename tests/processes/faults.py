@@ -304,18 +304,11 @@ def may_mount() -> bool:
 def final_numbers(workdir: Path) -> dict[str, bytes]:
     """Return every array of a run's last checkpoint, and its losses, as bytes."""
     import jax
-    from tiny_configs.configs import tiny
+    from tiny_configs.configs import last_checkpoint, tiny
 
-    from guidestar.models import builders
-    from guidestar.runtime.sharding import on_one_device, path_of
-    from guidestar.training.loop import checkpoints_of
-    from guidestar.training.recipes import recipe_from_config
-    from guidestar.training.setup import set_up
+    from guidestar.runtime.sharding import path_of
 
-    config = tiny(steps=STEPS)
-    spec = builders.build(config.model)
-    setup = set_up(spec, recipe_from_config(config, spec), on_one_device(jax.devices()[0]))
-    step, state, extra = checkpoints_of(config, workdir).restore(setup.abstract)
+    step, state, extra = last_checkpoint(tiny(steps=STEPS), workdir)
     require(step == STEPS and extra["random"]["step"] == STEPS, f"it ended at step {step}")
     arrays = {
         path_of(keys): jax.device_get(leaf).tobytes()

@@ -12,7 +12,7 @@ import numpy as np
 from processes.sharded_training import sharding
 
 from guidestar.runtime.checkpointer import Checkpoints
-from guidestar.runtime.sharding import layout_from_config
+from guidestar.runtime.sharding import layout
 
 SECTIONS = {
     "saved": (dict(preset="fsdp"), 8),
@@ -31,8 +31,8 @@ def main(folder: Path) -> None:
     """Save it cut over eight devices, read it in every way, and compare."""
     shapes = jax.eval_shape(values)
     for name, (section, count) in SECTIONS.items():
-        layout = layout_from_config(sharding(whole_below=0, **section), jax.devices()[:count])
-        places = layout.of_parameters(shapes)
+        chosen = sharding(whole_below=0, **section)
+        places = layout(**chosen, devices=jax.devices()[:count]).of_parameters(shapes)
         checkpoints = Checkpoints(folder / "checkpoints", {})
         if name == "saved":
             checkpoints.claim()

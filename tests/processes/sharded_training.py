@@ -9,12 +9,9 @@ import sys
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tiny_configs.configs import tiny
+from tiny_configs.configs import setup, tiny
 
-from guidestar.models import builders
-from guidestar.runtime.sharding import layout_from_config, on_one_device
-from guidestar.training.recipes import recipe_from_config
-from guidestar.training.setup import set_up
+from guidestar.runtime.sharding import layout, on_one_device
 
 BATCH, STEPS = 32, 20
 MODELS = {
@@ -82,30 +79,29 @@ def sharding(**section) -> ConfigDict:
     return config
 
 
-def setup_of(model: str, layout):
+def setup_of(model: str, devices):
     """Return what a run of a model starts from."""
     config = tiny()
     config.model = ConfigDict(MODELS[model])
-    config.optimizer.update(warmup_steps=1, schedule="constant", learning_rate=5e-4)
-    spec = builders.build(config.model)
-    return set_up(spec, recipe_from_config(config, spec), layout)
+    config.optimizer.update(warmup_steps=1, schedule="constant", decay_steps=0, learning_rate=5e-4)
+    return setup(config, devices)
 
 
-def trained(model: str, layout, *, seed: int = 3, **step) -> tuple[np.ndarray, np.ndarray, float]:
+def trained(model: str, devices, *, seed: int = 3, **step) -> tuple[np.ndarray, np.ndarray, float]:
     """Return losses, parameters and the largest share of them that a device holds."""
-    setup = setup_of(model, layout)
-    state, advance = setup.create(jax.random.key(0)), setup.step(seed, **step)
+    start = setup_of(model, devices)
+    state, advance = start.create(jax.random.key(0)), start.step(seed, **step)
     losses = []
     for batch in batches():
         before = state
         with jax.transfer_guard("disallow"):
-            state, metrics = advance(state, layout.place(batch, BATCH))
+            state, metrics = advance(state, devices.place(batch, BATCH))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before)), "two states at once"
         losses.append(float(jax.device_get(metrics["loss"])))
-    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(setup.abstract), strict=True):
+    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(start.abstract), strict=True):
         assert leaf.sharding.is_equivalent_to(expected.sharding, leaf.ndim), "an array moved"
-    leaves = jax.tree.leaves(state.params)
-    held = {device: 0 for device in layout.mesh.devices.flat}
+    leaves = jax.tree.leaves(state.main.params)
+    held = {device: 0 for device in devices.mesh.devices.flat}
     for leaf in leaves:
         for shard in leaf.addressable_shards:
             held[shard.device] += shard.data.nbytes
@@ -114,16 +110,16 @@ def trained(model: str, layout, *, seed: int = 3, **step) -> tuple[np.ndarray, n
     return np.array(losses), params, share
 
 
-def gathered_shapes(model: str, layout) -> tuple[set, set]:
+def gathered_shapes(model: str, devices) -> tuple[set, set]:
     """Return the shapes that a step's program gathers or exchanges, and those of parameters."""
-    setup = setup_of(model, layout)
+    start = setup_of(model, devices)
     batch = {
-        "x": jax.ShapeDtypeStruct((BATCH, 8, 8, 1), np.float32, sharding=layout.batch),
-        "condition": jax.ShapeDtypeStruct((BATCH,), np.int32, sharding=layout.batch),
+        "x": jax.ShapeDtypeStruct((BATCH, 8, 8, 1), np.float32, sharding=devices.batch),
+        "condition": jax.ShapeDtypeStruct((BATCH,), np.int32, sharding=devices.batch),
     }
-    text = setup.step(3).lower(setup.abstract, batch).compile().as_text()
+    text = start.step(3).lower(start.abstract, batch).compile().as_text()
     found = re.findall(r"f32\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)\(", text)
-    shapes = {leaf.shape for leaf in jax.tree.leaves(setup.abstract.params)}
+    shapes = {leaf.shape for leaf in jax.tree.leaves(start.abstract.main.params)}
     # A layer of a stack is gathered by itself.
     shapes |= {shape[1:] for shape in shapes} | {(1, *shape[1:]) for shape in shapes}
     return {tuple(map(int, f.split(","))) for f in found if f}, shapes
@@ -139,11 +135,11 @@ if __name__ == "__main__":
     for model, way in pairs(longer=sys.argv[2] == "longer"):
         section, step, _ = WAYS[way]
         results[f"{model}/{way}/losses"], results[f"{model}/{way}/params"], share = trained(
-            model, layout_from_config(sharding(**section)), **step
+            model, layout(**sharding(**section)), **step
         )
         results[f"{model}/{way}/share"] = np.array(share)
     if sys.argv[2] == "everyday":
-        moved, params = gathered_shapes("dit", layout_from_config(sharding(preset="fsdp")))
+        moved, params = gathered_shapes("dit", layout(**sharding(preset="fsdp")))
         assert moved, "nothing is gathered"
         # In whatever order the compiler lays the dimensions out; a label's embedding is small.
         known = [sorted(shape) for shape in params]

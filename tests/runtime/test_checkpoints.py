@@ -17,11 +17,11 @@ import pytest
 from places import PROCESSES
 from tiny_configs.configs import tiny
 
+from guidestar.commands.config.training import checkpoints_of, networks_of
 from guidestar.core.errors import UserError
 from guidestar.runtime import checkpointer as module
 from guidestar.runtime import manifest
 from guidestar.runtime.checkpointer import Checkpoints
-from guidestar.training import loop
 
 IDENTITY = {"seed": 0, "model": {"name": "dit", "width": 16}}
 SCRIPT = PROCESSES / "resharded_checkpoints.py"
@@ -280,8 +280,8 @@ def test_a_step_that_is_there_is_not_written_again(directory, monkeypatch):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("keep", 0, "keep at least 1"),
-        ("keep_every_steps", -1, "every 0"),
+        ("keep", 0, r"checkpoint\.keep is 0: give a whole number from 1 \(2, so that"),
+        ("keep_every_steps", -1, r"keep_every_steps is -1: .* from 0 \(0 is none\)"),
         ("verify", "nothing", "verify 'nothing' is not one of contents, sizes"),
         ("every_steps", 0, "every_steps is 0"),
     ],
@@ -290,7 +290,7 @@ def test_a_section_that_cannot_be_is_refused(tmp_path, field, value, message):
     config = tiny()
     config.checkpoint[field] = value
     with pytest.raises(UserError, match=message):
-        loop.checkpoints_of(config, tmp_path)
+        checkpoints_of(config, tmp_path, networks_of(config))
 
 
 def test_a_checkpoint_of_eight_devices_is_read_by_any_number(tmp_path):

@@ -13,15 +13,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from places import ROOT
-from tiny_configs.configs import tiny
+from tiny_configs.configs import last_checkpoint, tiny
 
 from guidestar.core.errors import UserError
-from guidestar.models import builders
 from guidestar.runtime import distributed
-from guidestar.runtime.sharding import on_one_device
-from guidestar.training.loop import checkpoints_of
-from guidestar.training.recipes import recipe_from_config
-from guidestar.training.setup import set_up
 
 STEPS = 12
 
@@ -155,14 +150,12 @@ def steps(count, preset="fsdp"):
 def result(workdir):
     """Return the losses, the parameters and the position of a run that ended."""
     config = tiny(steps=STEPS)
-    spec = builders.build(config.model)
-    setup = set_up(spec, recipe_from_config(config, spec), on_one_device(jax.devices()[0]))
-    step, state, extra = checkpoints_of(config, workdir).restore(setup.abstract)
+    step, state, extra = last_checkpoint(config, workdir)
     assert step == STEPS
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     losses = {record["step"]: record["loss"] for record in records}
     assert list(losses) == list(range(1, STEPS + 1))
-    params = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
+    params = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.main.params)])
     return np.array(list(losses.values())), params, extra["position"]
 
 

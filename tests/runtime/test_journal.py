@@ -7,15 +7,11 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_configs.configs import tiny
+from tiny_configs.configs import setup, tiny
 
 from guidestar.core.errors import UserError
-from guidestar.models import builders
 from guidestar.runtime import speed
 from guidestar.runtime.metric_writer import Journal
-from guidestar.runtime.sharding import layout_from_config
-from guidestar.training.recipes import recipe_from_config
-from guidestar.training.setup import set_up
 
 
 def journal(folder, **fields):
@@ -140,6 +136,4 @@ def test_a_steps_multiply_adds_are_three_forward_passes():
 
 def test_a_run_counts_its_own_step():
     config = tiny()
-    spec = builders.build(config.model)
-    setup = set_up(spec, recipe_from_config(config, spec), layout_from_config(config.sharding))
-    assert setup.macs(16) == 2 * setup.macs(8) > 0
+    assert setup(config).macs(16) == 2 * setup(config).macs(8) > 0

@@ -23,15 +23,13 @@ from processes.sharded_training import (
     sharding,
     trained,
 )
+from tiny_configs import configs
 from tiny_configs.configs import tiny
 
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
-from guidestar.models import builders
-from guidestar.runtime.sharding import AXES, PRESETS, Layout, layout_from_config, on_one_device
-from guidestar.training import loop
+from guidestar.runtime.sharding import AXES, PRESETS, Layout, layout, on_one_device
 from guidestar.training.gradients import POLICIES, rematerialised
-from guidestar.training.recipes import recipe_from_config
-from guidestar.training.setup import set_up
 
 SCRIPT = PROCESSES / "sharded_training.py"
 P = PartitionSpec
@@ -91,9 +89,7 @@ def test_these_runs_change_every_parameter_and_another_seed_changes_the_result()
 def setup(model, **fields):
     config = tiny()
     config.model = ConfigDict(MODELS[model] | fields)
-    spec = builders.build(config.model)
-    one_device = on_one_device(jax.devices()[0])
-    return set_up(spec, recipe_from_config(config, spec), one_device)
+    return configs.setup(config)
 
 
 def test_micro_batches_give_the_gradient_of_the_batch():
@@ -105,7 +101,7 @@ def test_micro_batches_give_the_gradient_of_the_batch():
     )
     for name in one_go[1]:
         np.testing.assert_allclose(cut[1][name], one_go[1][name], rtol=2e-6)
-    moments = (state.optimizer for state, _ in (one_go, cut))
+    moments = (state.main.optimizer for state, _ in (one_go, cut))
     for whole, parts in zip(*map(jax.tree.leaves, moments), strict=True):
         np.testing.assert_allclose(parts, whole, atol=1e-6 * max(1, np.abs(whole).max()))
 
@@ -141,7 +137,7 @@ def test_rematerialised_runs_train_alike(policy, scan_layers):
     np.testing.assert_allclose(*found, rtol=1e-6)
 
 
-def layout(preset, rules=(), whole_below=0, **sizes):
+def made_layout(preset, rules=(), whole_below=0, **sizes):
     """Return a layout of a mesh that needs no devices."""
     mesh = AbstractMesh(
         tuple(sizes.get(a, 1) for a in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES)
@@ -177,14 +173,14 @@ def placed(layout, name, shape, other=()):
     ],
 )
 def test_presets_cut_what_divides(preset, name, shape, stored, used):
-    found = placed(layout(preset, fsdp=4, tensor=2 if "tensor" in preset else 1), name, shape)
+    found = placed(made_layout(preset, fsdp=4, tensor=2 if "tensor" in preset else 1), name, shape)
     padded = [P(*spec, *(None,) * (len(shape) - len(spec))) for spec in (stored, used)]
     assert [P(*s, *(None,) * (len(shape) - len(s))) for s in found] == padded
 
 
 def test_rules_come_before_the_preset_and_name_the_last_dimensions():
     rules = (("qkv", (None, "tensor")), ("qkv|mlp", ()))
-    chosen = layout("fsdp", rules, fsdp=4, tensor=2)
+    chosen = made_layout("fsdp", rules, fsdp=4, tensor=2)
     assert placed(chosen, "qkv", (3, 8, 24)) == (P(None, None, "tensor"),) * 2
     assert placed(chosen, "mlp", (8, 24), {"qkv": jnp.zeros((4, 4))})[0] == P(None, None)
 
@@ -206,12 +202,12 @@ def test_rules_come_before_the_preset_and_name_the_last_dimensions():
 )
 def test_a_rule_that_does_not_fit_is_refused_with_parameter_shape_axis_and_size(rules, message):
     with pytest.raises(UserError, match=message):
-        placed(layout("fsdp", rules, fsdp=2, tensor=4), "qkv", (8, 26))
+        placed(made_layout("fsdp", rules, fsdp=2, tensor=4), "qkv", (8, 26))
 
 
 def test_small_parameters_stay_whole_while_they_cost_a_device_next_to_nothing():
     params = {f"bias{n}": jnp.zeros((16,)) for n in range(40)} | {"kernel": jnp.zeros((256, 256))}
-    chosen = layout("fsdp", whole_below=64, fsdp=8)
+    chosen = made_layout("fsdp", whole_below=64, fsdp=8)
     specs = {name: s.spec for name, s in chosen.of_parameters(params).items()}
     whole = [name for name, spec in specs.items() if spec == P()]
     assert 10 < len(whole) < 40 and specs["kernel"] == P("fsdp", None)
@@ -230,7 +226,7 @@ def test_averages_and_moments_lie_as_their_parameters_do():
         "optimizer": [{"mu": params, "count": jnp.zeros(())}],
         "memory": {"table": jnp.zeros((32, 2)), "waited": jnp.zeros(3)},
     }
-    found = layout("fsdp", fsdp=4).of_state(state, params)
+    found = made_layout("fsdp", fsdp=4).of_state(state, params)
     for tree in (found["params"], *found["ema"], found["optimizer"][0]["mu"]):
         assert tree["a"]["kernel"].spec == P(None, "fsdp") and tree["b"]["bias"].spec == P("fsdp")
     assert found["stacked"]["a"]["kernel"].spec == P(None, None, "fsdp")
@@ -245,7 +241,7 @@ def test_averages_and_moments_lie_as_their_parameters_do():
         (dict(preset="zero"), "preset 'zero' is not one of replicated, fsdp"),
         (dict(mesh=dict(data=3)), r"data=3, fsdp=1, tensor=1 does not make use of exactly 1 dev"),
         (dict(mesh=dict(fsdp=-1, data=-1)), r"-1 \(what is left\) once"),
-        (dict(mesh=dict(tensor=-2)), "give positive sizes"),
+        (dict(mesh=dict(tensor=-2)), "tensor is -2: give a whole number from -1"),
         (dict(preset="pmap", rules=(("a", ("data",)),)), "pmap keeps the parameters whole"),
         (dict(preset="pmap", mesh=dict(fsdp=2)), "pmap keeps the parameters whole"),
         (dict(rules=(("(", ("data",)),)), "is not a pair of a regex"),
@@ -256,7 +252,7 @@ def test_averages_and_moments_lie_as_their_parameters_do():
 )
 def test_a_section_that_cannot_be_is_refused(section, message):
     with pytest.raises(UserError, match=message):
-        layout_from_config(sharding(**section))
+        layout(**sharding(**section))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +264,7 @@ def test_a_section_that_cannot_be_is_refused(section, message):
             3,
             "cannot be shared equally by 1 parts of the mesh",
         ),
-        ("training", "accumulate", 0, "accumulate, 1 or more"),
+        ("training", "accumulate", 0, "accumulate is 0: give a whole number from 1"),
         ("training", "remat", "some", "remat 'some' is not one of none, full, dots"),
     ],
 )
@@ -276,7 +272,7 @@ def test_a_step_that_cannot_be_is_refused(tmp_path, section, field, value, messa
     config = tiny()
     config[section][field] = value
     with pytest.raises(UserError, match=message):
-        loop.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_remat_is_refused_where_there_are_no_blocks():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from guidestar.training.losses.loss import MAIN, Role
 from guidestar.training.noise.corruption import Corruption
 from guidestar.training.noise.levels import log_normal
 from guidestar.training.objectives.objective import Mean
@@ -47,11 +48,16 @@ def keys(count, seed=1):
     return jax.random.split(jax.random.key(seed), count)
 
 
+def only(network, params):
+    """Return the networks of a loss that sees one."""
+    return {MAIN: Role(network, params)}
+
+
 def mean_of(loss):
     """Return ``(network, params, batch, keys) -> (mean loss, mean metrics)``."""
 
     def call(network, params, batch, keys):
-        values, metrics = loss(network, params, batch, keys)
+        values, metrics = loss(only(network, params), batch, keys)
         assert values.shape == batch["condition"].shape
         return jnp.mean(values), jax.tree.map(jnp.mean, metrics)
 
@@ -60,4 +66,6 @@ def mean_of(loss):
 
 def gradient_of(loss, network, params, batch, keys):
     """Return the gradient and the metrics of the mean loss."""
-    return Mean(loss).gradient(network, (), params, batch, keys)
+    roles = only(network, params)
+    gradient, metrics = Mean(loss).gradient(roles, (), {MAIN: params}, batch, keys)
+    return gradient[MAIN], metrics

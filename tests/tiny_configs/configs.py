@@ -5,9 +5,17 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from guidestar.commands.config.training import (
+    checkpoints_of,
+    networks_of,
+    recipe_of_config,
+    restored,
+    setup_of,
+)
 from guidestar.configs import digits
 from guidestar.models import builders
 from guidestar.models.checkpoints import save
+from guidestar.runtime.sharding import on_one_device
 
 
 def tiny(**training) -> ConfigDict:
@@ -21,6 +29,22 @@ def tiny(**training) -> ConfigDict:
     config.sampling.weights.main = ""
     config.log.update(every_steps=2, preview_every_steps=0, tensorboard=False)
     return config
+
+
+def recipe(config):
+    """Return the recipe of a config."""
+    return recipe_of_config(config, networks_of(config))
+
+
+def setup(config, devices=None):
+    """Return a run before its first number, on one device if None."""
+    return setup_of(config, devices or on_one_device(jax.devices()[0]))
+
+
+def last_checkpoint(config, workdir: Path):
+    """Return step, state and what else is stored of a run's newest checkpoint."""
+    networks = networks_of(config)
+    return restored(checkpoints_of(config, workdir, networks), setup(config))
 
 
 def trained() -> ConfigDict:

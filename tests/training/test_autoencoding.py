@@ -9,10 +9,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 from networks.autoencoders import images, make, section
-from tiny_configs.configs import tiny, write_untrained
+from tables.loss_examples import only
+from tiny_configs.configs import recipe, tiny, write_untrained
 
-from guidestar.models import builders
-from guidestar.training import recipes
 from guidestar.training.losses import Autoencoding, perceptual
 from guidestar.training.losses.autoencoding import (
     charbonnier,
@@ -49,7 +48,7 @@ class Toy:
 
 def evaluate(loss, **changes):
     network, params = make(**changes)
-    return jax.jit(lambda p: loss(network, p, {"x": images()}, KEYS))(params)
+    return jax.jit(lambda p: loss(only(network, p), {"x": images()}, KEYS))(params)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
@@ -64,7 +63,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
 def test_the_latent_is_drawn_anew_for_every_sample_from_its_own_key():
     params = {"encoder": 0.8, "decoder": jnp.array([0.9, 0.1])}
     loss, image = Autoencoding(**(OFF | dict(l1=1.0))), np.repeat(images(1), 3, axis=0)
-    run = jax.jit(lambda keys: loss(Toy(), params, {"x": image}, keys)[0])
+    run = jax.jit(lambda keys: loss(only(Toy(), params), {"x": image}, keys)[0])
     first = run(KEYS)
     assert len(set(np.asarray(first).tolist())) == 3
     np.testing.assert_array_equal(run(KEYS[jnp.array([2, 1, 1])])[:2], first[jnp.array([2, 1])])
@@ -85,7 +84,7 @@ def test_each_side_gets_the_gradient_of_its_own_loss_alone(adversary):
         return jnp.sin(params["discriminator"] * x)
 
     def total(params):
-        return loss(Toy(), params, {"x": image}, KEYS)[0].mean()
+        return loss(only(Toy(), params), {"x": image}, KEYS)[0].mean()
 
     def of_autoencoder(params):
         y = made(params)
@@ -116,7 +115,7 @@ def test_steps_bring_the_reconstruction_closer():
             params, state = carry
             objective = jax.value_and_grad(
                 lambda p: (lambda v, m: (v.mean(), m))(
-                    *loss(network, p, {"x": images()}, jax.random.split(key, 3))
+                    *loss(only(network, p), {"x": images()}, jax.random.split(key, 3))
                 ),
                 has_aux=True,
             )
@@ -207,7 +206,7 @@ def configured(model=None, **fields):
     config = tiny()
     config.model = ConfigDict(section() if model is None else model)
     config.training.loss = ConfigDict(dict(name="autoencoding", **(OFF | fields)))
-    return recipes.loss_from_config(config, builders.build(config.model))
+    return recipe(config).objective.loss
 
 
 def test_a_config_builds_the_loss(classifier):
@@ -239,4 +238,4 @@ def test_what_makes_no_loss_is_refused(fields, message):
 def test_a_part_of_the_noise_levels_is_refused():
     network, params = make()
     with pytest.raises(ValueError, match="no noise levels"):
-        Autoencoding(**OFF)(network, params, {"x": images()}, KEYS, (0.0, 0.5))
+        Autoencoding(**OFF)(only(network, params), {"x": images()}, KEYS, (0.0, 0.5))

@@ -1,18 +1,19 @@
 """Clusters of noise levels are the best there are; tasks are weighed as their papers say."""
 
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables.loss_examples import Stub, images, keys
+from tables.loss_examples import MAIN, Role, Stub, images, keys, only
 from tiny_configs.configs import tiny
 
 from guidestar.commands import affinity
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
 from guidestar.models.preconditioning import EDM
-from guidestar.training import loop
 from guidestar.training.losses import Denoising
 from guidestar.training.noise.corruption import Corruption
 from guidestar.training.noise.levels import discrete, log_normal
@@ -75,7 +76,7 @@ def test_affinities_of_gradients_are_cosines():
     loss = Denoising(EDM(), Corruption(log_normal(0.0, 1.0)))
     params = {"low": jnp.ones(()), "high": jnp.ones(()), "both": jnp.ones(())}
     found = affinity.gradient_affinity(
-        loss, Stub(network), params, [images(8), images(8, seed=3)], KEY, grid=4
+        loss, Role(Stub(network), None), params, [images(8), images(8, seed=3)], KEY, grid=4
     )
     np.testing.assert_allclose(found, np.kron(np.eye(2), np.ones((2, 2))), atol=1e-5)
 
@@ -83,18 +84,17 @@ def test_affinities_of_gradients_are_cosines():
 def test_affinities_of_a_run_become_clusters(tmp_path):
     config = tiny(steps=4)
     config.ema.update(snapshot_images=16, snapshot_weights=True)
-    loop.train(config, tmp_path)
+    train(config, tmp_path)
     config.affinity.update(grid=4, batches=1, batch_size=8)
-    path = affinity.measure(config, tmp_path)
+    path = affinity.run(config, tmp_path)
     found = np.load(path)["affinity"]
     np.testing.assert_allclose(np.diagonal(found), 1, atol=1e-5)
     np.testing.assert_allclose(found, found.T, atol=1e-6)
     assert found.min() >= -1 and np.abs(found - 1).max() > 1e-3
     made = clustering.clusters(
-        None,
+        of(log_normal()),
         1.0,
-        noise=log_normal(),
-        weights=multitask.Equal(),
+        multitask.Equal(),
         count=3,
         cost="affinity",
         affinity=str(path),
@@ -104,7 +104,7 @@ def test_affinities_of_a_run_become_clusters(tmp_path):
 
 def test_affinities_need_stored_weights(tmp_path):
     with pytest.raises(UserError, match="holds no weights: train with"):
-        affinity.measure(tiny(), tmp_path)
+        affinity.run(tiny(), tmp_path)
 
 
 def weigh(weights, gradients, losses=None, memory=None, key=KEY):
@@ -179,9 +179,16 @@ def test_pcgrad_follows_its_algorithm_in_some_order():
     assert min(np.abs(found - result).max() for result in results) < 1e-5
 
 
-@pytest.mark.parametrize("weights", multitask.TASK_WEIGHTS.values())
+@pytest.mark.parametrize(
+    "weights", [multitask.Equal, multitask.UncertaintyWeights, multitask.NashMTL, multitask.PCGrad]
+)
 def test_gradients_of_nothing_are_weighed_finitely(weights):
     assert np.isfinite(weigh(weights(), np.zeros((3, 4)))[0]).all()
+
+
+def of(noise):
+    """Return a loss as far as clusters ask for it."""
+    return types.SimpleNamespace(corruption=types.SimpleNamespace(levels=noise))
 
 
 class TestClusters:
@@ -192,11 +199,11 @@ class TestClusters:
 
     def test_equal_weights_of_one_task_are_the_plain_mean(self):
         loss = Denoising(EDM(), Corruption(log_normal()))
-        given = (self.network(), (), jnp.ones(()), images(6), keys(6))
+        given = (only(self.network(), None), (), {MAIN: jnp.ones(())}, images(6), keys(6))
         plain, metrics = Mean(loss).gradient(*given)
         one = Clusters(loss, 1.0, (0.0, 1.0), multitask.Equal())
         gradient, found, _ = one.settle(*one.gradient(*given), (), KEY)
-        assert float(gradient) == pytest.approx(float(plain), rel=1e-6)
+        assert float(gradient[MAIN]) == pytest.approx(float(plain[MAIN]), rel=1e-6)
         assert float(found["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
 
     def test_each_task_is_an_equal_part_of_the_batch_in_its_own_noise_levels(self):
@@ -206,10 +213,12 @@ class TestClusters:
         network = Stub(
             lambda params, x, time: params * (time < 0).reshape(-1, 1, 1, 1) * jnp.ones_like(x)
         )
-        gradient, metrics = clusters.gradient(network, (), jnp.ones(()), images(8), keys(8))
-        assert abs(gradient[0]) > 1e-3 and gradient[1] == 0
+        roles = only(network, None)
+        gradient, metrics = clusters.gradient(roles, (), {MAIN: jnp.ones(())}, images(8), keys(8))
+        tasks = gradient[MAIN]
+        assert abs(tasks[0]) > 1e-3 and tasks[1] == 0
         combined, report, _ = clusters.settle(gradient, metrics, (), KEY)
-        assert float(combined) == pytest.approx(float(gradient[0]) / 2)
+        assert float(combined[MAIN]) == pytest.approx(float(tasks[0]) / 2)
         mean = (report["loss_0"] + report["loss_1"]) / 2
         assert float(report["loss"]) == pytest.approx(float(mean), rel=1e-6)
         assert all(value.shape == () for value in report.values())
@@ -218,11 +227,13 @@ class TestClusters:
         loss = Denoising(EDM(), Corruption(log_normal()))
         clusters = Clusters(loss, 1.0, (0.0, 0.5, 1.0), multitask.Equal())
         with pytest.raises(ValueError, match="2 clusters of noise levels cannot share 5"):
-            clusters.gradient(self.network(), (), jnp.ones(()), images(5), keys(5))
+            clusters.gradient(
+                only(self.network(), None), (), {MAIN: jnp.ones(())}, images(5), keys(5)
+            )
 
     def test_edges_are_those_of_the_best_cut_of_the_distribution(self):
         found = clustering.clusters(
-            None, 1.0, noise=discrete(), weights=multitask.Equal(), count=5, cost="timestep"
+            of(discrete()), 1.0, multitask.Equal(), count=5, cost="timestep"
         )
         np.testing.assert_allclose(found.edges, [0, 0.2, 0.4, 0.6, 0.8, 1], atol=2.1e-3)
 
@@ -238,7 +249,7 @@ class TestClusters:
     )
     def test_clusters_that_cannot_be_are_refused(self, fields, message):
         with pytest.raises(ValueError, match=message):
-            clustering.clusters(None, 1.0, noise=log_normal(), weights=multitask.Equal(), **fields)
+            clustering.clusters(of(log_normal()), 1.0, multitask.Equal(), **fields)
 
     def test_edges_that_do_not_increase_are_refused(self):
         with pytest.raises(ValueError, match="must increase from 0 to 1"):

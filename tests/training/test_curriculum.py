@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables.loss_examples import Stub, images, keys
+from tables.loss_examples import MAIN, Stub, images, keys, only
 
 from guidestar.models.preconditioning import EDM
 from guidestar.training.losses import Denoising
@@ -49,7 +49,8 @@ def test_a_stage_trains_the_noisiest_parts_alone(stage):
     loss = Denoising(EDM(), Corruption(table))
     objective = curriculum(loss)
     memory = objective.init() | {"stage": jnp.int32(stage)}
-    objective.gradient(network, memory, jnp.ones(()), images(4000, (1, 1, 1)), keys(4000))
+    roles = only(network, None)
+    objective.gradient(roles, memory, {MAIN: jnp.ones(())}, images(4000, (1, 1, 1)), keys(4000))
     sigma = np.exp(4 * np.asarray(_primal(network.seen[0]["time"])))
     step = Levels(table.sigmas).index(jnp.asarray(sigma))
     assert step.min() >= 1000 - 250 * stage

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from tiny_configs.configs import tiny, write_untrained
 
+from guidestar.commands.lcsc import run as search
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
 from guidestar.core.files import write_pair
 from guidestar.models.checkpoints import load
-from guidestar.training import loop
 from guidestar.training.averages import ema, lcsc
 from guidestar.training.averages.weight_sums import WeightSum
 
@@ -135,14 +136,14 @@ def test_the_verb_combines_a_runs_weights(tmp_path, capsys):
     config.checkpoint.every_steps = 24
     config.guidance = config.guidance.__class__(dict(name="unguided"))
     config.sampler.schedule.steps = 3
-    loop.train(config, tmp_path)
+    train(config, tmp_path)
     config.lcsc.update(images=80, evaluations=9, population=4)
-    path = lcsc.search(config, tmp_path)
+    path = search(config, tmp_path)
     about = json.loads(path.with_suffix(".json").read_text())["lcsc"]
     assert about["files"] == [f"{n:012d}-weights.safetensors" for n in (64, 128, 192)]
     assert about["frechet_distance"] <= about["best_start"]
     assert "Frechet distance" in capsys.readouterr().out
-    scores = [json.loads(line) for line in (tmp_path / "lcsc.jsonl").read_text().splitlines()]
+    _, *scores = [json.loads(line) for line in (tmp_path / "lcsc.jsonl").read_text().splitlines()]
     assert len(scores) == 9 and min(one["score"] for one in scores) == about["frechet_distance"]
     made = load(path).params
     weights = WeightSum([tmp_path / "ema_snapshots" / name for name in about["files"]])
@@ -153,4 +154,4 @@ def test_the_verb_combines_a_runs_weights(tmp_path, capsys):
 
 def test_a_run_that_stored_no_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"are 0 files: train with .*snapshot_weights=True"):
-        lcsc.search(tiny(), tmp_path)
+        search(tiny(), tmp_path)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import kstest, norm
-from tables.loss_examples import Stub, fixed, gradient_of, images, keys, mean_of
+from tables.loss_examples import Stub, fixed, gradient_of, images, keys, mean_of, only
 
 from guidestar.models import preconditioning as p
 from guidestar.training.losses import Denoising, FlowMatching, Hybrid, Uncertainty
@@ -179,11 +179,11 @@ class TestUncertainty:
         batch, own = images(64), keys(64)
         plain = float(Denoising(EDM, fixed(0.5))(Stub(guess), {}, batch, own)[0].mean())
         loss = Uncertainty(EDM, fixed(0.5))
-        slope = jax.jit(jax.grad(lambda u: loss(network(u), {}, batch, own)[0].mean()))
+        slope = jax.jit(jax.grad(lambda u: loss(only(network(u), {}), batch, own)[0].mean()))
         for _ in range(200):
             log_variance = log_variance - 0.1 * slope(log_variance)
         assert float(log_variance) == pytest.approx(math.log(plain), abs=1e-4)
-        value, metrics = loss(network(log_variance), {}, batch, own)
+        value, metrics = loss(only(network(log_variance), {}), batch, own)
         assert float(value.mean()) == pytest.approx(1 + math.log(plain), abs=1e-4)
         assert float(metrics["denoising_error"].mean()) == pytest.approx(plain, rel=1e-5)
 
@@ -224,7 +224,7 @@ class TestHybrid:
     def test_the_bound_of_a_perfect_mean_is_the_divergence_of_two_variances(self, step, v):
         batch = images(4)
         network = self.network(batch, step, v)
-        values, metrics = self.loss(step)(network, 1.0, batch, keys(4))
+        values, metrics = self.loss(step)(only(network, 1.0), batch, keys(4))
         steps = reverse_steps(self.levels)
         large, small = float(steps.log_largest[step]), float(steps.log_smallest[step])
         log_variance = (v + 1) / 2 * large + (1 - v) / 2 * small
@@ -237,7 +237,7 @@ class TestHybrid:
     def test_an_error_of_the_mean_adds_its_square_over_the_variance(self):
         batch, step, error = images(4), 300, 0.2
         network = self.network(batch, step, -1.0, error)
-        _, metrics = self.loss(step)(network, 1.0, batch, keys(4))
+        _, metrics = self.loss(step)(only(network, 1.0), batch, keys(4))
         steps = reverse_steps(self.levels)
         away = steps.data[step] * self.levels.sigmas[step] * error
         expected = 0.5 * away**2 * math.exp(-steps.log_smallest[step]) / math.log(2)
@@ -249,7 +249,7 @@ class TestHybrid:
         batch = {"x": pixels, "condition": jnp.zeros(1, jnp.int32)}
         error, v = 0.3, 0.5
         network = self.network(batch, 0, v, error)
-        _, metrics = self.loss(0)(network, 1.0, batch, keys(1))
+        _, metrics = self.loss(0)(only(network, 1.0), batch, keys(1))
         steps = reverse_steps(self.levels)
         spread = math.exp((0.75 * steps.log_largest[0] + 0.25 * steps.log_smallest[0]) / 2)
         values = np.asarray(pixels, float).ravel()
@@ -269,7 +269,9 @@ class TestHybrid:
 
         params = {"mean": jnp.ones(()), "v": jnp.full((), 0.2)}
         loss = self.loss(step)
-        bound = jax.grad(lambda q: loss(Stub(network), q, batch, own)[1]["bound"].mean())(params)
+        bound = jax.grad(lambda q: loss(only(Stub(network), q), batch, own)[1]["bound"].mean())(
+            params
+        )
         assert bound["mean"] == 0 and abs(bound["v"]) > 1e-5
         whole, _ = gradient_of(loss, Stub(network), params, batch, own)
         assert whole["mean"] == pytest.approx(2 * 0.2**2, rel=1e-3)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.filled import initialise
-from tables.loss_examples import images, keys
+from tables.loss_examples import images, keys, only
 
 from guidestar.core.random import fold_each
 from guidestar.models import builders
@@ -36,7 +36,7 @@ def umd():
 
 
 def values_of(loss, network, params):
-    return jax.jit(lambda q: loss(network, q, images(COUNT), keys(COUNT)))(params)
+    return jax.jit(lambda q: loss(only(network, q), images(COUNT), keys(COUNT)))(params)
 
 
 def test_without_noise_it_is_the_masked_autoencoder(umd):
@@ -105,7 +105,9 @@ def test_half_a_batch_is_clean_and_the_mean_weighs_both_parts_by_their_share(umd
 def test_as_many_samples_are_clean_as_the_share_says(umd, share, clean):
     network, params, preconditioner = umd
     loss = Masked(preconditioner, CORRUPTION, clean_share=share)
-    metrics = jax.eval_shape(lambda q: loss(network, q, images(COUNT), keys(COUNT)), params)[1]
+    metrics = jax.eval_shape(lambda q: loss(only(network, q), images(COUNT), keys(COUNT)), params)[
+        1
+    ]
     found = metrics.get("autoencoding_error", jnp.zeros(0)).shape[0]
     assert found == clean
 
@@ -113,9 +115,9 @@ def test_as_many_samples_are_clean_as_the_share_says(umd, share, clean):
 def test_every_parameter_is_trained(umd):
     network, params, preconditioner = umd
     loss = Masked(preconditioner, CORRUPTION)
-    gradient = jax.jit(jax.grad(lambda q: loss(network, q, images(COUNT), keys(COUNT))[0].mean()))(
-        params
-    )
+    gradient = jax.jit(
+        jax.grad(lambda q: loss(only(network, q), images(COUNT), keys(COUNT))[0].mean())
+    )(params)
     flat = jax.tree_util.tree_leaves_with_path(gradient)
     dead = [jax.tree_util.keystr(path) for path, g in flat if not np.abs(g).max()]
     # A bias of keys changes no attention.

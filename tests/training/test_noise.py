@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from guidestar.core.registry import registry
 from guidestar.models.preconditioning import VP
 from guidestar.training.noise import levels
 
-ALL = {name: make() for name, make in levels.NOISES.items()}
+ALL = {
+    name: make()
+    for name, make in ((name, registry("noise")[name].build) for name in registry("noise"))
+}
 
 
 def keys(count, seed=0):

@@ -11,7 +11,7 @@ from guidestar.configs import common
 from guidestar.core.errors import UserError
 from guidestar.models import builders
 from guidestar.models.spec import Spec
-from guidestar.training.optimizers import learning_rate, optimizer_from_config, replace_nonfinite
+from guidestar.training.optimizers import learning_rate, optimizer, replace_nonfinite
 
 
 def section(**fields) -> ConfigDict:
@@ -33,19 +33,17 @@ def section(**fields) -> ConfigDict:
 def test_edm2s_rate_at_published_places(images, expected):
     """EDM2-S on ImageNet-512: alpha 0.01, 70 000 batches of 2048, 10 million images of warm-up."""
     rate = learning_rate(
-        section(
-            learning_rate=0.01,
-            schedule="inverse_sqrt",
-            warmup_images=10_000_000,
-            decay_images=70_000 * 2048,
-        ),
+        learning_rate=0.01,
+        schedule="inverse_sqrt",
+        warmup_images=10_000_000,
+        decay_images=70_000 * 2048,
         batch_size=2048,
     )
     assert float(rate(round(images / 2048))) == pytest.approx(expected, rel=3e-3)
 
 
 def test_edms_rate_rises_over_ten_million_images_and_stays():
-    rate = learning_rate(section(learning_rate=1e-3, warmup_images=10_000_000), batch_size=512)
+    rate = learning_rate(learning_rate=1e-3, warmup_images=10_000_000, batch_size=512)
     np.testing.assert_allclose(
         [rate(9765), rate(19531), rate(10**6)], [5e-4, 1e-3, 1e-3], rtol=1e-3
     )
@@ -53,7 +51,11 @@ def test_edms_rate_rises_over_ten_million_images_and_stays():
 
 def test_images_stand_for_steps_of_any_batch():
     rates = [
-        float(learning_rate(section(schedule="cosine", decay_images=10_000), size)(2000 // size))
+        float(
+            learning_rate(
+                learning_rate=1e-3, schedule="cosine", decay_images=10_000, batch_size=size
+            )(2000 // size)
+        )
         for size in (10, 50)
     ]
     assert rates[0] == pytest.approx(rates[1], rel=1e-6)
@@ -83,16 +85,18 @@ def test_constants_of_a_network_are_never_moved_and_do_not_count_in_the_clip():
     config = common.base()
     config.optimizer.update(weight_decay=0.1, clip_norm=1.0, warmup_steps=1)
     spec = Spec(None, 0, (1,), None, frozen=lambda path: path.startswith("fourier/"))
-    optimizer = optimizer_from_config(config, spec)
+    transformation, _ = optimizer(spec, 128, **config.optimizer)
     params = {"fourier": {"freqs": jnp.ones(3)}, "w": jnp.ones(3)}
     huge = {"fourier": {"freqs": jnp.full(3, 1e6)}, "w": jnp.full(3, 0.1)}
-    state = optimizer.init(params)
+    state = transformation.init(params)
     for _ in range(3):
-        updates, state = optimizer.update(huge, state, params)
+        updates, state = transformation.update(huge, state, params)
     np.testing.assert_array_equal(updates["fourier"]["freqs"], 0)
     # Adam's step is -rate for a steady gradient, and weight decay adds its tenth.
     np.testing.assert_allclose(updates["w"], -1e-3 * 1.1, rtol=1e-4)
-    alone = optimizer.update({"fourier": {"freqs": jnp.zeros(3)}, "w": huge["w"]}, state, params)[0]
+    alone = transformation.update(
+        {"fourier": {"freqs": jnp.zeros(3)}, "w": huge["w"]}, state, params
+    )[0]
     np.testing.assert_allclose(updates["w"], alone["w"], rtol=1e-5)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.filled import initialise
-from tables.loss_examples import fixed, images, keys
+from tables.loss_examples import fixed, images, keys, only
 
 from guidestar.models import builders
 from guidestar.models.denoiser import Denoiser
@@ -47,7 +47,7 @@ def test_training_sees_the_perturbation_and_sampling_never_does():
     )
     batch, own = images(4), keys(4)
     losses = [
-        jax.jit(lambda p, loss=loss: loss(network, p, batch, own)[0])(params)
+        jax.jit(lambda p, loss=loss: loss(only(network, p), batch, own)[0])(params)
         for loss in (
             Denoising(spec.preconditioner, fixed(0.5)),
             Denoising(spec.preconditioner, fixed(0.5, perturbation=ConditionPerturbation())),

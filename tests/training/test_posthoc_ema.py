@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import places
 import pytest
-from tiny_configs.configs import tiny
+from tiny_configs.configs import recipe, tiny
 
+from guidestar.commands.config.training import identity_of, networks_of
+from guidestar.commands.ema import run as reconstruct
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
 from guidestar.models.checkpoints import load, save
-from guidestar.training import loop
 from guidestar.training.averages import posthoc_ema as p
 from guidestar.training.averages.ema import exponent_of_std
-from guidestar.training.recipes import averages_from_config
 
 GOLDEN = np.load(places.GOLDEN / "posthoc_ema.npz")
 
@@ -133,7 +134,7 @@ def run(steps, every, workdir, batch_size=8):
     config.ema.update(
         profile="power", std=0.15, tracked=(0.05, 0.10), snapshot_images=every * batch_size
     )
-    return config, loop.train(config, workdir)
+    return config, train(config, workdir)
 
 
 def difference(made, tracked):
@@ -163,19 +164,19 @@ def test_a_run_stores_its_averages_and_makes_one_of_another_width(short):
     others = [one for one in p.snapshots_below(workdir) if one.std != 0.15]
     path = p.reconstruct_to(workdir / "made.safetensors", others, 0.15, dtype=np.float32)
     loaded = load(path)
-    error = difference(loaded.params, state.ema[0])
+    error = difference(loaded.params, state.main.ema[0])
     assert 1e-7 < error < 5e-3  # 8 snapshots: the spec's accuracy on real weights
     assert loaded.sidecar["ema"]["profile_error"] == pytest.approx(3.3e-2, rel=0.05)
     # Half precision on disk is all that a stored width loses.
     stored = load(others[-1].path).params
-    assert difference(stored, state.ema[2]) < 5e-4
+    assert difference(stored, state.main.ema[2]) < 5e-4
 
 
 def test_a_width_needs_snapshots_of_one_run(short, tmp_path):
     config, _, workdir = short
     other = tmp_path / "other.safetensors"
     state = load(p.snapshots_below(workdir)[0].path)
-    save(other, state.params, config.model.to_dict(), {"config": {"seed": 7}})
+    save(other, state.main.params, config.model.to_dict(), {"config": {"seed": 7}})
     mixed = [*p.snapshots_below(workdir)[:2], p.Snapshot(other, 0.05, 128)]
     with pytest.raises(UserError, match="of runs with different configs"):
         p.reconstruct_to(tmp_path / "x.safetensors", mixed, 0.1)
@@ -185,7 +186,7 @@ def test_a_width_needs_snapshots_of_one_run(short, tmp_path):
 def test_the_verb_writes_weights_that_load_and_say_where_they_come_from(short, capsys):
     config, _, workdir = short
     config.ema.reconstruct = 0.08
-    path = p.reconstruct(config, workdir)
+    path = reconstruct(config, workdir)
     assert (
         path.name == "digits-0.080.safetensors"
         and "std 0.08 at 512 images" in capsys.readouterr().out
@@ -208,7 +209,7 @@ def test_the_verb_refuses_what_it_cannot_make(tmp_path, fields, message):
     config = tiny()
     config.ema.update(fields)
     with pytest.raises(UserError, match=message):
-        p.reconstruct(config, tmp_path)
+        reconstruct(config, tmp_path)
 
 
 def test_snapshots_change_no_number_of_a_run_and_may_be_asked_for_later(short, tmp_path):
@@ -216,21 +217,21 @@ def test_snapshots_change_no_number_of_a_run_and_may_be_asked_for_later(short, t
     without = tiny(steps=64)
     without.update(config)
     without.ema.snapshot_images = 0
-    again = loop.train(without, tmp_path)
-    assert difference(again.ema, state.ema) == 0 and not (tmp_path / p.FOLDER).exists()
-    assert loop.identity(without) == loop.identity(config)
+    again = train(without, tmp_path)
+    assert difference(again.main.ema, state.main.ema) == 0 and not (tmp_path / p.FOLDER).exists()
+    assert identity_of(without, networks_of(without)) == identity_of(config, networks_of(config))
 
 
 def test_weights_themselves_are_stored_on_request_and_are_no_average(tmp_path):
     config = tiny(steps=4)
     config.ema.update(tracked=(0.1,), snapshot_images=16, snapshot_weights=True)
-    state = loop.train(config, tmp_path)
+    state = train(config, tmp_path)
     names = sorted(path.stem for path in (tmp_path / p.FOLDER).glob("*.safetensors"))
     assert names == [f"{n:012d}-{kind}" for n in (16, 32) for kind in ("0.100", "weights")]
     stored = load(tmp_path / p.FOLDER / "000000000032-weights.safetensors")
-    assert difference(stored.params, state.params) < 5e-4
+    assert difference(stored.params, state.main.params) < 5e-4
     assert stored_widths(tmp_path) == [(0.1, 16), (0.1, 32)]
-    assert averages_from_config(config).stds == (None, 0.1)
+    assert recipe(config).main.averages.stds == (None, 0.1)
 
 
 @pytest.mark.longer
@@ -238,4 +239,4 @@ def test_a_run_of_2000_steps_tracks_what_is_reconstructed(tmp_path):
     _, state = run(2000, 125, tmp_path, batch_size=32)
     others = [one for one in p.snapshots_below(tmp_path) if one.std != 0.15]
     path = p.reconstruct_to(tmp_path / "made.safetensors", others, 0.15, dtype=np.float32)
-    assert difference(load(path).params, state.ema[0]) < 1e-3
+    assert difference(load(path).params, state.main.ema[0]) < 1e-3

@@ -12,16 +12,15 @@ import jax
 import numpy as np
 import pytest
 from places import ROOT
-from tiny_configs.configs import tiny
+from tiny_configs.configs import recipe, tiny
 
 from guidestar.commands.export import run as export
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
-from guidestar.models import builders
 from guidestar.models.checkpoints import load
 from guidestar.runtime import checkpointer as checkpoints_module
-from guidestar.training import loop, recipes
+from guidestar.training.losses import Denoising
 from guidestar.training.optimizers import learning_rate
-from guidestar.training.recipes import recipe_from_config
 
 
 def numbers(state):
@@ -36,13 +35,13 @@ def records(workdir):
 def finished(tmp_path_factory):
     """One uninterrupted run and where it is."""
     workdir = tmp_path_factory.mktemp("finished")
-    return loop.train(tiny(), workdir), workdir
+    return train(tiny(), workdir), workdir
 
 
 def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_path):
     whole, _ = finished
-    loop.train(tiny(steps=6), tmp_path)
-    continued = loop.train(tiny(), tmp_path)
+    train(tiny(steps=6), tmp_path)
+    continued = train(tiny(), tmp_path)
     np.testing.assert_array_equal(numbers(continued), numbers(whole))
     assert [record["step"] for record in records(tmp_path)] == [2, 4, 6, 8, 10, 12]
 
@@ -50,18 +49,18 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
 def test_another_seed_gives_another_result(finished, tmp_path):
     config = tiny()
     config.seed = 1
-    assert np.abs(numbers(loop.train(config, tmp_path)) - numbers(finished[0])).max() > 1e-3
+    assert np.abs(numbers(train(config, tmp_path)) - numbers(finished[0])).max() > 1e-3
 
 
 def test_a_finished_run_started_again_changes_nothing(finished, capsys):
     whole, workdir = finished
-    again = loop.train(tiny(), workdir)
+    again = train(tiny(), workdir)
     np.testing.assert_array_equal(numbers(again), numbers(whole))
     assert "nothing to do" in capsys.readouterr().out
 
 
 def test_the_first_line_says_what_will_run(finished, tmp_path, capsys):
-    loop.train(tiny(steps=1), tmp_path)
+    train(tiny(steps=1), tmp_path)
     line = capsys.readouterr().out.splitlines()[0]
     for part in ("digits", "parameters", "images", "batch 8", "steps 0 to 1", str(tmp_path)):
         assert part in line
@@ -78,7 +77,7 @@ def test_training_lowers_the_loss(tmp_path):
     config.optimizer.decay_steps = 150
     config.checkpoint.every_steps = 150
     config.optimizer.learning_rate = 5e-3
-    loop.train(config, tmp_path)
+    train(config, tmp_path)
     losses = [record["loss"] for record in records(tmp_path)]
     assert np.mean(losses[-15:]) < 0.85 * np.mean(losses[:3])
 
@@ -117,7 +116,7 @@ def test_a_run_killed_at_any_moment_continues_bit_for_bit(tmp_path, moment):
     whole = tmp_path / "whole"
     assert start(whole).wait() == 0
     config = tiny(steps=steps)
-    states = [loop.train(config, workdir) for workdir in (victim, whole)]
+    states = [train(config, workdir) for workdir in (victim, whole)]
     assert int(states[0].step) == steps
     np.testing.assert_array_equal(*map(numbers, states))
     assert [r["step"] for r in records(victim)] == list(range(2, steps + 1, 2))
@@ -126,20 +125,18 @@ def test_a_run_killed_at_any_moment_continues_bit_for_bit(tmp_path, moment):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(
     tmp_path, monkeypatch
 ):
-    loop.train(tiny(steps=4), tmp_path)
+    train(tiny(steps=4), tmp_path)
     config = tiny()
 
-    def broken(config, spec):
-        return lambda network, params, *_: (numbers_of(params) * jax.numpy.full(8, np.nan), {})
+    def broken(self, roles, batch, keys, span):
+        total = sum(leaf.sum() for leaf in jax.tree.leaves(roles["main"].params))
+        return total * jax.numpy.full(8, np.nan), {}
 
-    def numbers_of(params):
-        return sum(leaf.sum() for leaf in jax.tree.leaves(params))
-
-    monkeypatch.setitem(recipes.LOSSES, "denoising", (broken, recipes.ALL_PARTS))
+    monkeypatch.setattr(Denoising, "__call__", broken)
     with pytest.raises(
         UserError, match=r"loss is nan at step 6; the last good checkpoint is step 4"
     ):
-        loop.train(config, tmp_path)
+        train(config, tmp_path)
     assert (tmp_path / "checkpoints" / "4").is_dir()
     assert not (tmp_path / "checkpoints" / "8").exists()
 
@@ -154,7 +151,7 @@ def test_a_workdir_of_another_run_is_refused_and_left_alone(finished, section, f
     config = tiny()
     config[section][field] = value
     with pytest.raises(UserError, match=rf"another run: {section}.*Choose another --workdir"):
-        loop.train(config, workdir)
+        train(config, workdir)
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
 
 
@@ -162,16 +159,16 @@ def test_a_full_disk_is_noticed_before_a_checkpoint_is_started(tmp_path, monkeyp
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="free some space and run the same command again"):
-        loop.train(tiny(), tmp_path)
+        train(tiny(), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
         ("training", "loss", {"name": "elbo"}, "training.loss.name 'elbo' is not one of"),
-        ("optimizer", "schedule", "linear", "config.optimizer.schedule 'linear' is not one of"),
+        ("optimizer", "schedule", "linear", "optimizer.schedule 'linear' is not one of"),
         ("optimizer", "decay_steps", 0, "decay_steps must be positive"),
-        ("ema", "profile", "none", "config.ema.profile 'none' is not one of"),
+        ("ema", "profile", "none", "ema.profile 'none' is not one of"),
         ("data", "name", "digitz", "digitz"),
         ("model", "name", "unet", "model.name 'unet' is not one of"),
         ("model", "image_size", 16, "set model.image_size"),
@@ -182,7 +179,7 @@ def test_a_config_that_cannot_run_is_refused_by_field(tmp_path, section, field, 
     config = tiny()
     config[section][field] = value
     with pytest.raises(UserError, match=message):
-        loop.train(config, tmp_path)
+        train(config, tmp_path)
 
 
 def test_export_writes_what_load_reads(finished):
@@ -190,7 +187,9 @@ def test_export_writes_what_load_reads(finished):
     path = export(tiny(), workdir)
     loaded = load(path)
     assert loaded.sidecar["steps"] == 12 and loaded.sidecar["data"] == "digits"
-    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(state.ema[0]), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(loaded.params), jax.tree.leaves(state.main.ema[0]), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
@@ -200,16 +199,15 @@ def test_export_of_an_empty_folder_is_refused(tmp_path):
 
 
 def test_learning_rates_follow_their_formulas():
-    optimizer = tiny().optimizer
-    optimizer.update(learning_rate=2.0, warmup_steps=10, decay_steps=100)
-    optimizer.schedule = "constant"
-    assert float(learning_rate(optimizer)(4)) == pytest.approx(1.0)
-    assert float(learning_rate(optimizer)(5000)) == pytest.approx(2.0)
-    optimizer.schedule = "cosine"
-    assert float(learning_rate(optimizer)(50)) == pytest.approx(1.0)
-    assert float(learning_rate(optimizer)(100)) == pytest.approx(0.0, abs=1e-6)
-    optimizer.schedule = "inverse_sqrt"
-    assert float(learning_rate(optimizer)(400)) == pytest.approx(1.0)
+    fields = dict(learning_rate=2.0, warmup_steps=10)
+    constant = learning_rate(**fields)
+    assert float(constant(4)) == pytest.approx(1.0)
+    assert float(constant(5000)) == pytest.approx(2.0)
+    cosine = learning_rate(**fields, schedule="cosine", decay_steps=100)
+    assert float(cosine(50)) == pytest.approx(1.0)
+    assert float(cosine(100)) == pytest.approx(0.0, abs=1e-6)
+    root = learning_rate(**fields, schedule="inverse_sqrt", decay_steps=100)
+    assert float(root(400)) == pytest.approx(1.0)
 
 
 def test_every_shipped_config_makes_a_recipe():
@@ -231,5 +229,4 @@ def test_every_shipped_config_makes_a_recipe():
         fractal2d,
     ):
         config = module.get_config()
-        recipe = recipe_from_config(config, builders.build(config.model))
-        assert 0 <= float(recipe.averages.schedules[0](1)) < 1
+        assert 0 <= float(recipe(config).main.averages.schedules[0](1)) < 1

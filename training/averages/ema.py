@@ -6,17 +6,20 @@ A schedule is a function from the step, counted from 1, to beta, the weight the 
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...core.checks import Range, at_least_0, positive, require_choice, require_ranges, share
 from ...core.errors import UserError
 
+PROFILES = ("half_life", "power", "constant")
 # The relative standard deviation at exponent 0, a plain mean over training.
 WIDEST = 1 / math.sqrt(12)
+WIDTH = Range(0, WIDEST, open_low=True, open_high=True, hint="0.05 or 0.10 is usual")
 
 
 def update(average: Any, params: Any, beta: jax.Array | float) -> Any:
@@ -60,6 +63,51 @@ class Averages:
     def main(self, averages: tuple) -> Any:
         """Return the one that is exported and that previews are sampled from."""
         return averages[0]
+
+
+def averages(
+    batch_size: int,
+    *,
+    profile: str = "half_life",
+    images: float = 50_000,
+    ramp_up: float = 0.05,
+    std: float = 0.05,
+    decay: float = 0.9999,
+    tracked: Sequence[float] = (),
+) -> Averages:
+    """Return the average of ``profile``, then those of ``tracked``.
+
+    Args:
+        batch_size: images a step, over all hosts.
+        profile: ``half_life``, ``power`` or ``constant``.
+        images, ramp_up: of `half_life`; a ramp-up of 0 is none.
+        std: of `power_function`.
+        decay: of `constant`.
+        tracked: widths of further averages with a power-function profile.
+
+    Raises:
+        UserError: an unknown profile or a number out of range.
+    """
+    require_choice("ema.profile", profile, PROFILES)
+    ranges = {
+        "images": positive(),
+        "ramp_up": at_least_0("0 is none"),
+        "std": WIDTH,
+        "decay": share(open_high=True, hint="0.9999 is usual"),
+    }
+    given = dict(images=images, ramp_up=ramp_up, std=std, decay=decay)
+    require_ranges("ema", given, ranges)
+    require_ranges(
+        "ema.tracked", dict(enumerate(tracked)), dict.fromkeys(range(len(tracked)), WIDTH)
+    )
+    profiles = {
+        "constant": lambda: constant(decay),
+        "half_life": lambda: half_life(images, batch_size=batch_size, ramp_up=ramp_up or None),
+        "power": lambda: power_function(std),
+    }
+    main = std if profile == "power" else None
+    more = tuple(dict.fromkeys(float(one) for one in tracked if one != main))
+    return Averages((profiles[profile](), *map(power_function, more)), (main, *more))
 
 
 def constant(decay: float) -> Callable:

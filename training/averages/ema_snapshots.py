@@ -1,6 +1,6 @@
 """Averages of a run, stored in half precision every so many images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,48 +9,78 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ...core.checks import count, require_ranges
+from ...core.errors import UserError
 from ...core.files import Array, write_pair
 from ...models.checkpoints.files import flatten
 from ...runtime.distributed import is_primary
 from ..state import Recipe, TrainState
-from .posthoc_ema import FOLDER
+from ..watchers import reached
+from .posthoc_ema import FOLDER, std_in_names
+
+EVERY = count(0, "0 is never")
 
 
 class EMASnapshots:
     """Write ``ema_snapshots/<images>-<std>.safetensors`` at multiples of so many images.
 
     Averages with a power-function profile are stored, and on request the weights themselves, as
-    ``<images>-weights.safetensors``.
+    ``<images>-weights.safetensors``; a `Watcher`.
 
     Args:
-        config: the run's; ``ema.snapshot_images`` (0 for never) and ``ema.snapshot_weights``.
         recipe: says which averages there are.
+        every_images: 0 for never.
+        with_weights: store the weights, too.
+        batch_size: images a step.
+        model: the section that the network is built from.
         identity: of the run, stored beside each file.
         workdir: the run's.
+
+    Raises:
+        UserError: a number out of range, or nothing that could be stored.
     """
 
-    def __init__(self, config, recipe: Recipe, identity: dict, workdir: Path):
-        self._every = config.ema.snapshot_images
-        self._with_weights = config.ema.snapshot_weights
-        self._batch_size, self._stds = config.training.batch_size, recipe.averages.stds
-        self._model, self._identity = config.model.to_dict(), identity
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        every_images: int,
+        with_weights: bool,
+        batch_size: int,
+        model: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        workdir: Path,
+    ):
+        require_ranges("ema", {"snapshot_images": every_images}, {"snapshot_images": EVERY})
+        averages = recipe.main.averages
+        self._stds = averages.stds if averages else ()
+        if every_images and not with_weights and not any(self._stds):
+            raise UserError(
+                "ema.snapshot_images stores averages with a power-function profile, and none is "
+                "kept: set ema.profile=power, ema.tracked=(0.05,0.10), or "
+                "ema.snapshot_weights=True"
+            )
+        if with_weights and not every_images:
+            raise UserError("ema.snapshot_weights has no effect while ema.snapshot_images is 0")
+        self._every, self._with_weights = every_images, with_weights
+        self._batch_size, self._model, self._identity = batch_size, dict(model), dict(identity)
         self._directory = workdir / FOLDER
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, *, last: bool) -> bool:
         """Say whether a multiple of the interval was reached in ``step``, counted from 1."""
-        if not self._every:
-            return False
-        after, before = (n * self._batch_size // self._every for n in (step, step - 1))
-        return after > before
+        del last
+        return reached(step, self._every, self._batch_size)
 
-    def write(self, step: int, state: TrainState) -> None:
+    def run(self, step: int, state: TrainState) -> dict[str, float]:
         """Store the averages at ``step``; called by every host."""
         images = step * self._batch_size
-        for average, std in zip(state.ema, self._stds, strict=True):
+        for average, std in zip(state.main.ema, self._stds, strict=True):
             if std is not None:
-                self._write(f"{images:012d}-{std:.3f}", average, {"std": std, "images": images})
+                name = f"{images:012d}-{std_in_names(std)}"
+                self._write(name, average, {"std": std, "images": images})
         if self._with_weights:
-            self._write(f"{images:012d}-weights", state.params, {"images": images})
+            self._write(f"{images:012d}-weights", state.main.params, {"images": images})
+        return {}
 
     def _write(self, name: str, params: Any, about: dict) -> None:
         leaves = dict(_on_host(flatten(params)))

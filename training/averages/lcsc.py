@@ -6,23 +6,24 @@ and sum to 1; nothing says that the best one does either.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ... import input_pipeline
-from ...commands.sample import job_from_config
+from ...core.checks import count, positive, require_ranges
 from ...core.errors import UserError
-from ...core.files import write_pair
-from ...data.images import to_uint8
-from ...data.source import Source
-from ...evaluation.extractors.classifier_features import ClassifierFeatures
-from ...evaluation.metrics.frechet import frechet_distance, moments, moments_of_batches
+from ...core.files import write_text
 from .ema import exponent_of_std
-from .weight_sums import WeightSum
 
+RANGES = {
+    "images": count(1),
+    "evaluations": count(1),
+    "population": count(2, "two parents"),
+    "spread": positive(),
+}
 # Relative widths of the averages that a search starts from.
 STARTS = (0.05, 0.1, 0.15, 0.2, 0.25)
 Coefficients = Float[np.ndarray, " file"]
@@ -67,6 +68,7 @@ def evolve(
     spread: float = 0.1,
     seed: int = 0,
     record: Path | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Found:
     """Search for the coefficients of the lowest score.
 
@@ -83,6 +85,7 @@ def evolve(
         seed: of the search, which repeats itself exactly.
         record: JSON lines of all scores; those already there are not computed again, so that an
             interrupted search goes on.
+        about: what the search is made of, JSON data: the record's first line.
 
     Raises:
         UserError: fewer evaluations than starts, no room for two parents, or a record of another
@@ -93,7 +96,9 @@ def evolve(
             f"a search of {evaluations} evaluations from {len(starts)} starts with a population of "
             f"{population}: allow one evaluation a start at least, and two parents"
         )
-    known = _read(record)
+    given = dict(evaluations=evaluations, population=population, spread=spread)
+    require_ranges("lcsc", given, RANGES)
+    known = _read(record, json.loads(json.dumps(about)))
     random, kept, start = np.random.default_rng(seed), [], np.inf
     for number in range(evaluations):
         if number < len(starts):
@@ -126,8 +131,12 @@ def _child(kept: list, random: np.random.Generator, spread: float) -> Coefficien
     return child + (wanted - child.sum()) / child.size
 
 
-def _read(record: Path | None) -> list[dict]:
-    if record is None or not record.exists():
+def _read(record: Path | None, about: Any) -> list[dict]:
+    if record is None:
+        return []
+    head = [{"about": about}] if about is not None else []
+    if not record.exists():
+        write_text(record, "".join(json.dumps(one) + "\n" for one in head))
         return []
     known = []
     for line in record.read_text().splitlines():
@@ -135,7 +144,15 @@ def _read(record: Path | None) -> list[dict]:
             known.append(json.loads(line))
         except json.JSONDecodeError:
             break  # cut short by a kill: it and what would follow are computed again
-    record.write_text("".join(json.dumps(one) + "\n" for one in known))
+    write_text(record, "".join(json.dumps(one) + "\n" for one in known))
+    began = [known.pop(0)] if known and "about" in known[0] else []
+    if (began or known) and began != head:
+        raise UserError(
+            f"{record} is of a search in other weights or data, or with other settings: remove it "
+            f"to search anew, or give the settings that it was begun with"
+        )
+    if not began:
+        write_text(record, "".join(json.dumps(one) + "\n" for one in head))
     return known
 
 
@@ -154,99 +171,3 @@ def _scored(score, candidate: Coefficients, number: int, known: list, record: Pa
         with record.open("a") as file:
             file.write(line + "\n")
     return value
-
-
-def search(config, workdir: Path) -> Path:
-    """Write ``<workdir>/<config.name>-lcsc.safetensors``, the best combination found (a verb).
-
-    Candidates are scored by the Frechet distance between a small number of samples, of the same
-    noise for all, and the data, in pixels or in the features of a classifier.
-
-    Args:
-        config: an experiment's config; ``lcsc`` says what is combined and how long is searched,
-            ``guidance``, ``sampler`` and ``sampling.classes`` how candidates are sampled.
-        workdir: of a run that stored weights.
-
-    Raises:
-        UserError: fewer than two files, or anything that cannot be sampled or searched.
-    """
-    section = config.lcsc
-    files = sorted(workdir.glob(section.files))
-    if len(files) < 2:
-        raise UserError(
-            f"{workdir}/{section.files} are {len(files)} files: train with "
-            f"--config.ema.snapshot_images=N --config.ema.snapshot_weights=True, or set "
-            f"config.lcsc.files"
-        )
-    weights = WeightSum(files)
-    extract = _features(section.features)
-    source = input_pipeline.load_source(**config.data)
-    stored = next(_read_in_parts(source)).dtype
-    if section.features != "pixels" and stored != np.uint8:
-        raise UserError(
-            f"config.lcsc.features {section.features!r} are of images, and {config.data.name} "
-            f"holds {stored} numbers: use pixels, the numbers themselves"
-        )
-    real = moments_of_batches(map(extract, _read_in_parts(source)))
-    config = config.copy_and_resolve_references()
-    config.sampling.weights.main = str(files[-1])
-    job = job_from_config(config)
-    main, indices = job.networks["main"], np.arange(section.images)
-    as_stored = to_uint8 if stored == np.uint8 else np.asarray
-
-    def score(coefficients: Coefficients) -> float:
-        denoiser = dataclasses.replace(main, params=weights.params(coefficients))
-        networks = job.networks | {"main": denoiser}
-        images = dataclasses.replace(job, networks=networks).images(indices)
-        if not np.isfinite(images).all():
-            return np.inf
-        return frechet_distance(real, moments(extract(as_stored(images))))
-
-    starts = [np.eye(len(files))[-1], *(ema_coefficients(len(files), std) for std in STARTS)]
-    found = evolve(
-        score,
-        starts,
-        evaluations=section.evaluations,
-        population=section.population,
-        spread=section.spread,
-        seed=config.seed,
-        record=workdir / "lcsc.jsonl",
-    )
-    path = workdir / f"{config.name}-lcsc.safetensors"
-    about = {
-        "files": [file.name for file in files],
-        "coefficients": found.coefficients.tolist(),
-        "frechet_distance": found.score,
-        "best_start": found.start,
-        "images": section.images,
-        "features": section.features,
-        "evaluations": found.evaluations,
-    }
-    sidecar = weights.sidecar | {"name": path.stem, "weights": "LCSC", "lcsc": about}
-    write_pair(path, weights.arrays(found.coefficients, np.float16), sidecar)
-    total, negative = found.coefficients.sum(), (found.coefficients < 0).sum()
-    print(
-        f"wrote {path}: Frechet distance {found.score:.4g} in {section.features}, of the last "
-        f"weights and averages at best {found.start:.4g}; coefficients sum to {total:.4f}, "
-        f"{negative} of {len(files)} are negative"
-    )
-    return path
-
-
-def _read_in_parts(source: Source, size: int = 1000) -> Iterator[np.ndarray]:
-    """Yield all examples of a data set; of one whose examples are drawn, their means."""
-    for start in range(0, source.num_examples, size):
-        examples, _ = source.read(np.arange(start, min(start + size, source.num_examples)))
-        if source.draw is not None:
-            examples = source.draw(examples, np.zeros((len(examples), *source.shape)))
-        yield examples
-
-
-def _features(name: str) -> Callable[[np.ndarray], Float[np.ndarray, "image feature"]]:
-    """Return what maps images, as a data set stores them, to features."""
-    if name != "pixels":
-        extractor = ClassifierFeatures(name)
-        return lambda images: extractor(images)[0]
-    return lambda images: (
-        images.reshape(len(images), -1) / (127.5 if images.dtype == np.uint8 else 1.0)
-    )

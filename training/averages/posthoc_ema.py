@@ -8,19 +8,20 @@ counted in images; any unit gives the same.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ...core.errors import UserError
 from ...core.files import write_pair
-from ...models.checkpoints.files import FLOATS, sidecar_of
+from ...models.checkpoints.files import sidecar_of
 from .ema import exponent_of_std
 from .weight_sums import WeightSum
 
-# Files of one run in this folder of its workdir, `training.ema_snapshots`.
+# Files of one run in this folder of its workdir, `training.averages.ema_snapshots`.
 FOLDER = "ema_snapshots"
 # EDM2's batch: its file names say thousands of images, rounded down.
 PUBLISHED_BATCH = 2048
@@ -79,7 +80,7 @@ def coefficients(
             profile has.
     """
     if not stored:
-        raise UserError("no snapshot is given: --config.ema.snapshot_images takes them in training")
+        raise UserError("no snapshot is given: ema.snapshot_images takes them in training")
     if len(set(stored)) < len(stored):
         twice = next(one for one in stored if list(stored).count(one) > 1)
         raise UserError(f"the snapshot of std {twice[0]:g} at {twice[1]:g} images is given twice")
@@ -138,8 +139,8 @@ def snapshots_below(workdir: Path) -> list[Snapshot]:
             found.append(Snapshot(path, ema["std"], ema["images"]))
     if not found:
         raise UserError(
-            f"{workdir / FOLDER} holds no averages: train with --config.ema.snapshot_images=N and "
-            f"--config.ema.tracked='(0.05,0.10)'"
+            f"{workdir / FOLDER} holds no averages: train with ema.snapshot_images=N and "
+            f"ema.tracked=(0.05,0.10)"
         )
     return sorted(found, key=lambda one: (one.images, one.std))
 
@@ -188,45 +189,21 @@ def reconstruct_to(
 def _require_one_run(snapshots: Sequence[Snapshot]) -> None:
     configs = [(sidecar_of(one.path) or {}).get("config") for one in snapshots]
     for one, config in zip(snapshots, configs, strict=True):
-        if config != configs[0]:
+        if not _agree(config, configs[0]):
             raise UserError(
                 f"{snapshots[0].path} and {one.path} are of runs with different configs: an "
                 f"average is of one run"
             )
 
 
-def reconstruct(config, workdir: Path) -> Path:
-    """Write ``<workdir>/<config.name>-<std>.safetensors``, an average of any width (a verb).
+def _agree(one: Any, other: Any) -> bool:
+    """Say whether what both say is the same; an earlier version said less, or of data the name."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return all(_agree(one[key], other[key]) for key in one.keys() & other.keys())
+    return one == other
 
-    Args:
-        config: an experiment's config; ``ema.reconstruct`` is the width, ``ema.at_images`` when
-            (0 for the last snapshot), ``ema.reconstruct_dtype`` float16 or float32.
-        workdir: of the run that stored snapshots.
 
-    Raises:
-        UserError: no width, no snapshots, or as in `reconstruct_to`.
-    """
-    section = config.ema
-    if not section.reconstruct:
-        raise UserError("--config.ema.reconstruct=0.15 says which relative width to make")
-    if section.reconstruct_dtype not in FLOATS:
-        raise UserError(
-            f"config.ema.reconstruct_dtype {section.reconstruct_dtype!r} is not one of "
-            f"{', '.join(FLOATS)}"
-        )
-    path = workdir / f"{config.name}-{section.reconstruct:.3f}.safetensors"
-    snapshots = snapshots_below(workdir)
-    reconstruct_to(
-        path,
-        snapshots,
-        section.reconstruct,
-        section.at_images or None,
-        FLOATS[section.reconstruct_dtype],
-    )
-    about = sidecar_of(path)["ema"]
-    print(
-        f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB): std {about['std']:g} at "
-        f"{about['images']:,} images from {len(about['snapshots'])} snapshots, relative error of "
-        f"the profile {about['profile_error']:.1e}"
-    )
-    return path
+def std_in_names(std: float) -> str:
+    """Return a width as file names have it: three digits after the point, or all that it has."""
+    short = f"{std:.3f}"
+    return short if float(short) == std else repr(float(std))

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ...core.random import normal_like
+from ...core.registry import register
 from ...models.autoencoders.haar import analysis
 from ...models.autoencoders.posterior import draw, kl_to_unit
 from ...models.checkpoints import resolve
-from ...models.denoiser import Network
 from ...models.spec import Spec
 from ..noise.levels import WHOLE
-from .loss import over_elements
+from .loss import MAIN, Batch, Roles, over_elements
 from .lpips import is_vgg, read_lpips
 from .perceptual import from_weights
 
@@ -73,15 +73,14 @@ class Autoencoding:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, its parts and the peak signal-to-noise ratio; `losses.Loss`.
 
-        ``batch["x"]`` is in [-1, 1], and the module of ``network`` has ``encode`` and
+        ``batch["x"]`` is in [-1, 1], and the network's module has ``encode`` and
         ``decode``, and where there is an adversary ``discriminator``.
 
         Raises:
@@ -89,7 +88,8 @@ class Autoencoding:
         """
         if span is not WHOLE:
             raise ValueError("an autoencoder has no noise levels to take a part of")
-        module, image = network.module(params), batch["x"]
+        main = roles[MAIN]
+        module, image = main.network.module(main.params), batch["x"]
         mean, log_variance = module.encode(image)
         made = module.decode(draw(mean, log_variance, normal_like(keys, mean)))
         error = image - made
@@ -104,7 +104,7 @@ class Autoencoding:
             parts["perceptual"] = self.distance(image, made)
         own = 0.0
         if self.adversarial:
-            fixed = network.module(jax.lax.stop_gradient(params))
+            fixed = main.network.module(jax.lax.stop_gradient(main.params))
             parts["adversarial"] = generator(self.adversary, fixed.discriminator(made))
             own = discriminator(
                 self.adversary,
@@ -118,11 +118,12 @@ class Autoencoding:
         return value + own, metrics
 
 
-def autoencoding(spec: Spec, features: str = "", lpips: str = "", **fields) -> Autoencoding:
+@register("loss", "2405.14477")
+def autoencoding(spec: Spec, /, features: str = "", lpips: str = "", **fields) -> Autoencoding:
     """Build the loss of an autoencoder.
 
     Args:
-        spec: what the autoencoder is built by.
+        spec: the autoencoder's spec.
         features: weights of what the perceptual loss compares features of: a classifier of this
             project, shipped or not, or VGG-16, which makes it LPIPS.
         lpips: weights of VGG-16's features, where they are in a file of their own.

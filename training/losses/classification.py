@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ...models.denoiser import Network
+from ...core.registry import register
 from ..noise.levels import WHOLE
+from .loss import MAIN, Batch, Roles
 
 
 def augment(
@@ -57,9 +58,8 @@ class CrossEntropy:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
@@ -72,11 +72,11 @@ class CrossEntropy:
         """
         if span is not WHOLE:
             raise ValueError("the cross-entropy has no noise levels to take a part of")
-        label = batch["condition"]
+        label, main = batch["condition"], roles[MAIN]
         image = jax.vmap(lambda x, key: augment(x, key, flip=self.flip, shift=self.shift))(
             batch["x"], keys
         )
-        logits = network.module(params)(image)
+        logits = main.network.module(main.params)(image)
         log_probability = jax.nn.log_softmax(logits)
         # A negative index would count from the end; out of range on either side must be NaN.
         index = jnp.where(label < 0, logits.shape[-1], label)[:, None]
@@ -85,3 +85,13 @@ class CrossEntropy:
         value = -((1 - self.label_smoothing) * chosen + self.label_smoothing * uniform)
         correct = (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
         return value, {"accuracy": correct}
+
+
+@register("loss", "1512.00567")
+def cross_entropy(flip: bool = False, shift: int = 0, label_smoothing: float = 0.0) -> CrossEntropy:
+    """Minimise the cross-entropy of a classifier.
+
+    Args:
+        flip, shift, label_smoothing: as of `CrossEntropy`.
+    """
+    return CrossEntropy(flip, shift, label_smoothing)

@@ -10,12 +10,12 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ...models.denoiser import Denoiser, Network
+from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ..noise.corruption import Corruption, Outcome, outcome
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting, uniform
-from .loss import over_elements
+from .loss import MAIN, Batch, Roles, over_elements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Denoising:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss and no further metrics; see `losses.Loss`."""
-        given = self.corruption(network, batch, keys, span)
-        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        main = roles[MAIN]._replace(preconditioner=self.preconditioner)
+        given = self.corruption(main.network, batch, keys, span)
+        found = outcome(main.denoiser, given)
         return weighted_error(self.weighting, self.preconditioner, given.column, found), {}
 
 
@@ -63,3 +63,11 @@ def weighted_error(
     # |D - x0|^2 = c_out^2 |F - F*|^2: the two factors are one number near 1 before it multiplies.
     weight = weighting(sigma, preconditioner) * found.coefficients.out**2
     return over_elements(jnp.mean, weight * found.error**2)
+
+
+@register("loss", "2206.00364")
+def denoising(
+    preconditioner: Preconditioner, corruption: Corruption, weighting: Weighting, /
+) -> Denoising:
+    """Minimise the weighted error of the denoised sample."""
+    return Denoising(preconditioner, corruption, weighting)

@@ -9,13 +9,13 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ...models.denoiser import Denoiser, Network
+from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ..noise.corruption import Corruption, outcome
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting, uniform
 from .denoising import weighted_error
-from .loss import over_elements
+from .loss import MAIN, Batch, Roles, over_elements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,15 @@ class FlowMatching:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, and its parts where there are two; see `losses.Loss`."""
-        given = self.corruption(network, batch, keys, span)
-        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        main = roles[MAIN]._replace(preconditioner=self.preconditioner)
+        given = self.corruption(main.network, batch, keys, span)
+        found = outcome(main.denoiser, given)
         error = weighted_error(self.weighting, self.preconditioner, given.column, found)
         if not self.cosine:
             return error, {}
@@ -74,3 +74,19 @@ def _cosine(a: Float[Array, "*shape channel"], b: Float[Array, "*shape channel"]
     # Velocities are of unit scale: what is added bounds the gradient where a fresh network gives 0.
     lengths = jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
     return jnp.sum(a * b, axis=-1) / jnp.sqrt(lengths + 1e-4)
+
+
+@register("loss", "2210.02747", "2401.08740")
+def flow_matching(
+    preconditioner: Preconditioner,
+    corruption: Corruption,
+    weighting: Weighting,
+    /,
+    cosine: float = 0.0,
+) -> FlowMatching:
+    """Minimise the error of the predicted velocity, and optionally of its direction.
+
+    Args:
+        preconditioner, corruption, weighting, cosine: as of `FlowMatching`.
+    """
+    return FlowMatching(preconditioner, corruption, weighting, cosine)

@@ -16,13 +16,13 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Key
 
-from ...models.denoiser import Denoiser, Network
+from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ..noise.corruption import Corruption, Outcome, outcome
 from ..noise.levels import WHOLE, Levels
 from ..noise.weightings import Weighting, uniform
 from .denoising import weighted_error
-from .loss import over_elements
+from .loss import MAIN, Batch, Roles, over_elements
 
 # Pixels are 256 values in [-1, 1]: half the width of one.
 HALF_BIN = 1 / 255
@@ -95,9 +95,8 @@ class Hybrid:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
@@ -106,8 +105,9 @@ class Hybrid:
         Raises:
             ValueError: a network without channels for v.
         """
-        given = self.corruption(network, batch, keys, span)
-        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        main = roles[MAIN]._replace(preconditioner=self.preconditioner)
+        given = self.corruption(main.network, batch, keys, span)
+        found = outcome(main.denoiser, given)
         if found.raw.shape[-1] != 2 * given.clean.shape[-1]:
             raise ValueError(
                 f"the hybrid loss trains a variance for each of {given.clean.shape[-1]} channels, "
@@ -160,3 +160,19 @@ def _log_probability(clean: Array, mean: Array, log_variance: Array) -> Array:
     inside = log_above + jnp.log(-jnp.expm1(jnp.minimum(log_below - log_above, -1e-7)))
     inside = jnp.where(clean > EDGE, log_ndtr(-lower), inside)
     return jnp.where(clean < -EDGE, log_ndtr(upper), inside)
+
+
+@register("loss", "2212.09748", "2102.09672")
+def hybrid(
+    preconditioner: Preconditioner,
+    corruption: Corruption,
+    weighting: Weighting,
+    /,
+    bound: float = 1.0,
+) -> Hybrid:
+    """Minimise the error of the predicted noise and the bound that trains the variance.
+
+    Args:
+        preconditioner, corruption, weighting, bound: as of `Hybrid`.
+    """
+    return Hybrid(preconditioner, corruption, weighting, bound)

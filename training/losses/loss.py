@@ -1,30 +1,66 @@
-"""What every loss is: a function of network, parameters, batch and keys, one number a sample."""
+"""What every loss is: a function of networks by role, a batch and keys, one number a sample."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from jaxtyping import Array, Float, Key
 
-from ...models.denoiser import Network
+from ...models.denoiser import Denoiser, Network
+from ...models.preconditioning import Preconditioner
 from ..noise.levels import WHOLE
+
+# The role of the network that is trained, exported and sampled from.
+MAIN = "main"
+Batch = Mapping[str, Any]
+
+
+class Role(NamedTuple):
+    """A network as a loss sees it.
+
+    Attributes:
+        network: its structure.
+        params: its parameters.
+        averages: of its parameters, before this step, in the order of the recipe's; empty where
+            none are kept.
+        preconditioner: what makes it a denoiser; None for other networks.
+    """
+
+    network: Network
+    params: Any
+    averages: tuple = ()
+    preconditioner: Preconditioner | None = None
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network as a denoiser in EDM coordinates."""
+        assert self.preconditioner is not None, "a network without noise levels"
+        return Denoiser(self.params, self.network, self.preconditioner)
+
+
+Roles = Mapping[str, Role]
 
 
 class Loss(Protocol):
-    """A loss; how its samples become one gradient is the `training.objective`."""
+    """A loss; how its samples become one gradient is the `training.objectives`.
+
+    An attribute ``roles`` names the networks that it takes part of; those without it see ``main``
+    alone. Every trained network receives the gradient of the one number: what a network is to
+    another is held fixed by `jax.lax.stop_gradient`.
+    """
 
     def __call__(
         self,
-        network: Network,
-        params: Any,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, and metrics.
 
         Args:
-            network, params: what is trained.
-            batch: ``image`` ``[batch, ...]`` and ``label`` ``[batch]``, null where dropped.
+            roles: the networks, by role; ``main`` is always there.
+            batch: ``x`` ``[batch, ...]`` and ``condition``, a pytree of arrays ``[batch, ...]``
+                with the null where it was dropped.
             keys: one a sample.
             span: the part of the distribution of noise levels that is drawn from, as shares of
                 it; each end one number, or one a sample. A loss that draws none refuses another
@@ -33,6 +69,12 @@ class Loss(Protocol):
         Returns:
             Losses ``[batch]``, and metrics by name whose means over a batch are reported.
         """
+        ...
+
+
+def roles_of(loss: Loss) -> tuple[str, ...]:
+    """Return the roles that a loss takes part of."""
+    return tuple(getattr(loss, "roles", (MAIN,)))
 
 
 def over_elements(reduce: Callable, values: Float[Array, " batch *shape"]) -> Array:

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ...core.random import fold_each
-from ...models.denoiser import Denoiser, Network
+from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ...models.transformers.umd import draw_visible
 from ..noise.corruption import Corruption, outcome
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting, uniform
-from .loss import over_elements
+from .loss import MAIN, Batch, Role, Roles, over_elements
 
 # Stream of a sample's key, beside those of `training.corruption`.
 MASK = 5
@@ -68,44 +68,44 @@ class Masked:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, and the errors it is made of; see `losses.Loss`."""
+        main = roles[MAIN]._replace(preconditioner=self.preconditioner)
         clean, noisy = _parts(len(keys), self.clean_share)
         values, metrics = jnp.zeros(len(keys)), {}
         if clean.size:
-            part = jax.tree.map(lambda a: a[clean], batch)
-            found = self._autoencoded(network, params, part, keys[clean])
+            part = jax.tree.map(lambda values: values[clean], dict(batch))
+            found = self._autoencoded(main, part, keys[clean])
             values, metrics = values.at[clean].set(found), {"autoencoding_error": found}
         if noisy.size:
-            part = jax.tree.map(lambda a: a[noisy], batch)
+            part = jax.tree.map(lambda values: values[noisy], dict(batch))
             here = tuple(end[noisy] if jnp.ndim(end) else end for end in span)
-            found, errors = self._denoised(network, params, part, keys[noisy], here)
+            found, errors = self._denoised(main, part, keys[noisy], here)
             values, metrics = values.at[noisy].set(found), metrics | errors
         return values, metrics
 
-    def _autoencoded(self, network, params, batch, keys):
-        image, module = batch["x"], network.module(params)
+    def _autoencoded(self, main: Role, batch: Batch, keys):
+        image, module = batch["x"], main.network.module(main.params)
         visible = draw_visible(fold_each(keys, MASK), math.prod(module.grid), self.clean_mask)
         level = jnp.full((len(keys),) + (1,) * (image.ndim - 1), CLEAN)
         inside = self.preconditioner.coefficients(level).inside
         time = jnp.full(len(keys), module.clean_time)
-        denoiser = Denoiser(params, network, self.preconditioner)
-        raw = denoiser.raw(inside * image, time, None, visible=visible)
+        raw = main.denoiser.raw(inside * image, time, None, visible=visible)
         return _mean_where(module.hidden_pixels(visible), (_pixels(raw, image) - image) ** 2)
 
-    def _denoised(self, network, params, batch, keys, span):
-        given, module = self.corruption(network, batch, keys, span), network.module(params)
+    def _denoised(self, main: Role, batch: Batch, keys, span):
+        given = self.corruption(main.network, batch, keys, span)
+        module = main.network.module(main.params)
         hidden = None
         if self.mask:
             visible = draw_visible(fold_each(keys, MASK), math.prod(module.grid), self.mask)
             given = given._replace(inputs=given.inputs | {"visible": visible})
             hidden = module.hidden_pixels(visible)
-        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        found = outcome(main.denoiser, given)
         weight = self.weighting(given.column, self.preconditioner) * found.coefficients.out**2
         seen = weight * found.error**2
         unseen = (_pixels(found.raw, given.clean) - given.clean) ** 2
@@ -133,3 +133,21 @@ def _mean_where(mask: Array, values: Array) -> Float[Array, " batch"]:
     """Return the mean of values in the pixels of a mask, sample by sample."""
     mask = jnp.broadcast_to(mask, values.shape)
     return over_elements(jnp.sum, mask * values) / over_elements(jnp.sum, mask)
+
+
+@register("loss", "2406.17688")
+def masked(
+    preconditioner: Preconditioner,
+    corruption: Corruption,
+    weighting: Weighting,
+    /,
+    clean_share: float = 0.5,
+    clean_mask: float = 0.75,
+    mask: float = 0.375,
+) -> Masked:
+    """Autoencode a part of the batch and denoise the rest, both under a mask.
+
+    Args:
+        preconditioner, corruption, weighting, clean_share, clean_mask, mask: as of `Masked`.
+    """
+    return Masked(preconditioner, corruption, weighting, clean_share, clean_mask, mask)

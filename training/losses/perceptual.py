@@ -66,12 +66,12 @@ def from_weights(source: str, shape: tuple[int, ...]) -> ClassifierDistance:
     loaded = load(source)
     if loaded.sidecar["model"].get("name") != "classifier":
         raise UserError(
-            f"config.training.loss.features {source!r} holds a {loaded.sidecar['model']['name']}: "
+            f"training.loss.features {source!r} holds a {loaded.sidecar['model']['name']}: "
             f"name the weights of a classifier"
         )
     if loaded.spec.shape != tuple(shape):
         raise UserError(
-            f"the classifier of config.training.loss.features {source!r} takes images of shape "
+            f"the classifier of training.loss.features {source!r} takes images of shape "
             f"{loaded.spec.shape}, and those here are {tuple(shape)}: name one that was trained on "
             f"such images"
         )

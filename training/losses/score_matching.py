@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ...core.random import fold_each, normal_like
-from ...models.denoiser import Network
+from ...core.registry import register
 from ...models.exact.mixture import GaussianMixture
 from ..noise.corruption import NOISE, SIGMA
 from ..noise.levels import WHOLE, Noise, draw
-from .loss import over_elements
+from .loss import MAIN, Batch, Roles, over_elements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +30,25 @@ class ScoreMatching:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss and no further metrics; see `losses.Loss`.
 
         ``batch["x"]`` holds clean points ``[batch, d]`` of the mixture, and the module of
-        ``network`` has ``score(x, sigma)``.
+        the network has ``score(x, sigma)``.
         """
-        clean = batch["x"]
+        clean, main = batch["x"], roles[MAIN]
         sigma = draw(self.levels, fold_each(keys, SIGMA), span)
         x = clean + sigma[:, None] * normal_like(fold_each(keys, NOISE), clean)
         # The scores are compared, not the denoisers: D - x cancels all digits at small sigma.
-        error = self.mixture.score(x, sigma) - network.module(params).score(x, sigma)
+        error = self.mixture.score(x, sigma) - main.network.module(main.params).score(x, sigma)
         return over_elements(jnp.mean, sigma[:, None] ** 2 * error**2), {}
+
+
+@register("loss", "2406.02507")
+def score_matching(mixture: GaussianMixture, levels: Noise, /) -> ScoreMatching:
+    """Minimise the error of the score, of data whose density is known."""
+    return ScoreMatching(mixture, levels)

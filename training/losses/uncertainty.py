@@ -5,12 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ...models.denoiser import Denoiser, Network
+from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ..noise.corruption import Corruption, outcome
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting, uniform
 from .denoising import weighted_error
+from .loss import MAIN, Batch, Roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +36,25 @@ class Uncertainty:
 
     def __call__(
         self,
-        network: Network,
-        params,
-        batch: dict[str, Array],
+        roles: Roles,
+        batch: Batch,
         keys: Key[Array, " batch"],
         span: tuple = WHOLE,
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, and the error without the learned weight; see `Loss`."""
-        given = self.corruption(network, batch, keys, span)
-        found = outcome(Denoiser(params, network, self.preconditioner), given)
+        main = roles[MAIN]._replace(preconditioner=self.preconditioner)
+        given = self.corruption(main.network, batch, keys, span)
+        found = outcome(main.denoiser, given)
         error = weighted_error(self.weighting, self.preconditioner, given.column, found)
-        log_variance = network.module(params).log_variance(found.coefficients.noise.reshape(-1))
+        log_variance = main.network.module(main.params).log_variance(
+            found.coefficients.noise.reshape(-1)
+        )
         return jnp.exp(-log_variance) * error + log_variance, {"denoising_error": error}
+
+
+@register("loss", "2312.02696")
+def uncertainty(
+    preconditioner: Preconditioner, corruption: Corruption, weighting: Weighting, /
+) -> Uncertainty:
+    """Minimise the denoising error with a weight of each noise level that is learned."""
+    return Uncertainty(preconditioner, corruption, weighting)

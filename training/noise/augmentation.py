@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ...core.registry import register
+
 LABELS = 9
 # Low-pass filter of the least asymmetric wavelet with six vanishing moments (Daubechies 1992,
 # Table 6.3): its even shifts are orthonormal, so that resampling by the identity is the identity.
@@ -140,6 +142,29 @@ class AugmentPipe:
         matrix = _turn(draws.angle) @ stretched @ _turn(draws.axis) / factor
         sides = jnp.array([width, height])
         return matrix, self.shift_std * sides * jnp.stack([draws.shift_x, draws.shift_y])
+
+
+@register("augmentation", name="none")
+def unaugmented() -> None:
+    """Leave images as they are."""
+
+
+@register("augmentation", "2206.00364")
+def edm(
+    probability: float = 0.12,
+    mirror: float = 1.0,
+    scale_std: float = 0.2,
+    stretch_std: float = 0.2,
+    axis_probability: float = 0.5,
+    shift_std: float = 0.125,
+) -> AugmentPipe:
+    """Flip, scale, turn, stretch and move images, and tell the network.
+
+    Args:
+        probability, mirror, scale_std, stretch_std, axis_probability, shift_std: as of
+            `AugmentPipe`.
+    """
+    return AugmentPipe(probability, mirror, scale_std, stretch_std, axis_probability, shift_std)
 
 
 def resampled(

@@ -1,16 +1,19 @@
 """From a clean batch to what a network is trained on: noise, augmentation, perturbed conditions."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ...core.random import fold_each, normal_like
+from ...core.registry import register
 from ...models.denoiser import Denoiser, Network
 from ...models.preconditioning import Coefficients
-from ...samplers.priors import pfgmpp_kernel
+from ...samplers import priors
+from ...samplers.priors import Prior, pfgmpp_kernel
 from . import levels
 from .augmentation import AugmentPipe
 from .perturbation import ConditionPerturbation
@@ -18,15 +21,64 @@ from .perturbation import ConditionPerturbation
 # Streams of a sample's key, so that no two draws share bits.
 SIGMA, NOISE, AUGMENT, CONDITION, DROPOUT = range(5)
 
-Kernel = Callable[[Array, Array, Array], Array]
+
+class Kernel(Protocol):
+    """Draw ``(x - x0) / sigma``."""
+
+    def __call__(self, clean: Array, sigma: Array, keys: Key[Array, " batch"]) -> Array:
+        """Return noise of the shape of ``clean``, one key a sample."""
+        ...
+
+    @property
+    def prior(self) -> Prior:
+        """What samples of a network trained on it begin from."""
+        ...
 
 
-def gaussian() -> Kernel:
+@dataclasses.dataclass(frozen=True)
+class GaussianKernel:
+    """Unit noise."""
+
+    @property
+    def prior(self) -> Prior:
+        """Noise of standard deviation sigma."""
+        return priors.gaussian()
+
+    def __call__(self, clean, sigma, keys):
+        """Return unit noise."""
+        del sigma
+        return normal_like(keys, clean)
+
+
+@dataclasses.dataclass(frozen=True)
+class PFGMPPKernel:
+    """Noise of PFGM++ in units of sigma.
+
+    Attributes:
+        D: extra dimensions.
+    """
+
+    D: float
+
+    @property
+    def prior(self) -> Prior:
+        """That of as many extra dimensions."""
+        return priors.pfgmpp(self.D)
+
+    def __call__(self, clean, sigma, keys):
+        """Return noise of norm as of PFGM++'s kernel at sigma 1."""
+        del sigma
+        return pfgmpp_kernel(jnp.zeros_like(clean), 1.0, self.D, keys)
+
+
+@register("kernel")
+def gaussian() -> GaussianKernel:
     """Return the kernel of Gaussian diffusion: unit noise."""
-    return lambda clean, sigma, keys: normal_like(keys, clean)
+    return GaussianKernel()
 
 
-def pfgmpp(D: float = 2048.0) -> Kernel:
+@register("kernel", "2302.04265")
+def pfgmpp(D: float = 2048.0) -> PFGMPPKernel:
     """Return the kernel of PFGM++ with D extra dimensions, in units of sigma.
 
     Raises:
@@ -34,12 +86,9 @@ def pfgmpp(D: float = 2048.0) -> Kernel:
 
     Source: Xu et al., arXiv 2302.04265; see `samplers.pfgmpp_kernel`.
     """
-    if not D > 0:
+    if not 0 < D < math.inf:
         raise ValueError(f"pfgmpp: D counts the extra dimensions and must be above 0, got {D}")
-    return lambda clean, sigma, keys: pfgmpp_kernel(jnp.zeros_like(clean), 1.0, float(D), keys)
-
-
-KERNELS = {"gaussian": gaussian, "pfgmpp": pfgmpp}
+    return PFGMPPKernel(float(D))
 
 
 class Corrupted(NamedTuple):
@@ -113,7 +162,7 @@ class Corruption:
 
     Attributes:
         levels: distribution of noise levels, see `training.noise`.
-        kernel: ``(clean, sigma, keys) -> noise``, one of `KERNELS`.
+        kernel: ``(clean, sigma, keys) -> noise``, see `gaussian`.
         augment: augmentation that the network is told of.
         perturbation: noise on the condition's embedding.
         dropout: give the network keys for its dropout.
@@ -128,7 +177,7 @@ class Corruption:
     def __call__(
         self,
         network: Network,
-        batch: dict[str, Array],
+        batch: Mapping[str, Any],
         keys: Key[Array, " batch"],
         span: tuple[Float[Array, ""], Float[Array, ""]] = levels.WHOLE,
     ) -> Corrupted:
@@ -136,8 +185,7 @@ class Corruption:
 
         Args:
             network: says whether it takes a condition.
-            batch: ``x`` ``[batch, ...]`` and ``condition``, a pytree of arrays ``[batch, ...]``
-                (null where dropped).
+            batch: ``x`` ``[batch, ...]`` and ``condition``, null where it was dropped.
             keys: one a sample.
             span: part of the distribution of noise levels, see `noise.draw`.
         """
@@ -150,6 +198,6 @@ class Corruption:
             inputs["dropout_key"] = fold_each(keys, DROPOUT)
         sigma = levels.draw(self.levels, fold_each(keys, SIGMA), span)
         noise = self.kernel(clean, sigma, fold_each(keys, NOISE))
-        taken = network.num_classes or network.condition
-        condition = batch.get("condition") if taken else None
+        takes = network.num_classes or network.condition
+        condition = batch.get("condition") if takes else None
         return Corrupted(clean, noise, sigma, condition, modes, inputs)

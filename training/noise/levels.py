@@ -19,6 +19,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
+from ...core.registry import register
 from ...models.preconditioning.flow import PATHS
 from ...samplers import vp_discrete
 from ...samplers.schedules.diffusion_time import iddpm_table
@@ -118,6 +119,7 @@ class Levels:
         return jnp.asarray(self.table)[jnp.clip(place, 0, count - 1)]
 
 
+@register("noise", "2206.00364")
 def log_normal(mean: float = -1.2, std: float = 1.2) -> LogNormal:
     """Return ``ln(sigma) ~ N(mean, std^2)``; the defaults are EDM's.
 
@@ -133,6 +135,7 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> LogNormal:
     return LogNormal(float(mean), float(std))
 
 
+@register("noise", "2011.13456")
 def log_uniform(low: float = 0.02, high: float = 100.0) -> LogUniform:
     """Return ``ln(sigma)`` uniform, as variance-exploding diffusion is trained.
 
@@ -146,6 +149,7 @@ def log_uniform(low: float = 0.02, high: float = 100.0) -> LogUniform:
     return LogUniform(float(low), float(high))
 
 
+@register("noise", "2011.13456")
 def vp_times(low: float = 1e-5, high: float = 1.0) -> UniformTime:
     """Return time uniform in variance-preserving diffusion with beta from 0.1 to 20.
 
@@ -159,6 +163,7 @@ def vp_times(low: float = 1e-5, high: float = 1.0) -> UniformTime:
     return _uniform_time("vp_times", "vp", low, high)
 
 
+@register("noise", "2401.08740")
 def flow_times(path: str = "linear", low: float = 0.0, high: float = 1.0) -> UniformTime:
     """Return time uniform along a flow's path, time 1 being noise.
 
@@ -173,6 +178,7 @@ def flow_times(path: str = "linear", low: float = 0.0, high: float = 1.0) -> Uni
     return _uniform_time("flow_times", path, low, high)
 
 
+@register("noise", "2403.03206")
 def logit_normal(mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> LogNormal:
     """Return flow time ``t = sigmoid(mean + std n)``, shifted, along ``(1 - t) x0 + t noise``.
 
@@ -190,6 +196,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0, shift: float = 1.0) -> Log
     return LogNormal(float(mean) + math.log(shift), float(std))
 
 
+@register("noise", "2107.00630")
 def log_snr_uniform(low: float = -20.0, high: float = 20.0) -> LogUniform:
     """Return the log-SNR, ``-2 ln(sigma)``, uniform between two ends.
 
@@ -203,6 +210,7 @@ def log_snr_uniform(low: float = -20.0, high: float = 20.0) -> LogUniform:
     return LogUniform(float(log_snr_sigma(high)), float(log_snr_sigma(low)))
 
 
+@register("noise", "2006.11239")
 def discrete(
     beta_start: float = 1e-4, beta_end: float = 0.02, betas: str = "linear", table: int = 1000
 ) -> Levels:
@@ -220,24 +228,13 @@ def discrete(
     return Levels(tuple(falling[::-1].tolist()))
 
 
+@register("noise", "2102.09672")
 def iddpm_levels() -> Levels:
     """Return each of the 1000 levels of improved DDPM's cosine table equally often.
 
     Source: Karras et al., arXiv 2206.00364, Table 1, column iDDPM.
     """
     return Levels(tuple(iddpm_table()[:-1][::-1].tolist()))
-
-
-NOISES = {
-    "log_normal": log_normal,
-    "log_uniform": log_uniform,
-    "log_snr_uniform": log_snr_uniform,
-    "vp_times": vp_times,
-    "flow_times": flow_times,
-    "logit_normal": logit_normal,
-    "discrete": discrete,
-    "iddpm_levels": iddpm_levels,
-}
 
 
 def _uniform_time(owner: str, path: str, low: float, high: float) -> UniformTime:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import jax
 from jaxtyping import Array, Float, Key
 
+from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING
 
 KINDS = ("uniform", "normal")
@@ -77,3 +78,18 @@ class ConditionPerturbation:
     def __call__(self, keys: Key[Array, " batch"]) -> Perturbed:
         """Return the mode for one batch, with one key a sample."""
         return Perturbed(keys, self.kind, self.gamma)
+
+
+@register("perturbation", name="none")
+def unperturbed() -> None:
+    """Leave conditions as they are."""
+
+
+@register("perturbation", "2405.20494")
+def cep(kind: str = "normal", gamma: float = 1.0) -> ConditionPerturbation:
+    """Add noise to the embedding of a condition.
+
+    Args:
+        kind, gamma: as of `ConditionPerturbation`.
+    """
+    return ConditionPerturbation(kind, gamma)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...core.registry import register
 from ...models.preconditioning import EDM, Preconditioner
 
 Weighting = Callable[[Float[Array, "..."], Preconditioner], Float[Array, "..."]]
@@ -42,6 +43,7 @@ def converted(weighting: Weighting, target: str) -> Weighting:
     )
 
 
+@register("weighting")
 def uniform(target: str = "network") -> Weighting:
     """Return weights that make the loss the plain mean squared error of ``target``.
 
@@ -57,6 +59,7 @@ def uniform(target: str = "network") -> Weighting:
     return TARGETS[_checked(target)]
 
 
+@register("weighting", "2206.00364")
 def edm(sigma_data: float = 0.5) -> Weighting:
     """Return EDM's ``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` for any network.
 
@@ -65,6 +68,7 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     return lambda sigma, preconditioner: EDM(sigma_data).loss_weight(sigma)
 
 
+@register("weighting", "2303.09556")
 def min_snr(gamma: float = 5.0) -> Weighting:
     """Return ``min(SNR, gamma)``.
 
@@ -78,6 +82,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     return lambda sigma, preconditioner: jnp.minimum(1 / sigma**2, gamma)
 
 
+@register("weighting", "2202.00512")
 def truncated_snr() -> Weighting:
     """Return ``max(SNR, 1)``: the loss on noise where it is low, on x0 where it is high.
 
@@ -86,6 +91,7 @@ def truncated_snr() -> Weighting:
     return lambda sigma, preconditioner: jnp.maximum(1 / sigma**2, 1)
 
 
+@register("weighting", "2204.00227")
 def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
     """Return ``SNR / (k + SNR)^gamma``: weight ``1 / (k + SNR)^gamma`` on the noise's error.
 
@@ -98,15 +104,6 @@ def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
         raise ValueError(f"p2: gamma is 0 or more and k above 0, got {gamma} and {k}")
     # SNR / (k + SNR)^gamma without an SNR that overflows: both sides times sigma^(2 gamma).
     return lambda sigma, preconditioner: sigma ** (2 * gamma - 2) / (k * sigma**2 + 1) ** gamma
-
-
-WEIGHTINGS = {
-    "uniform": uniform,
-    "edm": edm,
-    "min_snr": min_snr,
-    "truncated_snr": truncated_snr,
-    "p2": p2,
-}
 
 
 def _checked(target: str) -> str:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ...core.registry import register
 from ..losses.loss import Loss
-from ..noise.levels import Noise
-from .multitask import Clusters, TaskWeights
+from .multitask import Clusters, TaskWeights, UncertaintyWeights
 
 # Noise levels among which edges are looked for, where a distribution has no table of its own.
 LEVELS = 1000
@@ -88,12 +88,12 @@ def intervals(cost: Float[np.ndarray, "count count"], clusters: int) -> tuple[in
     return (0, *reversed(edges))
 
 
+@register("objective", "2306.00354")
 def clusters(
     loss: Loss,
     scale: float,
-    *,
-    noise: Noise,
-    weights: TaskWeights,
+    /,
+    weights: TaskWeights = UncertaintyWeights(),  # noqa: B008  (immutable)
     count: int = 5,
     cost: str = "timestep",
     affinity: str = "",
@@ -102,20 +102,22 @@ def clusters(
 
     Args:
         loss, scale: as of `objective.Mean`.
-        noise: the loss's distribution of noise levels; a table's levels are clustered themselves,
-            others at `LEVELS` quantiles.
         weights: how the tasks are weighed.
-        count: number of clusters.
+        count: number of clusters. The levels of a table are clustered themselves, those of other
+            distributions at `LEVELS` quantiles.
         cost: ``timestep`` (by rank), ``snr``, or ``affinity``.
         affinity: for the last, the file that ``--mode=affinity`` wrote.
 
     Raises:
-        ValueError: an unknown cost, or a file that does not fit it.
+        ValueError: a loss without noise levels, an unknown cost, or a file that does not fit it.
     """
     if cost not in COSTS:
         raise ValueError(f"cost {cost!r} is not one of {', '.join(COSTS)}")
     if (cost == "affinity") != bool(affinity):
         raise ValueError("the cost affinity, and it alone, needs affinity=FILE (--mode=affinity)")
+    if not hasattr(loss, "corruption"):
+        raise ValueError("clusters of noise levels need the loss of a denoiser")
+    noise = loss.corruption.levels
     levels = len(getattr(noise, "sigmas", ())) or LEVELS
     if cost == "timestep":
         pairs = timestep_cost(levels)

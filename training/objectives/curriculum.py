@@ -9,6 +9,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ...core.registry import register
+from ..losses.loss import Loss
 from .objective import Mean, mean_gradient
 
 
@@ -48,9 +50,9 @@ class Curriculum(Mean):
         """Return the shares of the distribution that a stage draws from."""
         return 1 - memory["stage"] / self.parts, 1.0
 
-    def gradient(self, network, memory, params, batch, keys):
+    def gradient(self, roles, memory, params, batch, keys):
         """Return the gradient of the mean loss over the stage's noise levels, and metrics."""
-        return mean_gradient(self, network, params, batch, keys, self.span(memory))
+        return mean_gradient(self, roles, params, batch, keys, self.span(memory))
 
     def settle(self, gradient, metrics, memory, key):
         """Return the gradient as it is, the stage among the metrics, and the next memory."""
@@ -66,3 +68,17 @@ class Curriculum(Mean):
             "waited": jnp.where(onwards, 0, waited),
         }
         return gradient, metrics | {"stage": stage.astype(jnp.float32)}, following
+
+
+@register("objective", "2403.10348")
+def curriculum(loss: Loss, scale: float, /, parts: int = 20, patience: int = 200) -> Curriculum:
+    """Train on high noise first, and on lower noise as the loss stops to fall.
+
+    Args:
+        loss, scale: as of `objective.Mean`.
+        parts, patience: as of `Curriculum`.
+
+    Raises:
+        ValueError: fewer than one part or step.
+    """
+    return Curriculum(loss, scale, parts, patience)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
+from ...core.registry import PART_TYPES, PartType, register
 from ..losses.loss import Loss
 from .objective import mean_gradient
 
@@ -152,12 +153,13 @@ class PCGrad:
         return projected.mean(axis=0), memory
 
 
-TASK_WEIGHTS = {
-    "equal": Equal,
-    "uncertainty": UncertaintyWeights,
-    "nash": NashMTL,
-    "pcgrad": PCGrad,
-}
+PART_TYPES[TaskWeights] = PartType(
+    "weights of tasks", lambda value: hasattr(value, "weigh"), "weights.name names some"
+)
+register("task_weights", name="equal")(Equal)
+register("task_weights", "1705.07115", name="uncertainty")(UncertaintyWeights)
+register("task_weights", "2202.01017", name="nash")(NashMTL)
+register("task_weights", "2001.06782", name="pcgrad")(PCGrad)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Clusters:
         """Return the weights' memory."""
         return self.weights.init(self.tasks)
 
-    def gradient(self, network, memory, params, batch, keys):
+    def gradient(self, roles, memory, params, batch, keys):
         """Return the tasks' gradients, stacked, and their metrics with ``losses`` ``[task]``.
 
         Raises:
@@ -216,7 +218,7 @@ class Clusters:
 
         def one(given):
             (batch, keys), low, high = given
-            return mean_gradient(self, network, params, batch, keys, (low, high))
+            return mean_gradient(self, roles, params, batch, keys, (low, high))
 
         edges = jnp.asarray(self.edges, jnp.float32)
         gradients, metrics = jax.lax.map(one, (shares, edges[:-1], edges[1:]))

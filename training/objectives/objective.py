@@ -1,14 +1,15 @@
 """How losses of samples become the gradient of a step."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ...models.denoiser import Network
-from ..losses.loss import Loss
+from ...core.registry import register
+from ..losses.loss import Batch, Loss, Roles
 from ..noise.levels import WHOLE
 
 Metrics = dict[str, Array]
@@ -23,19 +24,27 @@ class Objective(Protocol):
 
     def init(self) -> Any:
         """Return the memory before the first step, a pytree of arrays."""
+        ...
 
     def gradient(
         self,
-        network: Network,
+        roles: Roles,
         memory: Any,
-        params: Any,
-        batch: dict[str, Array],
+        params: Mapping[str, Any],
+        batch: Batch,
         keys: Key[Array, " part"],
     ) -> tuple[Any, Metrics]:
         """Return what the gradient is made of, and metrics with ``loss`` among them.
 
         All of it are means over the samples given.
+
+        Args:
+            roles: every network, by role.
+            memory: of this step.
+            params: by role, the parameters that the gradient is of.
+            batch, keys: as in `losses.Loss`.
         """
+        ...
 
     def settle(
         self, gradient: Any, metrics: Metrics, memory: Any, key: Key[Array, ""]
@@ -47,6 +56,17 @@ class Objective(Protocol):
             memory: as `gradient` saw it.
             key: of the step.
         """
+        ...
+
+
+class Scaled(Protocol):
+    """A loss and its scale, see `Mean`."""
+
+    @property
+    def loss(self) -> Loss: ...
+
+    @property
+    def scale(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +86,9 @@ class Mean:
         """Return the empty memory."""
         return ()
 
-    def gradient(self, network, memory, params, batch, keys):
+    def gradient(self, roles, memory, params, batch, keys):
         """Return the gradient of the mean loss, and the means of the loss and its metrics."""
-        return mean_gradient(self, network, params, batch, keys, WHOLE)
+        return mean_gradient(self, roles, params, batch, keys, WHOLE)
 
     def settle(self, gradient, metrics, memory, key):
         """Return the gradient as it is."""
@@ -76,13 +96,23 @@ class Mean:
         return gradient, metrics, memory
 
 
-def mean_gradient(of: Mean, network, params, batch, keys, span) -> tuple[Any, Metrics]:
+def mean_gradient(of: Scaled, roles: Roles, params, batch, keys, span) -> tuple[Any, Metrics]:
     """Return the gradient of a mean loss over a part of the noise levels, and its metrics."""
 
     def scaled(params):
-        values, metrics = of.loss(network, params, batch, keys, span)
+        seen = {
+            name: role._replace(params=params.get(name, role.params))
+            for name, role in roles.items()
+        }
+        values, metrics = of.loss(seen, batch, keys, span)
         value = jnp.mean(values)
         return of.scale * value, {"loss": value} | jax.tree.map(jnp.mean, metrics)
 
     gradient, metrics = jax.grad(scaled, has_aux=True)(params)
     return jax.tree.map(lambda g: g / of.scale, gradient), metrics
+
+
+@register("objective")
+def mean(loss: Loss, scale: float, /) -> Mean:
+    """Minimise the mean of a loss over the batch."""
+    return Mean(loss, scale)
