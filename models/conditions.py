@@ -200,7 +200,8 @@ def require(condition: Condition, given: Any, batch: int, owner: str) -> None:
 def _require_labels(condition: Label, given: Any, batch: int, owner: str) -> None:
     kind = f"whole numbers from 0 to {condition.num_classes - 1}"
     kind += f", or {condition.num_classes} for no class" if condition.null else ""
-    shape, dtype = np.shape(given), jnp.result_type(given)
+    given = given if hasattr(given, "dtype") else np.asarray(given)
+    shape, dtype = given.shape, given.dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         raise UserError(f"{owner}: labels are {kind}, got {dtype}")
     if shape not in ((), (batch,)):

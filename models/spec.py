@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from ..core.registry import checked, registry
-from .conditions import Condition, described, without_null
+from .conditions import Condition, Label, described, without_null
 from .denoiser import Denoiser, Network, Origin, split
 from .preconditioning import SIGMA_RANGE, Preconditioner
 
@@ -43,6 +43,12 @@ def nothing(path: str) -> bool:
     """Say of any parameter that it is no exception."""
     del path
     return False
+
+
+def label_of(fields: Mapping[str, Any]) -> Label | None:
+    """Return the condition of a class-conditional network of these fields; None without classes."""
+    classes = fields.get("num_classes", 0)
+    return Label(classes, null=fields.get("null_class", True)) if classes else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,10 +147,19 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
             for name, tensor in weights.tensors.items()
         }
     spec = build(section)
+    if _never_dropped(sidecar):
+        spec = spec.without_null()
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(spec.shapes).items()}
     found = places(shapes, arrays)
     _require_same(path, shapes, found, {name: array.shape for name, array in arrays.items()})
     return Fitted(path, spec.network, spec, shapes, found, arrays, sidecar)
+
+
+def _never_dropped(sidecar: Mapping[str, Any]) -> bool:
+    """Say whether the weights were trained with a condition for every sample, by their own word."""
+    config = sidecar.get("config")
+    training = config.get("training") if isinstance(config, Mapping) else None
+    return isinstance(training, Mapping) and training.get("label_dropout") == 0
 
 
 def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None:

@@ -22,6 +22,7 @@ from ...core.sites import (
     for_layer,
     require_offered,
 )
+from ..layers.labels import label_or_null, where_known
 from ..preconditioning import from_config
 from ..spec import Spec
 from ..transformers.dit import transformer_spec
@@ -155,8 +156,8 @@ class DiCo(nnx.Module):
         channels: input channels.
         width: of the finest resolution.
         depths: blocks of the five stages.
-        num_classes: real classes; the label tables have one more row, the null class, last.
-            0 builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether the label tables have one more row, the null class, last.
         mlp_ratio: hidden width of the blocks' MLP in multiples of theirs.
         learn_variance: double the output channels (the published sizes predict a variance too).
         scan_layers: keep the parameters of each stage's blocks stacked and loop over them with
@@ -177,6 +178,7 @@ class DiCo(nnx.Module):
         width: int,
         depths: Sequence[int],
         num_classes: int,
+        null_class: bool = True,
         mlp_ratio: float = 2.0,
         learn_variance: bool = False,
         scan_layers: bool = False,
@@ -190,7 +192,8 @@ class DiCo(nnx.Module):
                 f"depths must be five numbers of blocks, of {', '.join(STAGES)}, got {depths}"
             )
         self.image_size, self.channels, self.width = image_size, channels, width
-        self.depths, self.num_classes, self.dtype = tuple(depths), num_classes, dtype
+        self.num_classes, self.null_class = num_classes, null_class
+        self.depths, self.dtype = tuple(depths), dtype
         self.out_channels = channels * (2 if learn_variance else 1)
         make = partial(conv, dtype=dtype, rngs=rngs)
         self.stem = make(channels, width, 3)
@@ -199,7 +202,7 @@ class DiCo(nnx.Module):
             self.label_tables = nnx.List(
                 [
                     nnx.Embed(
-                        num_classes + 1,
+                        num_classes + null_class,
                         n * width,
                         embedding_init=small_normal,
                         dtype=dtype,
@@ -290,8 +293,10 @@ class DiCo(nnx.Module):
         embedding = jnp.concatenate([one(time) for one in self.time], axis=-1)
         embedding = changed(modes, TIME_EMBEDDING, embedding)
         if self.num_classes:
-            label = jnp.full(batch, self.num_classes) if label is None else label
+            classes = self.num_classes, self.null_class
+            label = label_or_null(label, batch, *classes)
             condition = jnp.concatenate([one(label) for one in self.label_tables], axis=-1)
+            condition = where_known(condition, label, *classes)
             rows = [one.embedding[: self.num_classes] for one in self.label_tables]
             table = jnp.concatenate(rows, axis=-1).astype(condition.dtype)
             embedding = embedding + changed(modes, CONDITION_EMBEDDING, condition, table)

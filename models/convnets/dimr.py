@@ -18,6 +18,7 @@ from ...core.sites import (
     changed,
     require_offered,
 )
+from ..layers.labels import label_or_null, where_known
 from ..preconditioning import Discrete, Preconditioner, from_config, sigma_range
 from ..spec import Spec
 from ..transformers.dit import transformer_spec
@@ -68,8 +69,8 @@ class DiMR(nnx.Module):
         channels: input channels.
         widths: of the branches, the coarsest first.
         depths: blocks of the branches, odd.
-        num_classes: real classes; the label table has one more row, the null class, last.
-            0 builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether the label table has one more row, the null class, last.
         heads: of the attention.
         mlp_ratio: hidden width of the gated MLPs in multiples of the blocks'.
         kernel_size: of the depth-wise convolutions.
@@ -94,6 +95,7 @@ class DiMR(nnx.Module):
         widths: Sequence[int],
         depths: Sequence[int],
         num_classes: int,
+        null_class: bool = True,
         heads: int = 16,
         mlp_ratio: float = 2.0,
         kernel_size: int = 7,
@@ -119,7 +121,8 @@ class DiMR(nnx.Module):
             raise ValueError(f"the first width {widths[0]} must be divisible by heads ({heads})")
         if not time_range[0] < time_range[1]:
             raise ValueError(f"time_range must be two increasing numbers, got {time_range}")
-        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.image_size, self.channels = image_size, channels
+        self.num_classes, self.null_class = num_classes, null_class
         self.depths, self.time_range, self.dtype = tuple(depths), tuple(time_range), dtype
         branches, below = {}, 0
         for n, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -136,7 +139,7 @@ class DiMR(nnx.Module):
                 patch_size=patch_size,
                 side=image_size // patch_size,
                 below=below,
-                num_classes=0 if n else num_classes,
+                labels=num_classes + null_class if num_classes and not n else 0,
                 scan_layers=scan_layers,
                 dtype=dtype,
                 rngs=rngs,
@@ -220,9 +223,11 @@ class DiMR(nnx.Module):
             width = self.branches["branch_1"].positions.shape[-1]
             return jnp.zeros((batch, 0, width), self.dtype)
         embed = self.branches["branch_1"].label_table
-        label = jnp.full(batch, self.num_classes) if label is None else label
+        classes = self.num_classes, self.null_class
+        label = label_or_null(label, batch, *classes)
+        row = where_known(embed(label), label, *classes)
         table = embed.embedding[: self.num_classes].astype(self.dtype)
-        return changed(modes, CONDITION_EMBEDDING, embed(label), table)[:, None]
+        return changed(modes, CONDITION_EMBEDDING, row, table)[:, None]
 
     def _inside(self, modes):
         return at_site(modes, ATTENTION) + at_site(modes, BLOCK)

@@ -116,7 +116,7 @@ class Branch(nnx.Module):
         patch_size: side of the square of pixels that makes one place of this resolution.
         side: usual height and width at this resolution.
         below: channels of the features of the branch below; 0 where there is none.
-        num_classes: of the token that tells the class; 0 where there is none.
+        labels: rows of the table of the token that tells the class; 0 where there is none.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Branch(nnx.Module):
         patch_size: int,
         side: int,
         below: int,
-        num_classes: int,
+        labels: int,
         scan_layers: bool,
         dtype,
         rngs: nnx.Rngs,
@@ -151,9 +151,9 @@ class Branch(nnx.Module):
                 below, 4 * width, dtype=dtype, rngs=rngs, kernel_init=small_normal
             )
             self.raised_norm = TimeDependentNorm(width, "layer", rngs=rngs)
-        if num_classes:
+        if labels:
             self.label_table = nnx.Embed(
-                num_classes + 1, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
+                labels, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
             )
         self.first = stack(make, depth // 2, scan_layers, rngs)
         self.middle = make(rngs=rngs)

@@ -20,8 +20,9 @@ from ...core.sites import (
     changed,
     require_offered,
 )
+from ..layers.labels import label_or_null, where_known
 from ..preconditioning import Preconditioner, from_config, sigma_range
-from ..spec import Spec, checked_fields, compute_type, nothing
+from ..spec import Spec, checked_fields, compute_type, label_of, nothing
 from .parts import (
     TIME_FREQUENCIES,
     Attention,
@@ -76,8 +77,8 @@ class DiT(nnx.Module):
         channels: input channels.
         patch_size: side of one token's square of pixels.
         width, depth, heads: transformer dimensions; ``width`` divisible by 4 and by ``heads``.
-        num_classes: real classes; the label table has one more row, the null class, last.
-            0 builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether the label table has one more row, the null class, last.
         learn_variance: double the output channels (the published DiT predicts a variance too).
         scan_layers: keep the blocks' parameters stacked and loop over them with ``lax.scan``:
             compile time independent of depth.
@@ -102,6 +103,7 @@ class DiT(nnx.Module):
         depth: int,
         heads: int,
         num_classes: int,
+        null_class: bool = True,
         mlp_ratio: float = 4.0,
         learn_variance: bool = False,
         scan_layers: bool = False,
@@ -111,7 +113,8 @@ class DiT(nnx.Module):
     ):
         require_dividing(image_size, patch_size, width, heads)
         self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
-        self.num_classes, self.depth, self.dtype = num_classes, depth, dtype
+        self.num_classes, self.null_class = num_classes, null_class
+        self.depth, self.dtype = depth, dtype
         self.scan_layers = scan_layers
         self.out_channels = channels * (2 if learn_variance else 1)
         grid = image_size // patch_size
@@ -124,7 +127,7 @@ class DiT(nnx.Module):
         self.time_out = linear(width, width, dtype=dtype, rngs=rngs, kernel_init=small_normal)
         if num_classes:
             self.label_table = nnx.Embed(
-                num_classes + 1, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
+                num_classes + null_class, width, embedding_init=small_normal, dtype=dtype, rngs=rngs
             )
         make = partial(self.block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype, **block_fields)
         self.blocks = stack(make, depth, scan_layers, rngs)
@@ -190,12 +193,14 @@ class DiT(nnx.Module):
             x: images of the network's channels; height and width divisible by ``patch_size``, and
                 as in training unless a caller knows better (crops of a larger image).
             time: the network's time input.
-            label: integers, ``num_classes`` being the null class; None is the null class.
+            label: integers, ``num_classes`` being the null class; None is the null class. Another
+                is answered with NaN.
             modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
 
         Raises:
             ValueError: an input of other channels or of a size that does not divide, a mode at a
-                site that is not offered or in a layer beyond the depth.
+                site that is not offered or in a layer beyond the depth, no label for a network that
+                knows no null class.
         """
         grid = token_grid(self, x.shape)
         require_offered(modes, self.sites, self.depth)
@@ -203,8 +208,9 @@ class DiT(nnx.Module):
         embedding = self.time_out(jax.nn.silu(self.time_in(time_features(time))))
         embedding = changed(modes, TIME_EMBEDDING, embedding)
         if self.num_classes:
-            label = jnp.full(x.shape[:1], self.num_classes) if label is None else label
-            condition = self.label_table(label)
+            classes = self.num_classes, self.null_class
+            label = label_or_null(label, x.shape[0], *classes)
+            condition = where_known(self.label_table(label), label, *classes)
             table = self.label_table.embedding[: self.num_classes].astype(condition.dtype)
             embedding = embedding + changed(modes, CONDITION_EMBEDDING, condition, table)
 
@@ -260,7 +266,7 @@ def transformer_spec(
     side = fields["image_size"]
     return Spec(
         build,
-        fields["num_classes"],
+        label_of(fields),
         (side, side, fields["channels"]),
         preconditioner,
         sigma_range=sigma_range(preconditioner),

@@ -26,6 +26,7 @@ from ...core.sites import (
     require_offered,
 )
 from ..layers.attention import attend
+from ..layers.labels import label_or_null, where_known
 from ..preconditioning import Discrete, Preconditioner, from_config, sigma_range
 from ..spec import Spec
 from ..unets.layers import sinusoids
@@ -133,8 +134,8 @@ class UMD(nnx.Module):
         patch_size: side of one token's square of pixels.
         width, heads: of all blocks; ``width`` divisible by 4 and by ``heads``.
         depth, decoder_depth: blocks of the encoder and of the decoder.
-        num_classes: real classes; the label table has one more row, the null class, last.
-            0 builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether the label table has one more row, the null class, last.
         summaries: tokens beside the image's whose mean goes on to the decoder in one.
         clean_time: the time that means no noise at all; others are counted from it.
         scan_layers: keep the parameters of the encoder's blocks, and of the decoder's, stacked and
@@ -159,6 +160,7 @@ class UMD(nnx.Module):
         decoder_depth: int,
         heads: int,
         num_classes: int,
+        null_class: bool = True,
         mlp_ratio: float = 4.0,
         summaries: int = 4,
         clean_time: float = -1.0,
@@ -174,7 +176,8 @@ class UMD(nnx.Module):
             )
         self.image_size, self.channels, self.patch_size = image_size, channels, patch_size
         self.depth, self.decoder_depth, self.summaries = depth, decoder_depth, summaries
-        self.num_classes, self.clean_time, self.dtype = num_classes, clean_time, dtype
+        self.num_classes, self.null_class = num_classes, null_class
+        self.clean_time, self.dtype = clean_time, dtype
         self.grid = (image_size // patch_size,) * 2
         tokens = math.prod(self.grid)
         make = partial(linear, dtype=dtype, rngs=rngs)
@@ -186,7 +189,7 @@ class UMD(nnx.Module):
         self.hidden = nnx.Param(small_normal(rngs.params(), (width,)))
         self.time = Trunk(width, dtype=dtype, rngs=rngs)
         if num_classes:
-            self.label_table = nnx.Embed(num_classes + 1, width, dtype=dtype, rngs=rngs)
+            self.label_table = nnx.Embed(num_classes + null_class, width, dtype=dtype, rngs=rngs)
             self.label = Trunk(width, dtype=dtype, rngs=rngs)
         block = partial(Block, width, heads, mlp_ratio=mlp_ratio, dtype=dtype)
         self.encoder = stack(block, depth, scan_layers, rngs)
@@ -295,8 +298,9 @@ class UMD(nnx.Module):
         )
         embedding = changed(modes, TIME_EMBEDDING, self.time(features))
         if self.num_classes:
-            label = jnp.full(time.shape, self.num_classes) if label is None else label
-            condition = self.label_table(label)
+            classes = self.num_classes, self.null_class
+            label = label_or_null(label, time.shape[0], *classes)
+            condition = where_known(self.label_table(label), label, *classes)
             table = self.label_table.embedding[: self.num_classes].astype(condition.dtype)
             condition = changed(modes, CONDITION_EMBEDDING, condition, table)
             embedding = embedding + self.label(condition)

@@ -19,6 +19,7 @@ from ...core.sites import (
     for_layer,
     require_offered,
 )
+from ..layers.labels import label_or_null, one_hot
 from .layers import UNetBlock
 from .stages import Arrangement, Stage
 
@@ -47,6 +48,7 @@ class Backbone(nnx.Module):
         arrangement: of the blocks.
         image_size, channels: of the input it was made for.
         num_classes: real classes; 0 for an unconditional network.
+        null_class: whether it knows a null class beside them.
         augment_dim: numbers in an augmentation's label; 0 if it takes none.
         dtype: compute type.
     """
@@ -55,6 +57,7 @@ class Backbone(nnx.Module):
     image_size: int
     channels: int
     num_classes: int
+    null_class: bool
     augment_dim: int
 
     @property
@@ -96,10 +99,13 @@ class Backbone(nnx.Module):
             require_offered(((mode, where),), self.sites, depths.get(mode.site, 0))
 
     def one_hot(self, label: Int[Array, " batch"] | None, batch: int) -> Float[Array, "batch k"]:
-        """Return a row with a single 1 for each label; the null class and None are zeros."""
-        if label is None:
-            return jnp.zeros((batch, self.num_classes))
-        return jax.nn.one_hot(label, self.num_classes)
+        """Return a row with a single 1 for each label; zeros for the null class and None.
+
+        Raises:
+            ValueError: None, and the network knows no null class.
+        """
+        classes = self.num_classes, self.null_class
+        return one_hot(label_or_null(label, batch, *classes), *classes)
 
     def run(
         self, blocks: nnx.Dict, stage: Stage, x: Array, passage: Passage

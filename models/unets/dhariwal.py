@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from ..preconditioning import from_config, sigma_range
-from ..spec import Spec, checked_fields, compute_type
+from ..spec import Spec, checked_fields, compute_type, label_of
 from .backbone import Backbone, Passage, sample_keys
 from .layers import Keys, Start, Style, UNetBlock, conv, group_norm, linear, sinusoids, zeros
 from .stages import Arrangement, arrange
@@ -69,8 +69,8 @@ class DhariwalUNet(Backbone):
     Args:
         image_size: usual height and width of the input.
         channels: of the input.
-        num_classes: real classes; the null class is ``num_classes``, an embedding of zeros. 0
-            builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether there is a null class, ``num_classes``, an embedding of zeros.
         augment_dim: numbers in a label of augmentation; 0 for a network that takes none.
         model_channels, channel_mult: width, and its multiple at each resolution, finest first.
         channel_mult_emb: width of the embedding, in multiples of ``model_channels``.
@@ -94,6 +94,7 @@ class DhariwalUNet(Backbone):
         image_size: int,
         channels: int,
         num_classes: int = 0,
+        null_class: bool = True,
         augment_dim: int = 0,
         model_channels: int = 192,
         channel_mult: Sequence[int] = (1, 2, 3, 4),
@@ -105,7 +106,8 @@ class DhariwalUNet(Backbone):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.image_size, self.channels = image_size, channels
+        self.num_classes, self.null_class = num_classes, null_class
         self.augment_dim, self.model_channels, self.dtype = augment_dim, model_channels, dtype
         if model_channels % 2:
             raise ValueError(f"model_channels {model_channels} must be even")
@@ -205,7 +207,7 @@ def dhariwal_unet_spec(
     side = fields["image_size"]
     return Spec(
         build,
-        fields.get("num_classes", 0),
+        label_of(fields),
         (side, side, fields["channels"]),
         precondition,
         sigma_range=sigma_range(precondition),

@@ -71,8 +71,8 @@ class EDM2UNet(Backbone):
     Args:
         image_size: usual height and width of the input.
         channels: of the input.
-        num_classes: real classes; the null class is ``num_classes``, an embedding of zeros. 0
-            builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether there is a null class, ``num_classes``, an embedding of zeros.
         config: C, D, E, F or G, the configuration of the paper's ladder.
         model_channels, channel_mult: width, and its multiple at each resolution, finest first.
         channel_mult_noise: number of Fourier features of the noise level, in multiples of
@@ -104,6 +104,7 @@ class EDM2UNet(Backbone):
         image_size: int,
         channels: int,
         num_classes: int = 0,
+        null_class: bool = True,
         config: str = "G",
         model_channels: int = 192,
         channel_mult: Sequence[int] = (1, 2, 3, 4),
@@ -126,7 +127,8 @@ class EDM2UNet(Backbone):
         if config not in DESIGNS:
             raise ValueError(f"config {config!r} is not one of {', '.join(DESIGNS)}")
         rngs = Keys(rngs)
-        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.image_size, self.channels = image_size, channels
+        self.num_classes, self.null_class = num_classes, null_class
         self.augment_dim, self.dtype, self.design = 0, dtype, DESIGNS[config]
         self.label_balance, self.concat_balance = label_balance, concat_balance
         self.arrangement = edm2_arrangement(

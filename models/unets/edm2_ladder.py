@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from ...core.registry import register
 from ..preconditioning import from_config
-from ..spec import Spec, checked_fields, compute_type, nothing, unchanged
+from ..spec import Spec, checked_fields, compute_type, label_of, nothing, unchanged
 from .dhariwal import START, DhariwalUNet
 from .edm2 import EDM2UNet, published
 from .edm2_blocks import DESIGNS
@@ -117,7 +117,7 @@ def edm2_unet_spec(
     forced = config in DESIGNS and DESIGNS[config].forced
     return Spec(
         build,
-        fields.get("num_classes", 0),
+        label_of(fields),
         (side, side, channels),
         from_config(preconditioner, sigma_data=sigma_data),
         project=normalise_weights if forced else unchanged,

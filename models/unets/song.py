@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from ..preconditioning import from_config, sigma_range
-from ..spec import Spec, checked_fields, compute_type
+from ..spec import Spec, checked_fields, compute_type, label_of
 from .backbone import Backbone, Passage, sample_keys
 from .layers import (
     Keys,
@@ -110,8 +110,8 @@ class SongUNet(Backbone):
     Args:
         image_size: usual height and width of the input.
         channels: of the input.
-        num_classes: real classes; the null class is ``num_classes``, an embedding of bias alone.
-            0 builds an unconditional network.
+        num_classes: real classes; 0 builds an unconditional network.
+        null_class: whether there is a null class, ``num_classes``, an embedding of bias alone.
         augment_dim: numbers in a label of augmentation; 0 for a network that takes none.
         model_channels, channel_mult: width, and its multiple at each resolution, finest first.
         channel_mult_emb: width of the embedding, in multiples of ``model_channels``.
@@ -140,6 +140,7 @@ class SongUNet(Backbone):
         image_size: int,
         channels: int,
         num_classes: int = 0,
+        null_class: bool = True,
         augment_dim: int = 0,
         model_channels: int = 128,
         channel_mult: Sequence[int] = (1, 2, 2, 2),
@@ -159,7 +160,8 @@ class SongUNet(Backbone):
         _require_one_of("embedding_type", embedding_type, EMBEDDINGS)
         _require_one_of("encoder_type", encoder_type, ENCODERS)
         _require_one_of("decoder_type", decoder_type, DECODERS)
-        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.image_size, self.channels = image_size, channels
+        self.num_classes, self.null_class = num_classes, null_class
         self.augment_dim, self.dtype = augment_dim, dtype
         self.encoder_type, self.decoder_type = encoder_type, decoder_type
         self.embedding_type, self.taps = embedding_type, tuple(resample_filter)
@@ -344,7 +346,7 @@ def song_unet_spec(
     side = fields["image_size"]
     return Spec(
         build,
-        fields.get("num_classes", 0),
+        label_of(fields),
         (side, side, fields["channels"]),
         precondition,
         sigma_range=sigma_range(precondition),
