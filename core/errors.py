@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     `main.py` prints it as one line and exits with status 1.
     """
+
+
+class WrongType(UserError, TypeError):
+    """A value of another type than the one that is asked for."""

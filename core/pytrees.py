@@ -5,11 +5,15 @@ from typing import TypeVar
 
 import jax
 
+from .text import written
+
 T = TypeVar("T")
 
 
 def pytree(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass and a pytree, whose static fields are marked so."""
+    if "__repr__" not in cls.__dict__:
+        cls.__repr__ = written
     cls = dataclasses.dataclass(frozen=True)(cls)
     every = dataclasses.fields(cls)
     leaves = tuple(field.name for field in every if not field.metadata.get("static"))

@@ -12,13 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from .errors import UserError
+from .errors import UserError, WrongType
+from .text import shown
 
 # The one generator: under others (rbg) a `vmap` over keys draws from the first of them alone, so
 # that a sample would depend on its batch.
 GENERATOR = "threefry2x32"
+ADVICE = f"guidestar.samplers.root_key(seed), or jax.random.key(seed, impl={GENERATOR!r})"
 # Streams of a root key.
 NOISE, STEPS, LABELS = 0, 1, 2
+# Stream of a sample's key in one evaluation, beside the keys that rules fold for their own draws.
+CONDITION_NOISE = 2**20
 # Streams of a training run's root key.
 PARAMETERS, TRAINING_STEPS = 0, 1
 
@@ -59,12 +63,13 @@ def require_generator(owner: str, key: Key[Array, "..."]) -> None:
     Raises:
         ValueError: in the name of ``owner``.
     """
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise WrongType(f"{owner}: {shown(key)} is no random key: make one by {ADVICE}")
     found = str(jax.random.key_impl(key))
     if found != GENERATOR:
         raise ValueError(
             f"{owner}: the key is of the generator {found}, under which a sample's numbers depend "
-            f"on its batch: make it by guidestar.samplers.root_key(seed), or "
-            f"jax.random.key(seed, impl={GENERATOR!r})"
+            f"on its batch: make it by {ADVICE}"
         )
 
 
@@ -76,6 +81,7 @@ def sample_keys(
     Raises:
         ValueError: a root key of another generator than `GENERATOR`.
     """
+    root = _typed(root)
     require_generator("sample_keys", root)
     branch = jax.random.fold_in(root, stream)
     return jax.vmap(jax.random.fold_in, (None, 0))(branch, jnp.asarray(indices))
@@ -88,9 +94,7 @@ def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
         ValueError: another number of keys, or keys of another generator than `GENERATOR`, in the
             name of ``owner``.
     """
-    key = jnp.asarray(key) if not hasattr(key, "dtype") else key
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key, impl=GENERATOR)
+    key = _typed(key)
     require_generator(owner, key)
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
@@ -99,6 +103,12 @@ def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
             f"{owner}: key must be one key or one per sample ({batch}), got {key.shape}"
         )
     return key
+
+
+def _typed(key: Any) -> Any:
+    """Return a key, made of the two words that `jax.random.PRNGKey` gives where it is given so."""
+    words = getattr(key, "dtype", None) == jnp.uint32 and jnp.shape(key)[-1:] == (2,)
+    return jax.random.wrap_key_data(jnp.asarray(key), impl=GENERATOR) if words else key
 
 
 def require_keys(owner: str, key: Key[Array, " batch"] | None) -> Key[Array, " batch"]:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, WrongType
+from .text import shown
 
 F = TypeVar("F", bound=Callable)
 
@@ -187,6 +189,11 @@ class Registry:
         Raises:
             UserError: as `build`; what the constructor itself refuses, when it is called.
         """
+        if not isinstance(section, Mapping):
+            raise UserError(
+                f"{where} must be a dictionary with the name of {self._words()} and its "
+                f"arguments, such as {{'name': {next(iter(self), '...')!r}}}, got {shown(section)}"
+            )
         entry = self.find(section.get("name"), where)
         parameters = dict(list(entry.parameters.items())[given:])
         hints = _hints(entry.build)
@@ -210,7 +217,7 @@ class Registry:
             place, wanted = f"{where}.{key}", hints.get(key, Any)
             if key in parameters and parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:
                 if not isinstance(value, tuple):
-                    raise UserError(f"{place}: {entry.name} takes a list here, got {_shown(value)}")
+                    raise UserError(f"{place}: {entry.name} takes a list here, got {_named(value)}")
                 several = tuple(
                     checked(one, wanted, f"{place}.{i}", entry.name)
                     for i, one in enumerate(values.pop(key))
@@ -228,6 +235,9 @@ class Registry:
                 return entry.build(*before, *first, *several, **values)
 
         return make
+
+    def _words(self) -> str:
+        return " or ".join(kind.word for kind in KINDS.values() if kind.table == self.table)
 
     def _value(self, value: Any, where: str) -> Any:
         """Build what a value of a section stands for."""
@@ -260,9 +270,10 @@ def registry(kind: str) -> Registry:
 def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F], F]:
     """Register a constructor: configs, the command line and descriptions know it from then on.
 
-    Calls with a value of another type than the function declares are refused, and what it returns
-    remembers the call. That record is an attribute and no part of the pytree: it never makes a
-    program compile anew, and a copy with other numbers (`jax.tree.map`) has none.
+    Calls with a value of another type than the function declares, or with NaN where it declares a
+    number, are refused in its name; what it returns remembers the call. That record is an
+    attribute and no part of the pytree: it never makes a program compile anew, and a copy with
+    other numbers (`jax.tree.map`) has none.
 
     >>> from guidestar import guidance, register
     >>> @register("rule")
@@ -289,8 +300,16 @@ def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F],
         @functools.wraps(function)
         def build(*args, **kwargs):
             bound = signature.bind(*args, **kwargs).arguments
+            _check_call(entry, bound, _declares_parts)
+            # The constructor's own checks go first: they know what each number is for.
+            try:
+                built = function(*args, **kwargs)
+            except Exception as error:
+                if f".{known_as}: " not in str(error):
+                    _check_call(entry, bound)
+                raise
             _check_call(entry, bound)
-            built = function(*args, **kwargs)
+            _refuse_nan(entry, bound)
             # An array (a schedule) has no place for the record.
             with contextlib.suppress(AttributeError, TypeError):
                 object.__setattr__(built, "_origin", Origin(entry, dict(bound)))
@@ -317,28 +336,26 @@ def explained(where: str) -> Iterator[None]:
 @functools.cache
 def _hints(build: Callable) -> Mapping[str, Any]:
     """Return the annotations of a function, none where they name what is not at hand."""
+    made = inspect.unwrap(build)
     try:
-        return typing.get_type_hints(inspect.unwrap(build))
+        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)
     except (NameError, TypeError, AttributeError):
         return {}
 
 
-def _check_call(entry: Constructor, bound: Mapping[str, Any]) -> None:
-    """Refuse a part of another kind than the constructor declares, in its own name.
+def _owner(entry: Constructor) -> str:
+    return f"{KINDS[entry.kind].place.partition('.')[0]}.{entry.name}"
 
-    Numbers are the constructor's own to check: they may be arrays, or traced.
-    """
+
+def _each(entry: Constructor, bound: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the argument, its value and what is declared for it; each of several by itself."""
     hints, parameters = _hints(entry.build), entry.parameters
     for key, value in bound.items():
-        if not any(_is_part_type(option) for option in _options(hints.get(key))):
-            continue
-        several = parameters[key].kind is inspect.Parameter.VAR_POSITIONAL
-        for one in value if several else (value,):
-            owner = f"{KINDS[entry.kind].place.partition('.')[0]}.{entry.name}"
-            try:
-                checked(one, hints[key], owner, key)
-            except UserError as error:
-                raise TypeError(str(error)) from None
+        kind = parameters[key].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            yield from ((key, one, hints.get(key, Any)) for one in value)
+        elif kind is not inspect.Parameter.VAR_KEYWORD:
+            yield key, value, hints.get(key, Any)
 
 
 def _is_section(wanted: Any) -> bool:
@@ -346,8 +363,46 @@ def _is_section(wanted: Any) -> bool:
     return any((typing.get_origin(option) or option) is Mapping for option in _options(wanted))
 
 
-def _is_part_type(option: Any) -> bool:
-    return isinstance(option, type) and option in PART_TYPES
+def _check_call(
+    entry: Constructor, bound: Mapping[str, Any], among: Callable[[Any], bool] = lambda wanted: True
+) -> None:
+    """Refuse a value of another type than the constructor declares, in its own name.
+
+    Args:
+        entry, bound: the constructor and its arguments.
+        among: which annotations to look at.
+    """
+    for key, value, wanted in _each(entry, bound):
+        if among(wanted) and (found := mismatch(value, wanted)):
+            path, text = found
+            raise WrongType(f"{_owner(entry)}: {key}{path} takes {text}")
+
+
+def _refuse_nan(entry: Constructor, bound: Mapping[str, Any]) -> None:
+    """Refuse NaN where a number is declared, in the constructor's name; traced values pass."""
+    for key, value, wanted in _each(entry, bound):
+        if _declares_numbers(wanted) and _has_nan(value):
+            raise UserError(f"{_owner(entry)}: {key} must be a number, got {value}")
+
+
+def _declares_parts(wanted: Any) -> bool:
+    options = (typing.get_origin(option) or option for option in _options(wanted))
+    return any(isinstance(option, type) and option in PART_TYPES for option in options)
+
+
+def _declares_numbers(wanted: Any) -> bool:
+    several = [one for option in _options(wanted) for one in typing.get_args(option)]
+    return float in _options(wanted) or any(map(_declares_numbers, several))
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_has_nan, value))
+    if isinstance(value, jax.core.Tracer) or not (isinstance(value, float) or _is_array(value)):
+        return False
+    return jnp.issubdtype(getattr(value, "dtype", float), jnp.inexact) and bool(
+        np.isnan(value).any()
+    )
 
 
 def checked(value: Any, wanted: Any, where: str, owner: str) -> Any:
@@ -361,12 +416,57 @@ def checked(value: Any, wanted: Any, where: str, owner: str) -> Any:
     Raises:
         UserError: another type.
     """
-    kinds = [_part_type(option) for option in _options(wanted)]
-    if any(kind.accepts(value) for kind in kinds):
-        return value
+    if found := mismatch(value, wanted):
+        path, text = found
+        raise WrongType(f"{where}{path}: {owner} takes {text}")
+    return value
+
+
+def mismatch(value: Any, wanted: Any) -> tuple[str, str] | None:
+    """Return where in a value another type than declared was found, and what is said of it.
+
+    Args:
+        value: what was given.
+        wanted: the annotation; types that nothing is known of pass.
+
+    Returns:
+        A path (``.1`` in a list, else empty) and a text such as ``a number here, got '3'``; None
+        where the type is right.
+    """
+    options = _options(wanted)
+    kinds = [_part_type(option) for option in options]
+    fitting = [one for one, kind in zip(options, kinds, strict=True) if kind.accepts(value)]
+    if fitting:
+        inside = [_mismatch_inside(value, option) for option in fitting]
+        return None if None in inside else inside[0]
     named = list(dict.fromkeys(kind.word for kind in kinds))
     hint = next((kind.hint for kind in kinds if kind.hint and part_word(value)), "")
-    raise UserError(f"{where}: {owner} takes {' or '.join(named)} here, got {_shown(value)}{hint}")
+    return "", f"{' or '.join(named)} here, got {_named(value)}{hint}"
+
+
+def _mismatch_inside(value: Any, option: Any) -> tuple[str, str] | None:
+    """Return what `mismatch` returns of the first of a list's values that is not as declared."""
+    wanted = typing.get_args(option)
+    if (typing.get_origin(option) or option) not in _LISTS or not wanted:
+        return None
+    if _is_array(value):  # its numbers are of one type
+        return (
+            None
+            if _has_numbers(value) or not _declares_numbers(wanted[0])
+            else (
+                "",
+                f"numbers here, got {shown(value)}",
+            )
+        )
+    if typing.get_origin(option) is tuple and wanted[-1] is not Ellipsis:
+        if len(value) != len(wanted):
+            return "", f"{len(wanted)} values here, got {_named(value)}"
+    else:
+        wanted = wanted[:1] * len(value)
+    for number, (one, of) in enumerate(zip(value, wanted, strict=True)):
+        if found := mismatch(one, of):
+            return f".{number}{found[0]}", found[1]
+    return None
 
 
 def _options(wanted: Any) -> tuple:
@@ -375,18 +475,33 @@ def _options(wanted: Any) -> tuple:
     return (wanted,)
 
 
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "shape")
+
+
+def _has_numbers(value: Any) -> bool:
+    return _is_array(value) and jnp.issubdtype(value.dtype, jnp.number)
+
+
+def _is_number(value: Any, plain: type, kind: Any) -> bool:
+    """Return whether a value is a plain number, or an array of one."""
+    if _is_array(value):
+        return value.shape == () and jnp.issubdtype(value.dtype, kind)
+    return isinstance(value, plain) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__"):
+        return False
+    return value.shape != () if _is_array(value) else hasattr(value, "__iter__")
+
+
 _PLAIN: dict[Any, PartType] = {
     bool: PartType("true or false", lambda value: isinstance(value, (bool, np.bool_))),
     str: PartType("a string", lambda value: isinstance(value, str)),
-    int: PartType(
-        "a whole number",
-        lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool),
-    ),
-    float: PartType(
-        "a number",
-        lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool),
-    ),
-    jax.Array: PartType("an array", lambda value: hasattr(value, "dtype")),
+    int: PartType("a whole number", lambda value: _is_number(value, numbers.Integral, jnp.integer)),
+    float: PartType("a number", lambda value: _is_number(value, numbers.Real, jnp.number)),
+    jax.Array: PartType("an array of numbers", _has_numbers),
     types.NoneType: PartType("None", lambda value: value is None),
 }
 _LISTS = (tuple, list, Sequence)
@@ -398,7 +513,7 @@ def _part_type(option: Any) -> PartType:
     if outer is Mapping:
         return PartType("a section", lambda value: isinstance(value, Mapping))
     if outer in _LISTS:
-        return PartType("a list", lambda value: isinstance(value, (tuple, list)))
+        return PartType("a list", _is_list)
     try:
         return PART_TYPES.get(outer) or _PLAIN.get(outer) or _ANYTHING
     except TypeError:  # an annotation that cannot be hashed
@@ -410,9 +525,12 @@ def part_word(value: Any) -> str | None:
     return next((one.word for one in PART_TYPES.values() if one.accepts(value)), None)
 
 
-def _shown(value: Any) -> str:
+def _named(value: Any) -> str:
+    """Return what a message calls a value that is out of place."""
+    if inspect.isroutine(value):
+        return f"{shown(value)}: call it"
     part, known = part_word(value), origin(value)
-    return f"{part} ({known.constructor.name})" if part and known else part or repr(value)
+    return f"{part} ({known.constructor.name})" if part and known else part or shown(value)
 
 
 def origin(made: Any) -> Origin | None:

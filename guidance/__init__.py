@@ -10,6 +10,7 @@ from .combination import combine
 from .config import from_config, to_config
 from .description import describe
 from .evaluations import cost
+from .needs import idle_parts, needs_condition, needs_null
 from .protocol import CLASSIFIER, GIVEN, GUIDE, MAIN, NULL, Branch, Guided, Rule, unguided
 from .pushes import Push, chain, push, scale
 from .references.attention import (
@@ -105,10 +106,13 @@ __all__ = [
     "higs",
     "icg",
     "identity_attention",
+    "idle_parts",
     "independent",
     "instruct",
     "magnitude_aware",
     "momentum",
+    "needs_condition",
+    "needs_null",
     "negative",
     "negative_condition",
     "null",

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ..core.errors import WrongType
 from ..core.random import keys_per_sample
-from ..core.registry import name_of
+from ..core.registry import mismatch, name_of
+from ..core.text import shown
 from .protocol import CLASSIFIER, Branch, Guided, Rule
 
 
@@ -40,13 +42,27 @@ def combine(
         The guided prediction and the state for the next step.
 
     Raises:
-        ValueError: a branch the rule needs is missing, shapes differ, or sigma is missing.
+        ValueError: a branch the rule needs is missing, shapes differ, arrays are not
+            floating-point, sigma is missing or no noise level.
+        TypeError: something that is no rule.
     """
+    if found := mismatch(rule, Rule):
+        raise WrongType(f"guidance.combine: rule takes {found[1]}")
+    if not isinstance(predictions, Mapping):
+        raise WrongType(
+            f"guidance.combine: predictions must be a dictionary of arrays by branch, "
+            f"{{'given': ..., 'null': ...}}, got {shown(predictions)}"
+        )
     classifier = predictions.get(CLASSIFIER)
     arrays = {n: jnp.asarray(value) for n, value in predictions.items() if n != CLASSIFIER}
-    shapes = {name: value.shape for name, value in arrays.items()}
-    if x is not None:
-        shapes["x"] = jnp.shape(x)
+    given = arrays if x is None else arrays | {"x": jnp.asarray(x)}
+    for name, value in given.items():
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"guidance.combine: {name} is an array of {value.dtype}, whose differences wrap or "
+                f"are cut off: give floating-point arrays"
+            )
+    shapes = {name: value.shape for name, value in given.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"guidance.combine: predictions must have one shape, got {shapes}")
     if not arrays:
@@ -98,6 +114,11 @@ class _Given:
 
 
 def _rule_at(rule: Rule, sigma) -> Rule:
+    known = sigma is not None and not isinstance(sigma, jax.core.Tracer)
+    if known and (mismatch(sigma, float) or not sigma >= 0):
+        raise ValueError(
+            f"guidance.combine: sigma must be one noise level, 0 or more, got {shown(sigma)}"
+        )
     # A probe that compares false with every bound: where it yields the rule itself, no interval
     # is involved and sigma need not be known.
     if sigma is None or isinstance(sigma, jax.core.Tracer):

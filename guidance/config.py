@@ -27,11 +27,15 @@ def _is_transform(value: Any) -> bool:
 
 
 PART_TYPES[Rule] = PartType(
-    "a rule", _is_rule, "; put it into {'name': 'push', 'reference': ..., 'push': [...]}"
+    "a rule", _is_rule, "; put it into a push with a reference and transforms: push(null(), ...)"
 )
 PART_TYPES[Transform] = PartType("a transform of the push", _is_transform)
 PART_TYPES[Reference] = PartType("a reference", _is_reference)
-PART_TYPES[Push] = PartType("a push (push, cfg, apg, ...)", lambda value: isinstance(value, Push))
+PART_TYPES[Push] = PartType(
+    "a push (push, cfg, apg, ...)",
+    lambda value: isinstance(value, Push),
+    "; a wrapper goes around it, as in between(reg(cfg(2.0)), 0.3, 3.0)",
+)
 
 
 def from_config(section: Mapping[str, Any]) -> Rule:

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.registry import origin
-from .citations import bibtex
+from ..core.text import shown
+from .citations import PAPERS, bibtex
 from .evaluations import SHAPE, evaluations
 from .protocol import Branch
 from .pushes import Chain
+from .structure import held_in, spans
 
 INDENT = "  "
 
@@ -29,7 +31,7 @@ def describe(rule: Any) -> str:
       inside: apg(scale=4.0, eta=0.0, norm=2.5, momentum=-0.75)  [arXiv 2410.02416]
         reference: null(network='main')
         1. momentum(momentum=-0.75)
-        2. clip_norm(norm=2.5)  [arXiv 2410.02416]
+        2. clip_norm(norm=2.5)
         3. project(eta=0.0)
         4. scale(scale=4.0)
     <BLANKLINE>
@@ -51,7 +53,9 @@ def describe(rule: Any) -> str:
         paragraphs.append(cost)
     known = filter(None, map(origin, _parts(rule)))
     sources = dict.fromkeys(itertools.chain(*(one.constructor.sources for one in known)))
-    return "\n\n".join([*paragraphs, *map(bibtex, sources)])
+    # A rule from outside may implement a paper that no rule here does.
+    cited = (bibtex(one) if one in PAPERS else f"arXiv:{one}" for one in sources)
+    return "\n\n".join([*paragraphs, *cited])
 
 
 def _tree(made: Any, label: str, depth: int) -> Iterator[str]:
@@ -67,7 +71,7 @@ def _tree(made: Any, label: str, depth: int) -> Iterator[str]:
         if not known or _has_parts(value) or name in _arguments(made):
             continue
         if not _is_default(made, name, value):
-            yield f"{INDENT * (depth + 1)}{name}: {_shown(value)}"
+            yield f"{INDENT * (depth + 1)}{name}: {shown(value)}"
 
 
 def _labelled(name: str, value: Any) -> list[tuple[str, Any]]:
@@ -88,7 +92,7 @@ def _call(made: Any) -> str:
     known = origin(made)
     values = _arguments(made) if known else dict(_fields(made))
     name = known.constructor.name if known else _snake_case(type(made).__name__)
-    simple = (f"{key}={_shown(value)}" for key, value in values.items() if not _has_parts(value))
+    simple = (f"{key}={shown(value)}" for key, value in values.items() if not _has_parts(value))
     return f"{name}({', '.join(simple)})"
 
 
@@ -139,34 +143,19 @@ def _parts(made: Any) -> Iterator[Any]:
 def _cost(rule: Any) -> str:
     """Return the network evaluations at all noise levels; empty for what cannot be counted."""
     x = jax.ShapeDtypeStruct((2, *SHAPE), jnp.float32)
-    # Noise levels at which another rule may hold are static numbers of its parts.
-    ends = sorted(
-        {
-            float(value)
-            for part in _parts(rule)
-            for name, value in _fields(part)
-            if isinstance(value, float) and 0 < value < np.inf and _is_static(part, name)
-        }
-    )
-    lows, highs = [0.0, *ends], [*ends, np.inf]
-    spans: list[tuple[float, float, dict[str, int]]] = []
-    for low, high in zip(lows, highs, strict=True):
-        # Ends belong to the span below them; the last span has none.
+    found: list[tuple[float, float, dict[str, int]]] = []
+    for low, high in spans(rule):
         try:
-            counts = evaluations(rule.at(high if high < np.inf else 2 * low + 1), x)
+            counts = evaluations(held_in(rule, (low, high)), x)
         except Exception:  # anything a rule may ask for that a plain image does not offer
             return ""
-        if spans and spans[-1][2] == counts:
-            low = spans.pop()[0]
-        spans.append((low, high, counts))
-    if len(spans) == 1:
-        return f"network evaluations of one prediction: {_counts(spans[0][2])}"
-    lines = [f"{INDENT}{_span(low, high)}: {_counts(counts)}" for low, high, counts in spans]
+        if found and found[-1][2] == counts:
+            low = found.pop()[0]
+        found.append((low, high, counts))
+    if len(found) == 1:
+        return f"network evaluations of one prediction: {_counts(found[0][2])}"
+    lines = [f"{INDENT}{_span(low, high)}: {_counts(counts)}" for low, high, counts in found]
     return "\n".join(["network evaluations of one prediction:", *lines])
-
-
-def _is_static(part: Any, name: str) -> bool:
-    return next(f for f in dataclasses.fields(part) if f.name == name).metadata.get("static", False)
 
 
 def _span(low: float, high: float) -> str:
@@ -176,19 +165,6 @@ def _span(low: float, high: float) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
-
-
-def _shown(value: Any) -> str:
-    if hasattr(value, "dtype") and not isinstance(value, np.generic):
-        return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, np.generic):
-        return repr(value.item())
-    if isinstance(value, tuple):
-        inside = ", ".join(map(_shown, value))
-        return f"({inside},)" if len(value) == 1 else f"({inside})"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {_shown(one)}" for key, one in value.items()) + "}"
-    return repr(value)
 
 
 def _snake_case(name: str) -> str:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..core.random import root_key
 from .protocol import CLASSIFIER, MAIN, Branch, Rule
 
 # Shapes decide nothing about a count, but windows must fit: as large as usual latents.
@@ -47,7 +48,7 @@ def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
 
     def trace(rule, x):
         evaluate = Counting(x)
-        keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
+        keys = jax.random.split(root_key(0), x.shape[0])
         result = rule.apply(evaluate, x, jnp.ones((), x.dtype), rule.init(x), keys)
         counted.update(evaluate.counts)
         return result

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -137,6 +138,42 @@ def require_finite(owner: str, **numbers: Any) -> None:
             raise ValueError(
                 f"guidance.{owner}: {name} must be a finite number, got {value}; 1 is off"
             )
+
+
+def per_sample(name: str, value: Any, like: Float[Array, " batch *shape"]) -> Array:
+    """Return a number of a rule in the type of the arrays that it multiplies.
+
+    Args:
+        name: what messages call it.
+        value: one number, or an array of as many axes as ``like``: one number a sample is
+            ``[batch, 1, 1, 1]`` for images.
+        like: predictions, or a push.
+
+    Raises:
+        ValueError: another shape. ``[batch]`` would be taken for one number a channel wherever
+            there are as many of one as of the other.
+    """
+    number = jnp.asarray(value, like.dtype)
+    fits = all(own in (1, other) for own, other in zip(number.shape, like.shape, strict=False))
+    if number.ndim not in (0, like.ndim) or not fits:
+        wanted = ", ".join(["batch", *["1"] * (like.ndim - 1)])
+        raise ValueError(
+            f"guidance: {name} has shape {number.shape} beside predictions of shape {like.shape}: "
+            f"give one number, or one a sample as an array of shape [{wanted}]"
+        )
+    return number
+
+
+def single(name: str, value: Any, dtype: Any) -> Float[Array, ""]:
+    """Return a number of a rule that all samples share, as an array of a type.
+
+    Raises:
+        ValueError: several numbers.
+    """
+    number = jnp.asarray(value, dtype)
+    if number.ndim:
+        raise ValueError(f"guidance: {name} has shape {number.shape}: give one number for all")
+    return number
 
 
 @pytree

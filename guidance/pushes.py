@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from ..core.pytrees import pytree, static
 from ..core.registry import register
-from .protocol import Branch, Evaluate, Guided, require_finite
+from .protocol import Branch, Evaluate, Guided, per_sample, require_finite
 
 
 class Reference(Protocol):
@@ -95,12 +95,15 @@ class Scale(Stateless):
 
     def push_of(self, push, context):
         del context
-        return (jnp.asarray(self.scale, push.dtype) - 1) * push
+        return (per_sample("scale", self.scale, push) - 1) * push
 
 
 @register("transform")
 def scale(scale: float | Array) -> Scale:
     """Return the transform that gives the push its length; 1 is off, 0 leads to the reference.
+
+    Args:
+        scale: one number, or one a sample as ``[batch, 1, 1, 1]`` (as many axes as samples have).
 
     Raises:
         ValueError: scale not finite.
@@ -133,12 +136,6 @@ def chain(*transforms: Transform) -> Chain:
     Raises:
         TypeError: something that is no transform.
     """
-    for transform in transforms:
-        if not hasattr(transform, "apply") or hasattr(transform, "at"):
-            raise TypeError(
-                f"guidance.chain: {transform!r} is no transform of the push; transforms are made "
-                f"by scale, momentum, clip_norm, project, ..."
-            )
     return Chain(transforms)
 
 
@@ -188,11 +185,6 @@ def push(reference: Reference, *push: Transform) -> Push:
     Raises:
         TypeError: something that is no transform, or no reference.
     """
-    if not isinstance(reference, Branch) and not hasattr(reference, "predictions"):
-        raise TypeError(
-            f"guidance.push: {reference!r} is no reference; references are made by null, weak, "
-            f"independent, identity_attention, ..."
-        )
     return Push(chain(*push), reference)
 
 

@@ -54,9 +54,4 @@ def renoised(push: Push) -> Push:
 
     Source: Chung et al., arXiv 2406.08070, for any reference.
     """
-    if not isinstance(push, Push):
-        raise TypeError(
-            f"guidance.renoised: {push!r} is no push away from a reference; put wrappers around "
-            f"it: guidance.between(guidance.renoised(guidance.apg(4.0)), low, high)"
-        )
     return dataclasses.replace(push, renoise=True)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..protocol import GIVEN, NULL, Branch, require_finite
+from ..protocol import GIVEN, NULL, Branch, per_sample, require_finite
 from ..pushes import Perturbed, Push, Scale, inner, ratio
 
 
@@ -33,27 +33,30 @@ class Conditions:
         return tuple(branch(number, *pair) for number, pair in enumerate(pairs))
 
 
-def _conditions(owner: str, conditions: Sequence[Any]) -> Conditions:
-    if isinstance(conditions, str) or not hasattr(conditions, "__len__") or not len(conditions):
+def _conditions(owner: str, conditions: Sequence[Any], argument: str = "conditions") -> Conditions:
+    if isinstance(conditions, str) or not len(conditions):
         raise ValueError(
-            f"guidance.{owner}: conditions must be a list such as ['given', 3], got {conditions!r}"
+            f"guidance.{owner}: {argument} must be a list such as ['given', 3], got {conditions!r}"
         )
     names = tuple(one if isinstance(one, str) else None for one in conditions)
     if unknown := set(names) - {GIVEN, NULL, None}:
         raise ValueError(
-            f"guidance.{owner}: {sorted(unknown)[0]!r} is no condition: use 'given', 'null', a "
-            f"label or an array"
+            f"guidance.{owner}: {argument} are 'given', 'null', labels or arrays, got "
+            f"{sorted(unknown)[0]!r}"
         )
     values = tuple(None if isinstance(one, str) else one for one in conditions)
     return Conditions(values, names)
 
 
-def _weights(owner: str, weights: Sequence[float | Array], count: int) -> tuple:
+def _weights(
+    owner: str, weights: Sequence[float | Array], count: int, argument: str = "weights"
+) -> tuple:
     if len(weights) != count:
         raise ValueError(
-            f"guidance.{owner}: give one weight a condition, got {len(weights)} for {count}"
+            f"guidance.{owner}: {argument} must be one number a condition, got {len(weights)} for "
+            f"{count}"
         )
-    require_finite(owner, **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
+    require_finite(owner, **{f"{argument}[{i}]": weight for i, weight in enumerate(weights)})
     return tuple(weights)
 
 
@@ -105,13 +108,18 @@ class Conjunction:
     def predictions(self, evaluate, x, sigma, key):
         del x, sigma, key
         null, *each = evaluate((Branch(condition=NULL), *self.conditions.branches("and")))
-        pushes = (w * (one - null) for w, one in zip(self.weights, each, strict=True))
+        pushes = (
+            per_sample("scales", weight, null) * (one - null)
+            for weight, one in zip(self.weights, each, strict=True)
+        )
         return null + sum(pushes), null
 
 
 @register("rule", "2206.01714")
 def compose_and(
-    conditions: Sequence[Any], scales: Sequence[float | Array], scale: float | Array = 1.0
+    conditions: Sequence[str | int | Array],
+    scales: Sequence[float | Array],
+    scale: float | Array = 1.0,
 ) -> Push:
     """Return the conjunction of conditions, ``D_null + scale sum_i scales_i (D_i - D_null)``.
 
@@ -127,7 +135,7 @@ def compose_and(
     """
     require_finite("compose_and", scale=scale)
     chosen = _conditions("compose_and", conditions)
-    weights = _weights("compose_and", scales, len(conditions))
+    weights = _weights("compose_and", scales, len(conditions), "scales")
     return Push(Scale(scale), Conjunction(chosen, weights))
 
 
@@ -175,13 +183,15 @@ class PerpendicularNegatives:
         for weight, other in zip(self.weights, others, strict=True):
             away = other - null
             along = ratio(inner(away, positive), inner(positive, positive)) * positive
-            main = main - weight * (away - along)
+            main = main - per_sample("weights", weight, main) * (away - along)
         return main, null
 
 
 @register("rule", "2304.04968")
 def perp_neg(
-    scale: float | Array, negatives: Sequence[Any], weights: Sequence[float | Array] | None = None
+    scale: float | Array,
+    negatives: Sequence[str | int | Array],
+    weights: Sequence[float | Array] | None = None,
 ) -> Push:
     """Return Perp-Neg: ``D_null + scale * (push - sum_i weight_i perpendicular_i)``.
 
@@ -200,7 +210,7 @@ def perp_neg(
     Source: Armandpour et al., arXiv 2304.04968, eq. 8.
     """
     require_finite("perp_neg", scale=scale)
-    chosen = _conditions("perp_neg", negatives)
+    chosen = _conditions("perp_neg", negatives, "negatives")
     given = (1.0,) * len(negatives) if weights is None else weights
     return Push(
         Scale(scale), PerpendicularNegatives(chosen, _weights("perp_neg", given, len(negatives)))
@@ -219,7 +229,7 @@ class ImageThenText:
         del x, sigma, key
         without = Branch(condition={self.text: NULL}, name=f"null_{self.text}")
         both, image, null = evaluate((Branch(), without, Branch(condition=NULL)))
-        reference = null + self.image_scale * (image - null)
+        reference = null + per_sample("image_scale", self.image_scale, null) * (image - null)
         return reference + (both - image), reference
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ...core.noise_levels import BETA_MAX, BETA_MIN, vp_time
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..protocol import CLASSIFIER, NULL, Branch, require_finite
+from ..protocol import CLASSIFIER, NULL, Branch, require_finite, single
 from ..pushes import Push, Scale
 from .classifier import checked_base, labels_of, of_class
 
@@ -24,7 +24,7 @@ def step_size(sigma: Float[Array, ""], sine: float | Array) -> Float[Array, ""]:
     """
     t = vp_time(sigma)
     ratio = BETA_MAX / (BETA_MIN + t * (BETA_MAX - BETA_MIN))
-    rise = 1 + jnp.asarray(sine, sigma.dtype) * ratio * jnp.sin(jnp.pi * t)
+    rise = 1 + single("sine", sine, sigma.dtype) * ratio * jnp.sin(jnp.pi * t)
     return sigma**2 / jnp.sqrt(1 + sigma**2) * rise
 
 
@@ -41,7 +41,7 @@ class CalibratedClassifier:
         del key
         (base,) = evaluate((Branch(condition=self.condition),))
         labels = labels_of("elucd", evaluate.condition, x.shape[0])
-        tau1, tau2 = (jnp.asarray(tau, base.dtype) for tau in (self.tau1, self.tau2))
+        tau1, tau2 = (single("tau", tau, base.dtype) for tau in (self.tau1, self.tau2))
 
         def evidence(denoised):
             (logits,) = evaluate(

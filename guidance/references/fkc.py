@@ -1,11 +1,10 @@
 """Feynman-Kac corrected guidance: CFG that knows how its samples must be weighted (2503.02819)."""
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from ...core.pytrees import pytree
 from ...core.registry import register
-from ..protocol import MAIN, Guided, require_finite
+from ..protocol import MAIN, Guided, per_sample, require_finite
 from ..pushes import Reference, inner, norm
 from .cfg import null
 
@@ -23,7 +22,7 @@ class FeynmanKac:
 
     def apply(self, evaluate, x, sigma, state, key):
         main, reference = self.reference.predictions(evaluate, x, sigma, key)
-        scale = jnp.asarray(self.scale, main.dtype)
+        scale = per_sample("scale", self.scale, main)
         push = (scale - 1) * (main - reference)
         # The difference of the two scores: its square is in range where sigma^4 need not be.
         scores = (main - reference) / sigma**2

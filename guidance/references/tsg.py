@@ -13,7 +13,7 @@ from ...core.pytrees import pytree, static
 from ...core.random import normal_like, require_keys
 from ...core.registry import register
 from ..modes import TIME_EMBEDDING
-from ..protocol import Branch, require_finite
+from ..protocol import Branch, require_finite, single
 from ..pushes import Perturbed, Push, Scale
 
 NAME = "perturbed_time"
@@ -65,8 +65,8 @@ class PerturbedTime(Perturbed):
         t = jnp.asarray(TIMES[self.time](sigma), x.dtype)
         if self.integer_time:
             t = jnp.round(TIMESTEPS * t)
-        strength = jnp.asarray(self.s, x.dtype) * t ** jnp.asarray(self.alpha, x.dtype)
-        mode = NoisyTimeEmbedding(require_keys(NAME, key), strength, self.std_scaling)
+        s, alpha = single("s", self.s, x.dtype), single("alpha", self.alpha, x.dtype)
+        mode = NoisyTimeEmbedding(require_keys(NAME, key), s * t**alpha, self.std_scaling)
         return Branch(modes=(mode,), name=NAME)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.registry import register
-from ..protocol import require_finite
+from ..protocol import per_sample, require_finite
 from ..pushes import Context, Push, Stateless
 from ..references.cfg import from_null
 from .projection import project
@@ -102,6 +102,7 @@ class FrequencyDecoupled(Stateless):
             pushes, mains, self.scales, self.parallel_weights, strict=True
         ):
             own = Context(main, main, main, context.sigma)
+            weight = per_sample("scales", weight, band)
             bands.append((weight - 1) * project(eta).push_of(band, own))
         return assemble(bands)
 

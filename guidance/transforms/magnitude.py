@@ -5,7 +5,7 @@ from jaxtyping import Array
 
 from ...core.pytrees import pytree
 from ...core.registry import register
-from ..protocol import require_finite
+from ..protocol import per_sample, require_finite
 from ..pushes import Push, Scale, Stateless, norm, ratio
 from ..references.cfg import from_null
 
@@ -20,7 +20,7 @@ class MagnitudeAware(Stateless):
         difference, size = norm(context.main - context.reference), norm(context.reference)
         # Beside a prediction of zero every difference is infinitely long, and damped away.
         length = jnp.where(size > 0, ratio(difference, size), jnp.inf)
-        alpha = jnp.asarray(self.alpha, push.dtype)
+        alpha = per_sample("alpha", self.alpha, push)
         return push * jnp.where(alpha == 0, 1, jnp.exp(-alpha * length))
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from ...core.pytrees import pytree
 from ...core.registry import register
-from ..protocol import require_finite
+from ..protocol import per_sample, require_finite
 from ..pushes import Push, Scale, Stateless, inner, norm, ratio
 from ..references.cfg import from_null
 
@@ -25,7 +25,7 @@ class Momentum:
 
     def apply(self, push, context, state):
         del context
-        push = push + jnp.asarray(self.momentum, push.dtype) * state
+        push = push + per_sample("momentum", self.momentum, push) * state
         return push, push
 
 
@@ -54,7 +54,7 @@ class ClipNorm(Stateless):
 
     def push_of(self, push, context):
         del context
-        bound = jnp.asarray(self.norm, push.dtype)
+        bound = per_sample("norm", self.norm, push)
         shrink = jnp.minimum(1, ratio(bound, norm(push)))
         return push * jnp.where((bound > 0) & (norm(push) > 0), shrink, 1)
 
@@ -68,8 +68,12 @@ def clip_norm(norm: float | Array) -> ClipNorm:
 
     Source: arXiv 2410.02416, algorithm 1.
     """
+    return _clip_norm("clip_norm", norm)
+
+
+def _clip_norm(owner: str, norm: float | Array) -> ClipNorm:
     if isinstance(norm, (int, float)) and not norm >= 0:
-        raise ValueError(f"guidance.clip_norm: norm must not be negative, got {norm}; 0 is off")
+        raise ValueError(f"guidance.{owner}: norm must not be negative, got {norm}; 0 is off")
     return ClipNorm(norm)
 
 
@@ -82,7 +86,7 @@ class Project(Stateless):
     def push_of(self, push, context):
         main = context.main
         parallel = ratio(inner(push, main), inner(main, main)) * main
-        return push - (1 - jnp.asarray(self.eta, push.dtype)) * parallel
+        return push - (1 - per_sample("eta", self.eta, push)) * parallel
 
 
 @register("transform", "2410.02416")
@@ -125,4 +129,4 @@ def apg(
     Source: Sadat et al., arXiv 2410.02416, algorithm 1.
     """
     require_finite("apg", scale=scale, eta=eta, momentum=momentum)
-    return from_null(Momentum(momentum), clip_norm(norm), Project(eta), Scale(scale))
+    return from_null(Momentum(momentum), _clip_norm("apg", norm), Project(eta), Scale(scale))

@@ -5,7 +5,7 @@ from jaxtyping import Array
 
 from ...core.pytrees import pytree
 from ...core.registry import register
-from ..protocol import require_finite
+from ..protocol import per_sample, require_finite
 from ..pushes import Push, Scale, Stateless, ratio
 from ..references.cfg import from_null
 
@@ -18,7 +18,7 @@ class StdRescale(Stateless):
 
     def push_of(self, push, context):
         axes = tuple(range(1, push.ndim))
-        guided, phi = context.main + push, jnp.asarray(self.phi, push.dtype)
+        guided, phi = context.main + push, per_sample("phi", self.phi, push)
         spread = guided.std(axis=axes, keepdims=True)
         factor = ratio(context.main.std(axis=axes, keepdims=True), spread)
         factor = jnp.where(spread > 0, factor, 1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..protocol import require_finite
+from ..protocol import per_sample, require_finite, single
 from ..pushes import Push, Stateless
 from ..references.cfg import from_null
 
@@ -62,6 +62,10 @@ class Scheduled(Stateless):
 
     def push_of(self, push, context):
         sigma = jnp.asarray(context.sigma, push.dtype)
+        single("power", self.power, push.dtype)
+        for name in ("scale", "floor"):
+            if (value := getattr(self, name)) is not None:
+                per_sample(name, value, push)
         return self.excess(TIMES[self.time](sigma)) * push
 
     def excess(self, u: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -12,16 +12,14 @@ from jaxtyping import Array, Float, Key
 
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
-from ...core.random import folded, normal_like, require_keys
+from ...core.random import CONDITION_NOISE, folded, normal_like, require_keys
 from ...core.registry import register
 from ..modes import CONDITION_EMBEDDING
-from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, require_finite
+from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, require_finite, single
 from ..pushes import Chain, Push, Stateless, ratio
 from .wrapper import Wrapper
 
 NAME = "annealed_condition"
-# The inner rule keeps the keys themselves; a stream that no rule folds in for its own draws.
-STREAM = 2**20
 PARTS = (
     "guidance.cads: a condition of several parts has no one embedding to anneal; condition the "
     "network on one array, of labels or of embeddings"
@@ -31,7 +29,7 @@ PARTS = (
 def annealing(sigma: Float[Array, ""], tau1, tau2, time: str) -> Float[Array, ""]:
     """Return gamma, the share of the condition that is left: 1 up to tau1, 0 from tau2 on."""
     t = TIMES[time](sigma)
-    tau1, tau2 = jnp.asarray(tau1, t.dtype), jnp.asarray(tau2, t.dtype)
+    tau1, tau2 = single("tau1", tau1, t.dtype), single("tau2", tau2, t.dtype)
     return jnp.clip((tau2 - t) / (tau2 - tau1), 0, 1)
 
 
@@ -142,10 +140,15 @@ class Cads(Wrapper):
     def init(self, x):
         return self.rule.init(x)
 
+    def holds_at(self, sigma: float) -> bool:
+        """Return whether the condition is annealed at a noise level; true of traced times."""
+        return not _known(self.tau1) or bool(TIMES[self.time](sigma) > self.tau1)
+
     def apply(self, evaluate, x, sigma, state, key):
         gamma = annealing(jnp.asarray(sigma, x.dtype), self.tau1, self.tau2, self.time)
-        keys = folded(require_keys("cads", key), STREAM)
-        noise, mixing = jnp.asarray(self.noise, x.dtype), jnp.asarray(self.mixing, x.dtype)
+        keys = folded(require_keys("cads", key), CONDITION_NOISE)
+        noise = single("noise", self.noise, x.dtype)
+        mixing = single("mixing", self.mixing, x.dtype)
         mode = AnnealedCondition(keys, gamma, noise, mixing)
         return self.rule.apply(Annealed(evaluate, mode, self.null_noised), x, sigma, state, key)
 
@@ -194,10 +197,6 @@ def cads(
 
     Source: Sadat et al., arXiv 2310.17347.
     """
-    if not hasattr(rule, "at"):
-        raise TypeError(
-            f"guidance.cads: {rule!r} is no rule; give it one, such as guidance.cfg(4.0)"
-        )
     require_finite("cads", tau1=tau1, tau2=tau2, noise=noise, mixing=mixing)
     if _known(tau1, tau2) and not 0 <= tau1 < tau2 <= 1:
         raise ValueError(f"guidance.cads: need 0 <= tau1 < tau2 <= 1, got {tau1} and {tau2}")

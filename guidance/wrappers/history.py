@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..protocol import Rule, require_finite
+from ..protocol import Rule, per_sample, require_finite, single
 from ..pushes import Context
 from ..transforms.projection import Project
 from .wrapper import Wrapper
@@ -56,17 +56,25 @@ class HistoryGuided(Wrapper):
         push = Project(self.eta).push_of(current - average, Context(current, average, x, sigma))
         if self.high_pass is not None:
             push = high_pass(push, self.high_pass)
-        denoised = current + self._weight(sigma).astype(current.dtype) * push
-        alpha = jnp.asarray(self.alpha, current.dtype)
+        weight = per_sample("weight", self.weight, current)
+        denoised = current + weight * self._share(sigma).astype(current.dtype) * push
+        alpha = per_sample("alpha", self.alpha, current)
         average = (1 - alpha) * average + alpha * current
         state = History(inner, average, jnp.ones((), bool))
         return guided._replace(denoised=denoised), state
 
-    def _weight(self, sigma):
+    def holds_at(self, sigma: float) -> bool:
+        """Return whether the window holds a noise level; true of traced windows."""
+        ends = self.low, self.high
+        plain = all(isinstance(end, (int, float)) for end in ends)
+        return not plain or bool(self.low < TIMES[self.time](sigma) <= self.high)
+
+    def _share(self, sigma):
+        """Return the share of the weight that holds at a noise level."""
         t = TIMES[self.time](sigma)
-        low, high = jnp.asarray(self.low, t.dtype), jnp.asarray(self.high, t.dtype)
+        low, high = single("window", self.low, t.dtype), single("window", self.high, t.dtype)
         inside = (t > low) & (t <= high)
-        return jnp.where(inside, self.weight * jnp.sqrt(jnp.abs(t - low) / (high - low)), 0)
+        return jnp.where(inside, jnp.sqrt(jnp.abs(t - low) / (high - low)), 0)
 
 
 @register("rule", "2509.22300")
@@ -140,6 +148,6 @@ def high_pass(
     height, width = images.shape[1:3]
     rows, columns = jnp.arange(height) / height, jnp.arange(width) / width
     distance = jnp.hypot(rows[:, None], columns[None]).astype(images.dtype)
-    mask = jax.nn.sigmoid(SHARPNESS * (distance - jnp.asarray(radius, images.dtype)))
+    mask = jax.nn.sigmoid(SHARPNESS * (distance - single("high_pass", radius, images.dtype)))
     spectrum = jax.scipy.fft.dctn(images, axes=(1, 2), norm="ortho")
     return jax.scipy.fft.idctn(spectrum * mask[:, :, None], axes=(1, 2), norm="ortho")

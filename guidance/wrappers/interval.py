@@ -24,8 +24,12 @@ class Between:
             "as guidance.combine and samplers.sample do"
         )
 
+    def holds_at(self, sigma: float) -> bool:
+        """Return whether the rule inside holds at a noise level."""
+        return self.low < sigma <= self.high
+
     def at(self, sigma):
-        if self.low < sigma <= self.high:
+        if self.holds_at(sigma):
             return self.inside.at(sigma)
         # The inner rule's state passes through untouched while it rests.
         return Unguided()

@@ -69,19 +69,4 @@ def reg(rule: Push) -> Rectified:
     Source: Gao et al., arXiv 2501.18865 (there for the noise prediction, and in EDM's
     coordinates as here).
     """
-    return Rectified(require_push("reg", rule))
-
-
-def require_push(owner: str, rule) -> Push:
-    """Return ``rule``.
-
-    Raises:
-        TypeError: it is no push, in the name of ``owner``.
-    """
-    if not isinstance(rule, Push):
-        raise TypeError(
-            f"guidance.{owner} works on a push (cfg, autoguidance, push(reference, ...)), got "
-            f"{name_of(rule)}: put other wrappers around it, as in "
-            f"between({owner}(cfg(2.0)), 0.3, 3.0)"
-        )
-    return rule
+    return Rectified(rule)

@@ -8,10 +8,9 @@ from jaxtyping import Array
 
 from ...core.pytrees import pytree
 from ...core.registry import name_of, register
-from ..protocol import Branch, Guided, require_finite
+from ..protocol import Branch, Guided, per_sample, require_finite
 from ..pushes import At, Chain, Perturbed, Push, inner, norm, ratio
 from .known import Known
-from .rectified import require_push
 from .wrapper import Wrapper
 
 
@@ -29,7 +28,7 @@ class Drop:
         cosine = ratio(inner(main, reference), norm(main) * norm(reference))
         # Rounding must not lift parallel predictions above a threshold of 1.
         cosine = jnp.minimum(cosine, 1)
-        aligned = cosine > jnp.asarray(self.threshold, cosine.dtype)
+        aligned = cosine > per_sample("threshold", self.threshold, push)
         return jnp.where(_like(state, push), 0, push), state | aligned.reshape(-1)
 
 
@@ -87,7 +86,6 @@ def skip_aligned(rule: Push, threshold: float | Array = 0.991) -> SkipAligned:
     Source: Castillo et al., arXiv 2312.12487, section 5.
     """
     require_finite("skip_aligned", threshold=threshold)
-    require_push("skip_aligned", rule)
     if not isinstance(rule.reference, (At, Perturbed)):
         raise TypeError(
             f"guidance.skip_aligned: the reference {name_of(rule.reference)} takes more than one "

@@ -72,9 +72,13 @@ class Stitched:
             "rule.at(sigma).apply(...), as guidance.combine and samplers.sample do"
         )
 
+    def holds_at(self, sigma: float) -> bool:
+        """Return whether the other network holds at a noise level."""
+        return self.low < sigma <= self.high
+
     def at(self, sigma):
         rule = self.rule.at(sigma)
-        if self.low < sigma <= self.high:
+        if self.holds_at(sigma):
             return Replaced(rule, self.network, self.replaces)
         return rule
 

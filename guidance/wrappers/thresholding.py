@@ -1,6 +1,5 @@
 """Thresholding of the guided prediction (Saharia et al., arXiv 2205.11487): pixels in a range."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +7,8 @@ from jaxtyping import Array
 
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..protocol import Rule, require_finite
+from ..protocol import Rule, per_sample, require_finite, single
+from ..structure import parts_of
 from .wrapper import Wrapper
 
 
@@ -25,7 +25,7 @@ class StaticThreshold(Wrapper):
 
     def apply(self, evaluate, x, sigma, state, key):
         guided, state = self.rule.apply(evaluate, x, sigma, state, key)
-        bound = jnp.asarray(self.bound, guided.denoised.dtype)
+        bound = per_sample("bound", self.bound, guided.denoised)
         return guided._replace(denoised=jnp.clip(guided.denoised, -bound, bound)), state
 
 
@@ -65,8 +65,8 @@ class DynamicThreshold(Wrapper):
     def apply(self, evaluate, x, sigma, state, key):
         guided, state = self.rule.apply(evaluate, x, sigma, state, key)
         denoised = guided.denoised
-        bound = jnp.asarray(self.bound, denoised.dtype)
-        percentile = jnp.asarray(self.percentile, denoised.dtype)
+        bound = per_sample("bound", self.bound, denoised)
+        percentile = single("percentile", self.percentile, denoised.dtype)
         axes = tuple(range(1, denoised.ndim))
         end = jnp.quantile(jnp.abs(denoised), percentile, axis=axes, keepdims=True)
         end = jnp.maximum(end, bound)
@@ -119,8 +119,5 @@ def _require_bound(owner: str, bound) -> None:
 
 def pixels_alone(rule: Any) -> bool:
     """Return whether a rule, or a part of it, thresholds and was not allowed to on latents."""
-    if isinstance(rule, (StaticThreshold, DynamicThreshold)) and not rule.latents:
-        return True
-    if dataclasses.is_dataclass(rule):
-        return any(pixels_alone(getattr(rule, field.name)) for field in dataclasses.fields(rule))
-    return isinstance(rule, (tuple, list)) and any(map(pixels_alone, rule))
+    kinds = (StaticThreshold, DynamicThreshold)
+    return any(isinstance(part, kinds) and not part.latents for part in parts_of(rule))

@@ -8,7 +8,7 @@ from jaxtyping import Array
 from ...core.pytrees import pytree
 from ...core.random import folded
 from ...core.registry import register
-from ..protocol import Branch, Guided, Rule, Unguided
+from ..protocol import Branch, Guided, Rule, Unguided, require_finite
 from ..references.autoguidance import autoguidance
 from ..references.cfg import cfg
 
@@ -82,12 +82,6 @@ def together(*rules: Rule) -> Together:
     """
     if not rules:
         raise ValueError("guidance.together: give at least one rule")
-    for one in rules:
-        if not hasattr(one, "at"):
-            raise TypeError(
-                f"guidance.together: {one!r} is no rule; put transforms into a push: "
-                f"guidance.push(reference, *transforms)"
-            )
     return Together(rules)
 
 
@@ -106,6 +100,7 @@ def cfg_and_autoguidance(scale: float | Array, mix: float | Array = 0.5) -> Toge
 
     Source: Karras et al., arXiv 2406.02507, appendix on text-conditional guidance.
     """
+    require_finite("cfg_and_autoguidance", scale=scale, mix=mix)
     return together(
         cfg((1 - mix) * (scale - 1) + 1),
         autoguidance(mix * (scale - 1) + 1),

@@ -9,10 +9,10 @@ from oracles.analytic import Labelled, keys, weak
 
 from guidestar import guidance, samplers
 from guidestar.core.noise_levels import vp_sigma
-from guidestar.core.random import folded, normal_like
+from guidestar.core.random import CONDITION_NOISE, folded, normal_like
 from guidestar.guidance.references.icg import icg
 from guidestar.guidance.references.tsg import tsg
-from guidestar.guidance.wrappers.cads import STREAM, AnnealedCondition, annealing, cads
+from guidestar.guidance.wrappers.cads import AnnealedCondition, annealing, cads
 from guidestar.samplers.evaluator import Evaluator
 
 LABEL = jnp.arange(4) % 2
@@ -87,7 +87,7 @@ def shift(before, after, sigma):
 
 
 def test_only_the_given_condition_is_annealed_unless_null_is_noised():
-    table, streams = jnp.asarray(TABLE), folded(keys(4), STREAM)
+    table, streams = jnp.asarray(TABLE), folded(keys(4), CONDITION_NOISE)
     gamma = annealing(jnp.float32(HALF), 0.6, 0.9, "vp")
     mode = AnnealedCondition(streams, gamma, 0.25, 1.0)
     given, null = table[LABEL], table[jnp.full(4, 2)]
@@ -122,7 +122,7 @@ def test_an_embedding_given_as_the_condition_is_annealed_itself():
     plain = applied(guidance.unguided(), X, HALF, EMBEDDING, keys(4), Bare())
     guided = applied(cads(guidance.unguided()), X, HALF, EMBEDDING, keys(4), Bare())
     gamma = annealing(jnp.float32(HALF), 0.6, 0.9, "vp")
-    mode = AnnealedCondition(folded(keys(4), STREAM), gamma, 0.25, 1.0)
+    mode = AnnealedCondition(folded(keys(4), CONDITION_NOISE), gamma, 0.25, 1.0)
     expected = shift(EMBEDDING, mode.condition_embedding(EMBEDDING), HALF)
     np.testing.assert_allclose(guided - plain, expected, atol=1e-4)
     assert np.abs(expected).max() > 0.1
@@ -322,5 +322,5 @@ def test_numbers_that_make_no_annealing_are_refused(options, message):
 
 
 def test_what_is_no_rule_is_refused():
-    with pytest.raises(TypeError, match="is no rule"):
+    with pytest.raises(TypeError, match="cads: rule takes a rule here, got a transform"):
         cads(guidance.scale(2.0))

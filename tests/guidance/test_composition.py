@@ -169,10 +169,13 @@ def test_windows_are_averaged_where_they_overlap():
         (lambda: guidance.swg(float("nan"), 4), "finite"),
         (lambda: guidance.compose_and([], []), "must be a list"),
         (lambda: guidance.compose_and("given", [1.0]), "must be a list"),
-        (lambda: guidance.compose_and(["gievn"], [1.0]), "is no condition"),
-        (lambda: guidance.compose_and(["given"], [1.0, 2.0]), "one weight a condition"),
+        (
+            lambda: guidance.compose_and(["gievn"], [1.0]),
+            "conditions are .given., .null., labels or arrays, got .gievn",
+        ),
+        (lambda: guidance.compose_and(["given"], [1.0, 2.0]), "must be one number a condition"),
         (lambda: guidance.compose_and(["given"], [float("nan")]), "finite"),
-        (lambda: guidance.perp_neg(2.0, [1], [1.0, 2.0]), "one weight a condition"),
+        (lambda: guidance.perp_neg(2.0, [1], [1.0, 2.0]), "must be one number a condition"),
         (lambda: guidance.negative(float("inf"), 1), "finite"),
         (lambda: guidance.instruct(2.0, float("nan")), "finite"),
         (lambda: guidance.domain(float("nan")), "finite"),
@@ -187,10 +190,13 @@ def test_what_cannot_work_is_refused_with_the_reason(rule, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: guidance.together(guidance.scale(2.0)), "is no rule"),
-        (lambda: guidance.push(guidance.scale(2.0)), "is no reference"),
-        (lambda: guidance.push(guidance.null(), guidance.cfg(2.0)), "is no transform"),
-        (lambda: guidance.chain(guidance.null()), "is no transform"),
+        (lambda: guidance.together(guidance.scale(2.0)), "takes a rule here, got a transform"),
+        (lambda: guidance.push(guidance.scale(2.0)), "takes a reference here, got a tr"),
+        (
+            lambda: guidance.push(guidance.null(), guidance.cfg(2.0)),
+            "takes a transform of .* got a rule",
+        ),
+        (lambda: guidance.chain(guidance.null()), "takes a transform of .* got a reference"),
     ],
 )
 def test_parts_in_each_others_places_are_refused(make, message):

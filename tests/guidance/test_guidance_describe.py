@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from tables.rule_examples import EXAMPLES, rule
 
-from guidestar import guidance
+from guidestar import guidance, register
 from guidestar.guidance import describe
 from guidestar.guidance.citations import PAPERS, bibtex
 from guidestar.guidance.config import CONSTRUCTORS
@@ -58,6 +58,17 @@ def test_numbers_of_papers_and_years_agree_and_keys_are_distinct():
 def test_a_paper_without_an_entry_is_refused():
     with pytest.raises(ValueError, match="no entry for arXiv 0000.00000"):
         bibtex("0000.00000")
+
+
+def test_a_paper_of_a_rule_from_outside_is_given_by_its_number(monkeypatch):
+    monkeypatch.setattr(CONSTRUCTORS, "_constructors", dict(CONSTRUCTORS._constructors))
+
+    @register("rule", "2501.00001", "2207.12598")
+    def mine(scale: float):
+        return guidance.between(guidance.cfg(scale), 0.1, 1.0)
+
+    *_, unknown, known = describe(mine(2.0)).split("\n\n")
+    assert unknown == "arXiv:2501.00001" and "eprint = {2207.12598}" in known
 
 
 def test_the_documented_example_is_what_is_printed():

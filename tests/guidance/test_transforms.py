@@ -235,7 +235,7 @@ def test_a_chain_in_a_chain_is_the_flat_chain(x64):
         (lambda: guidance.frequency_decoupled(()), "one parallel weight a scale"),
         (lambda: guidance.frequency_decoupled((2.0, 3.0), (1.0,)), "one parallel weight a scale"),
         (lambda: guidance.channels(0), "at least 1"),
-        (lambda: guidance.chain(guidance.scale(2.0), 3.0), "no transform"),
+        (lambda: guidance.chain(guidance.scale(2.0), 3.0), "takes a transform"),
     ],
 )
 def test_numbers_that_make_no_rule_are_refused(build, message):

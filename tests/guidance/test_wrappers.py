@@ -138,7 +138,9 @@ def test_reg_goes_inside_an_interval_and_works_with_windows():
 
 
 def test_reg_refuses_what_is_no_push_of_the_plain_prediction():
-    with pytest.raises(TypeError, match=r"works on a push .* got between: .*between\(reg\(cfg"):
+    with pytest.raises(
+        TypeError, match=r"reg: rule takes a push .* got a rule \(between\); .*between\(reg\(cfg"
+    ):
         reg(guidance.between(guidance.cfg(2.0), 0.1, 1.0))
     with pytest.raises(TypeError, match="classifier does not push the plain prediction"):
         guided(reg(classifier(2.0)), NETWORKS, images(), 1.0, jnp.arange(6) % 2)
@@ -357,7 +359,7 @@ def test_a_dropped_reference_is_no_longer_what_the_noise_is_taken_from():
 
 
 def test_skipping_refuses_what_has_no_single_reference():
-    with pytest.raises(TypeError, match="guidance.skip_aligned works on a push"):
+    with pytest.raises(TypeError, match="guidance.skip_aligned: rule takes a push"):
         skip_aligned(guidance.between(guidance.cfg(2.0), 0.1, 1.0))
     with pytest.raises(TypeError, match="takes more than one branch"):
         skip_aligned(classifier(2.0))

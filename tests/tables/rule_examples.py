@@ -43,7 +43,7 @@ EXAMPLES = {
     "erg": {"scale": 2.0, "layers": (0,), "temperature": 0.5},
     "fkc": {"scale": 1.5},
     "frequency_decoupled": {"scales": (10.0, 5.0), "parallel_weights": (1.0, 0.5)},
-    "frequency_scales": {"scales": (10.0, 5.0)},
+    "frequency_scales": {"scales": (10.0, 5.0), "parallel_weights": (1.0, 0.5)},
     "gfcg": {"scale": 2.0},
     "higs": {"rule": CFG, "weight": 2.0, "window": (0.4, 0.95)},
     "icg": {"scale": 2.0, "classes": 10},

@@ -1,0 +1,133 @@
+"""Files, whole or not at all, and what they say of each other."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from guidestar.core import files
+from guidestar.core.errors import UserError
+
+ROWS = np.arange(24, dtype=np.float32).reshape(4, 6)
+LAYOUTS = {
+    "row by row": ROWS,
+    "transposed": ROWS.T,
+    "column by column": np.asfortranarray(ROWS),
+    "strided": ROWS[::2, 1::3],
+    "backwards": ROWS[::-1, ::-1],
+    "broadcast": np.broadcast_to(ROWS[0], (3, 6)),
+    "three axes turned": ROWS.reshape(2, 2, 6).transpose(2, 0, 1),
+    "empty": np.zeros((0, 3), np.float32),
+    "one number": np.float32(3),
+    "whole numbers": np.arange(6, dtype=np.int64).reshape(2, 3).T,
+    "half": ROWS.astype(np.float16).T,
+}
+
+
+def test_arrays_of_any_layout_are_read_back_as_they_are(tmp_path):
+    path = tmp_path / "arrays.safetensors"
+    digest = files.write_arrays(path, LAYOUTS)
+    read = load_file(path)
+    assert set(read) == set(LAYOUTS) and digest == files.sha256(path)
+    for name, array in LAYOUTS.items():
+        np.testing.assert_array_equal(read[name], array, err_msg=name)
+        assert read[name].dtype == np.asarray(array).dtype
+
+
+def test_sixteen_bit_floats_keep_their_bits(tmp_path):
+    path, array = tmp_path / "a.safetensors", ROWS.astype(ml_dtypes.bfloat16).T
+    files.write_arrays(path, {"a": array})
+    np.testing.assert_array_equal(load_file(path)["a"], array)
+
+
+def test_an_array_that_is_read_later_is_read_once(tmp_path):
+    calls = []
+
+    def read():
+        calls.append(1)
+        return ROWS.T
+
+    described = files.Array(ROWS.T.shape, np.dtype(np.float32), read)
+    files.write_arrays(tmp_path / "a.safetensors", {"a": described})
+    np.testing.assert_array_equal(load_file(tmp_path / "a.safetensors")["a"], ROWS.T)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array(["a"]), "a is <U1: array files keep float16"),
+        (np.array([1j]), "a is complex128"),
+        (files.Array((2, 2), np.dtype(np.float32), lambda: ROWS), r"a was to have shape \(2, 2\)"),
+    ],
+)
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path, array, message):
+    path = tmp_path / "a.safetensors"
+    files.write_bytes(path, b"before")
+    with pytest.raises(UserError, match=message):
+        files.write_arrays(path, {"a": array})
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"before"
+
+
+def test_a_writer_that_fails_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"), files.replacing(tmp_path / "a.txt") as file:
+        file.write(b"half")
+        raise RuntimeError("stop")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_refuses_is_one_line_with_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="writing .* failed: .* run the same command again"):
+        files.write_text(tmp_path / "file" / "a.txt", "text")
+
+
+def test_a_pair_is_known_by_the_digest_of_its_arrays(tmp_path):
+    path = tmp_path / "set.safetensors"
+    files.write_pair(path, {"a": ROWS.T}, {"count": 4})
+    sidecar = json.loads(files.sidecar_path(path).read_text())
+    assert sidecar["count"] == 4
+    files.require_pair(path, sidecar)
+    files.require_pair(path, {"count": 4})  # of a time without digests
+    files.write_arrays(path, {"a": ROWS})
+    with pytest.raises(UserError, match=r"set\.json is of other arrays than those in .*set\.safe"):
+        files.require_pair(path, sidecar)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "a\\b", "a\0b", "/a"])
+def test_names_that_leave_the_folder_are_refused(name):
+    with pytest.raises(UserError, match="import.name is .*: give the name of a file"):
+        files.safe_name(name, "import.name")
+
+
+@pytest.mark.parametrize("name", ["a", "a.b", "DiT-XL_2", "ünï", "with space", "a..b"])
+def test_other_names_pass(name):
+    assert files.safe_name(name, "name") == name
+
+
+def test_a_tilde_is_home_everywhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("GUIDESTAR_CACHE", raising=False)
+    assert files.home("~/a") == tmp_path / "a"
+    assert files.cache_folder() == tmp_path / ".cache/guidestar"
+    monkeypatch.setenv("GUIDESTAR_CACHE", "~/elsewhere")
+    assert files.cache_folder() == tmp_path / "elsewhere"
+    assert files.cache_folder("~/chosen") == tmp_path / "chosen"
+
+
+def test_json_that_cannot_be_read_says_what_to_do(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"b": 1, "a": [1, 2]})
+    assert files.read_json(path, "") == {"b": 1, "a": [1, 2]}
+    path.write_text("{")
+    for missing in (path, tmp_path / "none.json"):
+        with pytest.raises(UserError, match="cannot be read .*: write it again"):
+            files.read_json(missing, "write it again")
+
+
+def test_a_digest_of_data_looks_at_no_order_of_keys():
+    assert files.digest_of({"a": 1, "b": [2]}) == files.digest_of({"b": [2], "a": 1})
+    assert files.digest_of({"a": 1}) != files.digest_of({"a": 2})
