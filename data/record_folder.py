@@ -9,6 +9,7 @@ that are missing, and what is unfinished is never taken for a data set.
 import json
 import os
 import threading
+import uuid
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +22,12 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from jaxtyping import Int, Num
 
 from ..core.errors import UserError
-from ..core.files import home, sha256, write_json
+from ..core.files import home, read_json, sha256, write_json
 from .source import Source
 from .splits import chosen_rows
 
 FORMAT = 1
-DESCRIPTION = "dataset.json"
+DESCRIPTION, BEGUN = "dataset.json", "unfinished.json"
 DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 LABEL = np.dtype("<i4")
 # One record a chunk: any record is read without its neighbours.
@@ -44,27 +45,51 @@ class Writer:
     Args:
         folder: created when missing.
         description: JSON data kept in ``dataset.json``: shape, dtype, num_classes and whatever
-            else says what the arrays are.
+            else decides what the arrays are. What does not (names, paths) is for `finish`.
+        content: keys of the description that say which examples there are.
+        origin: where they were read. What was begun with other content from the same place, and
+            is else alike, begins anew.
+
+    Attributes:
+        renewed: how many shards of other content were taken away.
 
     Raises:
-        UserError: the folder holds a finished data set, or the beginning of another one.
+        UserError: the folder holds a finished data set, or the beginning of another one; or it
+            cannot be written.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]):
-        self.folder = Path(folder)
-        self.description = json.loads(json.dumps({"format": FORMAT, **description}))
+    def __init__(
+        self,
+        folder: Path,
+        description: Mapping[str, Any],
+        *,
+        content: Sequence[str] = (),
+        origin: str = "",
+    ):
+        self.folder, self.renewed = Path(folder), 0
+        self.description = _described(description)
         if (self.folder / DESCRIPTION).exists():
             raise UserError(
                 f"{self.folder} already holds a data set: choose another folder, or move it away"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        begun = self.folder / "unfinished.json"
-        if begun.exists() and json.loads(begun.read_text()) != self.description:
-            raise UserError(
-                f"{self.folder} holds the beginning of a data set made with other settings: give "
-                f"these again to go on with it, or choose another folder"
-            )
-        begun.write_text(json.dumps(self.description, indent=1) + "\n")
+        begun = self.folder / BEGUN
+        if begun.exists():
+            known = read_json(begun, f"remove {self.folder}, and run the same command again")
+            place = known.pop("origin", "")
+            if known == self.description:
+                return
+            keys = {*known, *self.description}
+            other = sorted(k for k in keys if known.get(k) != self.description.get(k))
+            if not origin or place != origin or not {*other} <= {*content}:
+                raise UserError(
+                    f"{self.folder} holds the beginning of a data set made with other settings or "
+                    f"of other examples ({', '.join(other)}): give these again to go on with it, "
+                    f"or choose another folder"
+                )
+            for shard in self.folder.glob("[0-9]*.array_record"):
+                shard.unlink()
+                self.renewed += 1
+        write_json(begun, {**self.description, "origin": origin})
 
     def path(self, shard: int) -> Path:
         """Return a shard's file."""
@@ -77,21 +102,35 @@ class Writer:
     def write(self, shard: int, arrays: Iterable[np.ndarray], labels: Iterable[int]) -> int:
         """Write one shard, whole or not at all; return its number of records."""
         path, count = self.path(shard), 0
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
         dtype, shape = DTYPES[self.description["dtype"]], tuple(self.description["shape"])
-        writer = ArrayRecordWriter(str(partial), WRITING)
-        for array, label in zip(arrays, labels, strict=True):
-            array = np.ascontiguousarray(array, dtype)
-            if array.shape != shape:
-                raise ValueError(f"a record of shape {array.shape} in a folder of {shape}")
-            writer.write(LABEL.type(label).tobytes() + array.tobytes())
-            count += 1
-        writer.close()
-        os.replace(partial, path)
+        try:
+            writer = ArrayRecordWriter(str(partial), WRITING)
+            for array, label in zip(arrays, labels, strict=True):
+                array = np.ascontiguousarray(array, dtype)
+                if array.shape != shape:
+                    raise ValueError(f"a record of shape {array.shape} in a folder of {shape}")
+                writer.write(LABEL.type(label).tobytes() + array.tobytes())
+                count += 1
+            writer.close()
+            os.replace(partial, path)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"writing {path} failed: {str(error).partition(';')[0]}. Mend that and run the "
+                f"same command again: it goes on with the shards that are missing"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
         return count
 
     def finish(self, shards: int, **facts: Any) -> None:
-        """Declare the folder whole: count the records of all shards and write ``dataset.json``."""
+        """Declare the folder whole: count the records of all shards and write ``dataset.json``.
+
+        Shards without records are left out.
+
+        Raises:
+            UserError: no records at all.
+        """
         files = [
             {
                 "file": shard.path.name,
@@ -101,14 +140,52 @@ class Writer:
                 "sampled_crc32": shard.sampled(),
             }
             for shard in (_Shard(self.path(number)) for number in range(shards))
+            if len(shard)
         ]
+        if not files:
+            raise UserError(f"{self.folder}: no example is left to make a data set of")
         write_json(self.folder / DESCRIPTION, self.description | {"shards": files} | facts)
-        (self.folder / "unfinished.json").unlink(missing_ok=True)
+        (self.folder / BEGUN).unlink(missing_ok=True)
+        for partial in self.folder.glob("*.partial"):  # of processes that were killed
+            partial.unlink(missing_ok=True)
+
+
+def _described(description: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps({"format": FORMAT, **description}))
+
+
+def holds(folder: Path, description: Mapping[str, Any]) -> bool:
+    """Say whether a folder is the finished data set of a description; False for none or a begun.
+
+    What an earlier release did not write down is taken to be the same.
+
+    Raises:
+        UserError: it is a finished data set of another description.
+    """
+    if not (Path(folder) / DESCRIPTION).exists():
+        return False
+    if other := _unlike(describe(folder), _described(description)):
+        raise UserError(
+            f"{folder} already holds a data set, of other {', '.join(other)}: choose another "
+            f"folder, or move it away"
+        )
+    return True
+
+
+def _unlike(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the keys of what differs, in both and in mappings inside them."""
+    found = []
+    for key in wanted.keys() & known.keys():
+        if isinstance(wanted[key], dict) and isinstance(known[key], dict):
+            found += [f"{key}.{inner}" for inner in _unlike(known[key], wanted[key])]
+        elif wanted[key] != known[key]:
+            found.append(key)
+    return sorted(found)
 
 
 def is_one(folder: Path) -> bool:
     """Say whether a folder holds such a data set, finished or begun."""
-    return any((home(folder) / name).is_file() for name in (DESCRIPTION, "unfinished.json"))
+    return any((home(folder) / name).is_file() for name in (DESCRIPTION, BEGUN))
 
 
 def describe(folder: Path) -> dict[str, Any]:
