@@ -7,6 +7,7 @@ from tqdm import tqdm
 from ..data.preparation import prepare_pictures
 from ..runtime import distributed
 
+# What this mode reads of a config.
 READS = ("prepare",)
 
 

@@ -167,6 +167,9 @@ def table_of(path: Sequence[str | int]) -> Registry | None:
 def _renamed(section: Mapping, text: str, table: Registry, path: tuple) -> dict[str, Any]:
     """Return a section that names another part, with the arguments that both of them take."""
     name = text.strip().strip("'\"")
+    if table is registry("source"):
+        # A folder's or a TFDS set's is a name, too, and every set is chosen by the same fields.
+        return {**section, "name": name}
     entry = table.find(name, dotted(path))
     if section["name"] == name:
         return dict(section)
@@ -220,7 +223,10 @@ def _takes_a_rule(entry: Constructor, key: str) -> bool:
 
 def _argument(section: Mapping, given: Override, path: tuple, table: Registry, before: tuple):
     """Return the value of an argument that a section did not have yet."""
-    entry, key = table.find(section["name"], dotted(before)), path[0]
+    name, key = section["name"], path[0]
+    if table is registry("source") and name not in table:
+        name = "tfds"
+    entry = table.find(name, dotted(before))
     arguments = taken(entry)
     open_ended = any(one.kind is one.VAR_KEYWORD for one in entry.parameters.values())
     if key not in arguments and not open_ended:

@@ -102,6 +102,7 @@ def test_one_number_of_a_nested_rule_is_overridden():
 
 
 RULE = {"name": "cfg", "scale": 2.0}
+DATA = digits.get_config().data.to_dict()
 KARRAS = {"steps": 32, "sigma_min": 0.002, "sigma_max": 80.0}
 
 
@@ -134,6 +135,16 @@ KARRAS = {"steps": 32, "sigma_min": 0.002, "sigma_max": 80.0}
             {"name": "flow", "steps": 32, "sigma_max": 80.0, "shift": 3.0},
         ),
         (["sampler.solver={'name': 'euler'}"], "sampler.solver", {"name": "euler"}),
+        (
+            ["data.name=out/a set"],
+            "data",
+            DATA | {"name": "out/a set"},
+        ),
+        (
+            ["data.name=cifar10", "data.memory_limit=9"],
+            "data",
+            DATA | {"name": "cifar10", "memory_limit": 9},
+        ),
     ],
 )
 def test_another_part_takes_the_arguments_of_its_own(arguments, section, expected):
@@ -156,6 +167,7 @@ def test_another_part_takes_the_arguments_of_its_own(arguments, section, expecte
         (["training.steps=1.5"], "give a whole number"),
         (["data.flip=perhaps"], "true or false"),
         (["ema.tracked.3=0.1"], "ema.tracked has the entries"),
+        (["data.shuffle=1"], "digits has no argument 'shuffle'"),
         (["guidance=3"], "is a section"),
     ],
 )
