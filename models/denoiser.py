@@ -214,6 +214,15 @@ class Denoiser:
         """Where modes may step in; empty for a network that offers no site."""
         return self.network.sites
 
+    @property
+    def num_classes(self) -> int:
+        """Real classes; 0 when the network takes no label."""
+        return self.network.num_classes
+
+    def condition_like(self, batch: int) -> Any:
+        """Return shapes and types of a batch of conditions; None for a network that takes none."""
+        return self.network.condition_like(batch)
+
     def __call__(
         self,
         x: Float[Array, " batch *shape"],

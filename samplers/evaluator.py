@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from ..guidance.modes import Active, Mode
 from ..guidance.protocol import CLASSIFIER, GIVEN, NULL, Branch
+from .conditions import labels_of, takes_none
 from .networks import Networks
 
 MODES = ("fused", "sequential")
@@ -35,6 +36,9 @@ class Evaluator:
         mode: ``fused`` or ``sequential``.
         to: the noise level that a flow map is to jump to (see `samplers.ctm`), which its network
             takes as the argument ``to``; None for denoisers.
+        guarded: whether ``condition`` holds labels that nobody has looked at: predictions for
+            labels that a network does not know are NaN then, as they always are for labels that
+            a rule draws or holds.
     """
 
     def __init__(
@@ -45,9 +49,12 @@ class Evaluator:
         condition: Any,
         mode: str,
         to: Array | None = None,
+        *,
+        guarded: bool = False,
     ):
         self.networks, self.x, self.sigma = networks, x, sigma
         self.condition, self.mode, self.to = condition, mode, to
+        self.guarded = guarded
 
     def __call__(
         self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
@@ -61,7 +68,7 @@ class Evaluator:
             network, count = branches[group[0]].network, len(group)
             if network == CLASSIFIER:
                 for i in group:
-                    results[i] = self.networks[CLASSIFIER](x, sigma)
+                    results[i] = _require_logits(self.networks[CLASSIFIER](x, sigma), batch)
                 continue
             modes = _active([branches[i].modes for i in group], batch)
             _require_support(network, self.networks[network], modes)
@@ -71,23 +78,39 @@ class Evaluator:
                 options["to"] = self.to
             if count == 1:
                 (i,) = group
-                results[i] = self.networks[network](x, sigma, resolved[i], **options)
+                out = self.networks[network](x, sigma, resolved[i], **options)
+                _require_like(network, out, x.shape, x.dtype)
+                results[i] = self._guarded(branches[i], resolved[i], out)
                 continue
             stacked = jax.tree.map(
                 lambda *parts: jnp.stack(parts, axis=1).reshape((-1, *parts[0].shape[1:])),
                 *(resolved[i] for i in group),
             )
             out = self.networks[network](jnp.repeat(x, count, axis=0), sigma, stacked, **options)
+            _require_like(network, out, (count * batch, *x.shape[1:]), x.dtype)
             out = out.reshape((batch, count, *out.shape[1:]))
             for position, i in enumerate(group):
-                results[i] = out[:, position]
-        return tuple(results)
+                results[i] = self._guarded(branches[i], resolved[i], out[:, position])
+        return tuple(results)  # type: ignore[arg-type]  (every branch is in a group)
 
     def _resolve(self, branch: Branch, batch: int) -> Any:
         if branch.network == CLASSIFIER:
             return None
-        null = getattr(self.networks[branch.network], "null_condition", None)
+        network = self.networks[branch.network]
+        if takes_none(network):
+            return None
+        null = getattr(network, "null_condition", None)
         return _resolved(branch, branch.condition, self.condition, null, batch)
+
+    def _guarded(self, branch: Branch, labels: Any, out: Array) -> Array:
+        """Return NaN for the samples whose labels a network does not know, where that may be."""
+        wanted = branch.condition
+        looked_at = isinstance(wanted, str) and (wanted == NULL or not self.guarded)
+        known = labels_of(self.networks[branch.network])
+        if looked_at or known is None or labels is None or isinstance(labels, Mapping):
+            return out
+        where = known.known(labels).reshape((-1,) + (1,) * (out.ndim - 1))
+        return jnp.where(where, out, jnp.nan)
 
 
 def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) -> Any:
@@ -108,7 +131,9 @@ def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) ->
     if not isinstance(wanted, str):
         wanted = jnp.asarray(wanted)
         like = jax.tree.leaves(given)
-        dtype = like[0].dtype if like else wanted.dtype
+        # A rule's numbers are floats (see `arguments.floats`), and labels are none.
+        labels = jnp.int32 if isinstance(null, int) and wanted.ndim <= 1 else wanted.dtype
+        dtype = like[0].dtype if like else labels
         if jnp.ndim(wanted) == 0:
             return jnp.full((batch,), wanted, dtype)
         return wanted.astype(dtype)
@@ -184,6 +209,28 @@ def _require_support(name: str, network: Callable, modes: tuple[Active, ...]) ->
                 f"{mode.site!r} of a network, and the network {name!r} has none to offer: choose a "
                 f"rule with another reference, or give the denoiser a `modes` argument"
             )
+
+
+def _require_like(name: str, out: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    """Refuse a prediction that is no x0 estimate of its samples, while tracing."""
+    found = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if found != (shape, dtype):
+        said = type(out).__name__ if None in found else f"{found[1]} of shape {found[0]}"
+        raise ValueError(
+            f"samplers.sample: the network {name!r} must return the x0 estimates of its samples, "
+            f"{dtype} of shape {shape}, and returns {said}: return them alone, and as "
+            f".astype(x.dtype)"
+        )
+
+
+def _require_logits(out: Any, batch: int) -> Array:
+    """Return logits, refusing what is none, while tracing."""
+    if getattr(out, "ndim", None) != 2 or out.shape[0] != batch:
+        raise ValueError(
+            f"samplers.sample: the network {CLASSIFIER!r} must return logits of shape ({batch}, "
+            f"classes), one row a sample, and returns {getattr(out, 'shape', type(out).__name__)}"
+        )
+    return out
 
 
 def _require_jumps(name: str, network: Callable) -> None:

@@ -3,7 +3,6 @@
 Wang and Vastola, arXiv 2412.09726: at high noise levels they are close to those of the data.
 """
 
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from ..core.files import home, replacing
 from ..core.pytrees import pytree, static
 from ..core.random import fold_each, keys_per_sample, unit_noise
 from .checks import positive, whole
@@ -40,9 +40,14 @@ class GaussianFit:
     shape: tuple[int, ...] = static()
 
     @property
+    def num_classes(self) -> int:
+        """How many classes have fits of their own; 0 for one fit of all data."""
+        return self.mean.shape[0] - 1 if self.mean.ndim == 2 else 0
+
+    @property
     def null_condition(self) -> int | None:
         """The label of all data's fit; None where there are no classes."""
-        return self.mean.shape[0] - 1 if self.mean.ndim == 2 else None
+        return self.num_classes or None
 
     def denoise(
         self, x: Float[Array, " batch *shape"], sigma: Float[Array, ""] | float, condition=None
@@ -126,11 +131,8 @@ class GaussianFit:
 
     def save(self, path: str | Path) -> None:
         """Write the fit as an .npz file of plain arrays; replaced as a whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with replacing(home(path)) as file:
             np.savez(file, **{name: np.asarray(getattr(self, name)) for name in ARRAYS})
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "GaussianFit":
@@ -141,7 +143,7 @@ class GaussianFit:
         """
         remedy = "make it with samplers.fit_gaussian(data).save(path)"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(home(path), allow_pickle=False) as file:
                 arrays = [file[name] for name in ARRAYS]
         except FileNotFoundError as error:
             raise ValueError(f"there is no Gaussian fit at {str(path)!r}: {remedy}") from error

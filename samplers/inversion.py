@@ -5,9 +5,8 @@ there, decided at the upper level, and draws what is drawn there.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..core.random import fold_each, keys_per_sample
-from ..guidance.protocol import MAIN, Rule
-from .arguments import Fixed, floats, separated
+from ..guidance.protocol import Rule
+from .arguments import Fixed, floats, opaque, separated, state_of
 from .checks import checked
+from .conditions import checked_condition
 from .evaluator import MODES
-from .loop import GuidedDenoiser, segments
-from .networks import Networks, check_networks
+from .loop import Calls, GuidedDenoiser, segments
+from .networks import Networks, by_name, check_networks
+from .programs import program
 from .solvers.euler import Euler
 from .solvers.solver import Interval, Solver
 
@@ -32,12 +33,12 @@ class Program:
     Attributes:
         fixed: networks and rules without their numbers.
         counts: number of steps of each rule, in the schedule's order.
-        mode: ``fused`` or ``sequential``.
+        calls: how networks are called.
     """
 
     fixed: Fixed
     counts: tuple[int, ...]
-    mode: str
+    calls: Calls
 
     def climb(self, numbers: list, intervals: Interval, start: Callable, step: Callable) -> Any:
         """Take all steps from the lowest noise level to the highest; traced.
@@ -62,6 +63,27 @@ class Program:
         return carry
 
 
+class Upward(NamedTuple):
+    """An upward run.
+
+    Attributes:
+        program: what it compiles in.
+        numbers: those of networks and rules.
+        steps: in the schedule's order; each begins at its lower noise level, with the solver's
+            constants for that direction.
+        x: the samples, in the state's type.
+        condition: labels as an array.
+        opaque: whether some network is no pytree.
+    """
+
+    program: Program
+    numbers: list
+    steps: Interval
+    x: Array
+    condition: Any
+    opaque: bool
+
+
 def upward(
     owner: str,
     denoise: Callable | Networks,
@@ -69,12 +91,10 @@ def upward(
     solver: Solver,
     sigmas: np.ndarray,
     x: Float[Array, " batch *shape"],
+    condition: Any,
     branches: str,
-) -> tuple[Program, list, Interval]:
-    """Return the program of an upward run, the numbers it takes, and its steps.
-
-    The steps are in the schedule's order; each begins at its lower noise level, with the solver's
-    constants for that direction.
+) -> Upward:
+    """Return an upward run.
 
     Raises:
         ValueError: as `invert`, in the name of ``owner``.
@@ -88,17 +108,18 @@ def upward(
         )
     if branches not in MODES:
         raise ValueError(f"samplers.{owner}: branches is {' or '.join(MODES)}, got {branches!r}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"samplers.{owner}: x must be floating point, got {x.dtype}")
-    networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
+    x = state_of(owner, "x", x)
+    networks = by_name(owner, denoise)
     parts = segments(rule, solver, sigmas)
     check_networks(owner, rule, parts, sigmas, networks, x)
+    condition, guarded = checked_condition(owner, rule, parts, networks, condition, x)
     fixed, numbers = separated((networks, *floats((rule, [part.rule for part in parts]))))
     counts = tuple(part.steps for part in parts)
     tables = jax.tree.map(lambda table: table[::-1], solver.tables(sigmas[::-1]))
     intervals = Interval(sigmas[1:], sigmas[:-1], tables)
     intervals = jax.tree.map(lambda a: np.asarray(a, x.dtype), intervals)
-    return Program(fixed, counts, branches), numbers, intervals
+    compiled = Program(fixed, counts, Calls(branches, guarded))
+    return Upward(compiled, numbers, intervals, x, condition, opaque(networks))
 
 
 def invert(
@@ -139,8 +160,8 @@ def invert(
         Unit noise: the state at ``sigmas[0]``, divided by it.
 
     Raises:
-        ValueError: sigmas that end in 0 or that `sample` refuses too, a network that the rule
-            needs and that was not given, a number of refinements that is none.
+        ValueError: sigmas that end in 0; sigmas, networks and conditions that `sample` refuses
+            too; a number of refinements that is none.
 
     Source: Song et al., arXiv 2010.02502.
     """
@@ -148,15 +169,15 @@ def invert(
         raise ValueError(
             f"samplers.invert: refinements must be 0 or a positive integer, got {refinements!r}"
         )
-    x = jnp.asarray(x)
-    program, numbers, steps = upward("invert", denoise, rule, Euler(), sigmas, x, branches)
-    keys = keys_per_sample("samplers.invert", key, x.shape[0])
-    return _invert((program, refinements), numbers, x, condition, keys, steps)
+    run = upward("invert", denoise, rule, Euler(), sigmas, x, condition, branches)
+    keys = keys_per_sample("samplers.invert", key, run.x.shape[0])
+    static = run.program, refinements
+    return _invert(static, run.numbers, run.x, run.condition, keys, run.steps, opaque=run.opaque)
 
 
-@partial(jax.jit, static_argnums=0)
+@program
 def _invert(static, numbers, x, condition, keys, intervals):
-    program, refinements = static
+    run, refinements = static
 
     def step(networks, rule, carry, number, interval):
         x, state = carry
@@ -164,7 +185,7 @@ def _invert(static, numbers, x, condition, keys, intervals):
 
         def euler(at, interval):
             # Every evaluation from the same state and keys: what is solved for stands still.
-            denoise = GuidedDenoiser(networks, rule, state, condition, step_keys, program.mode)
+            denoise = GuidedDenoiser(networks, rule, state, condition, step_keys, run.calls)
             after, _, _ = Euler().step(denoise, at, interval, (), None)
             return after, denoise.state
 
@@ -175,5 +196,5 @@ def _invert(static, numbers, x, condition, keys, intervals):
 
         return jax.lax.fori_loop(0, refinements, refined, euler(x, interval))
 
-    x, _ = program.climb(numbers, intervals, lambda rule: (x, rule.init(x)), step)
+    x, _ = run.climb(numbers, intervals, lambda rule: (x, rule.init(x)), step)
     return x / intervals.end[0]

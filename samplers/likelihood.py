@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from .checks import positive, whole
 from .inversion import upward
 from .loop import SOLVER_STREAM, GuidedDenoiser
 from .networks import Networks
+from .programs import program
 from .solvers.heun import heun
 
 TRACES = ("hutchinson", "exact")
@@ -53,9 +53,9 @@ def log_likelihood(
         probes: how many v to average over.
 
     Raises:
-        ValueError: sigmas that end in 0 or that `sample` refuses too, a network that the rule
-            needs and that was not given, a rule with a state or whose noise is of another
-            prediction (CFG++), an unknown trace, or a number of probes that is none.
+        ValueError: sigmas that end in 0; sigmas, networks and conditions that `sample` refuses
+            too; a rule with a state or whose noise is of another prediction (CFG++), an unknown
+            trace, or a number of probes that is none.
 
     Source: Song et al., arXiv 2011.13456, on the probability flow and its instantaneous change of
     variables.
@@ -68,27 +68,28 @@ def log_likelihood(
             "samplers.log_likelihood: the exact trace takes no probes: leave them out, or take "
             "trace='hutchinson'"
         )
-    x = jnp.asarray(x)
-    program, numbers, steps = upward("log_likelihood", denoise, rule, heun(), sigmas, x, branches)
-    if jax.tree.leaves(jax.eval_shape(rule.init, x)):
+    run = upward("log_likelihood", denoise, rule, heun(), sigmas, x, condition, branches)
+    if jax.tree.leaves(jax.eval_shape(rule.init, run.x)):
         raise ValueError(
             f"samplers.log_likelihood: the rule {name_of(rule)} carries a state from step to step "
             f"and so has no flow of x alone: take a rule without one, such as guidance.cfg"
         )
-    keys = keys_per_sample("samplers.log_likelihood", key, x.shape[0])
-    static = program, name_of(rule), int(probes) if trace == "hutchinson" else 0
-    return _log_likelihood(static, numbers, x, condition, keys, steps)
+    keys = keys_per_sample("samplers.log_likelihood", key, run.x.shape[0])
+    static = run.program, name_of(rule), int(probes) if trace == "hutchinson" else 0
+    return _log_likelihood(
+        static, run.numbers, run.x, run.condition, keys, run.steps, opaque=run.opaque
+    )
 
 
-@partial(jax.jit, static_argnums=0)
+@program
 def _log_likelihood(static, numbers, x, condition, keys, intervals):
-    program, owner, probes = static
+    run, owner, probes = static
     dim = math.prod(x.shape[1:])
 
     def step(networks, rule, carry, number, interval):
         x, total, state = carry
         step_keys = fold_each(keys, number)
-        denoise = GuidedDenoiser(networks, rule, state, condition, step_keys, program.mode)
+        denoise = GuidedDenoiser(networks, rule, state, condition, step_keys, run.calls)
         traced = _Traced(owner, denoise, fold_each(step_keys, SOLVER_STREAM), probes)
         x, _, _ = heun().step(traced, x, interval, (), None)
         divergence = dim - sum(traced.traces) / len(traced.traces)
@@ -97,7 +98,7 @@ def _log_likelihood(static, numbers, x, condition, keys, intervals):
     def start(rule):
         return x, jnp.zeros(x.shape[0], x.dtype), rule.init(x)
 
-    end, total, _ = program.climb(numbers, intervals, start, step)
+    end, total, _ = run.climb(numbers, intervals, start, step)
     top = intervals.end[0]
     distance = jnp.sum((end / top) ** 2, axis=tuple(range(1, x.ndim)))
     return total - distance / 2 - dim * (jnp.log(top) + math.log(2 * math.pi) / 2)

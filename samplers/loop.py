@@ -7,9 +7,9 @@ noise levels is not in the program there at all.
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,15 @@ from jaxtyping import Array, Float, Key
 
 from ..core.random import fold_each, keys_per_sample
 from ..core.registry import name_of
-from ..guidance.protocol import MAIN, Guided, Rule
-from .arguments import floats, separated
+from ..guidance.protocol import Guided, Rule
+from .arguments import floats, opaque, separated, state_of
 from .checks import checked
+from .conditions import checked_condition
 from .config import SOLVERS
 from .evaluator import MODES, Evaluator
-from .networks import Networks, check_networks
-from .priors import Gaussian, Prior
+from .networks import Networks, by_name, check_networks, limits, warn_of_a_low_start
+from .priors import Gaussian, Pfgmpp, Prior, check_noise
+from .programs import program
 from .solvers.solver import Interval, Solver
 
 SAVED = ("x", "denoised", "info")
@@ -32,6 +34,18 @@ SAVED = ("x", "denoised", "info")
 SOLVER_STREAM = 2**20
 # Step n draws from stream n of a sample's key; the prior from this one.
 PRIOR_STREAM = 2**20
+
+
+class Calls(NamedTuple):
+    """How networks are called.
+
+    Attributes:
+        branches: ``fused`` or ``sequential``.
+        guarded: see `Evaluator`.
+    """
+
+    branches: str
+    guarded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +99,20 @@ def sample(
             name: ``{"main": ..., "guide": ...}``. A callable with a ``null_condition`` attribute
             has its branches stacked into one call; one without gets ``condition=None`` for the
             unconditional branch. One with a ``sigma_range`` is not asked above it, and of one
-            that is ``latent`` no prediction is thresholded. Pytree
-            callables (`guidestar.models.Denoiser`, `jax.tree_util.Partial`) are passed as
-            arguments, so new weights do not recompile.
+            that is ``latent`` no prediction is thresholded; labels are held to its
+            ``num_classes`` (see `samplers.conditions`). Pytree callables
+            (`guidestar.models.Denoiser`, `jax.tree_util.Partial`) are passed as arguments, so new
+            weights do not recompile. Other callables are traced anew at every call, which costs
+            that time but sees whatever they hold now.
         rule: a guidance rule, ``guidance.cfg(2.0)``; 1 is off.
         solver: ``samplers.heun()``, ``samplers.euler()``, ...
         sigmas: decreasing noise levels known on the host, with or without a final 0.
-        noise: unit normal noise. float32, or float64 where x64 is on; the state keeps its type.
-        condition: passed to the denoiser for the ``given`` branch; None for none.
+        noise: unit normal noise. float32, or float64 where x64 is on; the state keeps its type,
+            and narrower ones are widened to float32.
+        condition: passed to the denoiser for the ``given`` branch: labels ``[batch]`` (an array of
+            integers, or a list), another pytree of arrays, or None for none. A label that is
+            traced, so that it cannot be refused, and that the network does not know gives a
+            sample of NaN.
         key: one key, from which sample i of the batch takes ``fold_in(key, i)``, or one key a
             sample (`samplers.sample_keys`), which makes a sample independent of its batch.
         prior: makes the first state from the noise, ``noise * sigmas[0]`` unless said otherwise.
@@ -106,49 +126,68 @@ def sample(
 
     Raises:
         ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network the rule
-            needs that was not given, thresholding of latents, unknown ``save`` or ``branches``, a
-            rule that the solver is not defined for, or a batch, a schedule or samples that solver
-            or prior cannot take.
+            needs that was not given, labels that a network does not know, guidance that cannot do
+            anything, predictions of another shape or type than their samples', noise that is not
+            of unit size, thresholding of latents, unknown ``save`` or ``branches``, a rule that
+            the solver is not defined for, or a batch, a schedule or samples that solver or prior
+            cannot take.
+
+    Warns:
+        UserWarning: an interval of the rule covers no step, a network is never asked, or unit
+            noise at the schedule's start is not what a network was trained on.
     """
     sigmas = checked(sigmas)
-    networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
+    networks = by_name("sample", denoise)
     saved = (save,) if isinstance(save, str) else tuple(save or ())
     if unknown := set(saved) - set(SAVED):
         raise ValueError(f"samplers.sample: save takes {', '.join(SAVED)}, got {sorted(unknown)}")
     if branches not in MODES:
         raise ValueError(f"samplers.sample: branches is {' or '.join(MODES)}, got {branches!r}")
-    noise = jnp.asarray(noise)
-    if not jnp.issubdtype(noise.dtype, jnp.floating):
-        raise ValueError(f"samplers.sample: noise must be floating point, got {noise.dtype}")
+    noise = state_of("sample", "noise", noise)
+    keys = keys_per_sample("samplers.sample", key, noise.shape[0])
     solver.check(noise.shape[0], condition)
     prior.check(sigmas, noise)
     parts = segments(rule, solver, sigmas)
     check_networks("sample", rule, parts, sigmas, networks, noise)
-    program = [(floats(part.rule), part.solver) for part in parts]
-    fixed, numbers = separated((networks, floats(rule), solver, prior, program))
+    condition, guarded = checked_condition(
+        "sample", rule, parts, networks, condition, noise, prior=prior
+    )
+    check_noise("sample", noise, float(sigmas[0]))
+    if isinstance(prior, (Gaussian, Pfgmpp)):
+        warn_of_a_low_start("sample", parts[0], float(sigmas[0]), networks, noise)
+    steps = [(floats(part.rule), part.solver) for part in parts]
+    fixed, numbers = separated((networks, floats(rule), solver, prior, steps))
+    tables = tables_within(solver, sigmas, limits(parts, networks, noise))
     x, kept = _run(
-        (fixed, tuple(part.steps for part in parts), saved, branches),
+        (fixed, tuple(part.steps for part in parts), saved, Calls(branches, guarded)),
         numbers,
         noise,
         condition,
-        keys_per_sample("samplers.sample", key, noise.shape[0]),
+        keys,
         sigmas.astype(noise.dtype),
-        jax.tree.map(lambda table: np.asarray(table, noise.dtype), solver.tables(sigmas)),
+        jax.tree.map(lambda table: np.asarray(table, noise.dtype), tables),
+        opaque=opaque(networks),
     )
     return (x, kept) if saved else x
 
 
-@partial(jax.jit, static_argnums=0)
+def tables_within(solver: Solver, sigmas: np.ndarray, highest: np.ndarray) -> Any:
+    """Return a solver's tables, for networks that know no more than ``highest`` in each step."""
+    within = getattr(solver, "tables_within", None)
+    return solver.tables(sigmas) if within is None else within(sigmas, highest)
+
+
+@program
 def _run(static, numbers, noise, condition, keys, sigmas, tables):
-    fixed, counts, saved, mode = static
-    networks, rule, solver, prior, program = fixed.filled(numbers)
+    fixed, counts, saved, calls = static
+    networks, rule, solver, prior, parts = fixed.filled(numbers)
     x = prior(noise, sigmas[0], fold_each(keys, PRIOR_STREAM), condition)
     carry = (x, rule.init(x), solver.init(x))
     number = jnp.arange(sum(counts))
     steps = (number, Interval(sigmas[:-1], sigmas[1:], tables))
     kept, start = [], 0
-    for (holds, takes), count in zip(program, counts, strict=True):
-        body = partial(_step, networks, holds, takes, condition, keys, mode, saved)
+    for (holds, takes), count in zip(parts, counts, strict=True):
+        body = partial(_step, networks, holds, takes, condition, keys, calls, saved)
         stop = start + count
         carry, out = jax.lax.scan(body, carry, jax.tree.map(lambda a: a[start:stop], steps))  # noqa: B023
         kept.append(out)
@@ -156,11 +195,11 @@ def _run(static, numbers, noise, condition, keys, sigmas, tables):
     return carry[0], _joined(kept, saved)
 
 
-def _step(networks, rule, solver, condition, keys, mode, saved, carry, step):
+def _step(networks, rule, solver, condition, keys, calls, saved, carry, step):
     x, rule_state, solver_state = carry
     number, interval = step
     step_keys = fold_each(keys, number)
-    denoise = GuidedDenoiser(networks, rule, rule_state, condition, step_keys, mode)
+    denoise = GuidedDenoiser(networks, rule, rule_state, condition, step_keys, calls)
     after, guided, solver_state = solver.step(
         denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
@@ -173,14 +212,16 @@ def _step(networks, rule, solver, condition, keys, mode, saved, carry, step):
 class GuidedDenoiser:
     """What a solver calls (see `solver.Denoise`); it carries the rule's state between calls."""
 
-    def __init__(self, networks, rule, state, condition, keys, mode, count=0):
+    def __init__(self, networks, rule, state, condition, keys, calls, count=0):
         self.state, self.count = state, count
         self._networks, self._rule = networks, rule
-        self._fixed = (condition, keys, mode)
+        self._fixed = (condition, keys, calls)
 
     def __call__(self, x: Array, sigma: Array, to: Array | None = None) -> Guided:
-        condition, keys, mode = self._fixed
-        evaluate = Evaluator(self._networks, x, sigma, condition, mode, to)
+        condition, keys, calls = self._fixed
+        evaluate = Evaluator(
+            self._networks, x, sigma, condition, calls.branches, to, guarded=calls.guarded
+        )
         keys = fold_each(keys, self.count)
         guided, self.state = self._rule.apply(evaluate, x, sigma, self.state, keys)
         self.count += 1

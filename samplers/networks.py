@@ -1,28 +1,79 @@
-"""What a run asks of its networks, refused before anything runs where they cannot answer."""
+"""What a run asks of its networks, refused before anything runs where they cannot answer.
 
+Networks are callables, and say what they know by attributes, all of them optional:
+
+* ``sigma_range``: the lowest and the highest noise level; above it none is asked;
+* ``num_classes``, ``null_condition``, ``condition_like(batch)``: see `conditions`;
+* ``shape``: one sample's; ``latent``: whether that is an autoencoder's;
+* ``sites``: where `guidance.modes` may step in.
+"""
+
+import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core.random import GENERATOR
 from ..core.registry import name_of
-from ..guidance.evaluations import evaluations
-from ..guidance.protocol import Rule
+from ..guidance.evaluations import Counting
+from ..guidance.protocol import CLASSIFIER, MAIN, Branch, Rule
+from ..guidance.wrappers.interval import Between
 from ..guidance.wrappers.thresholding import pixels_alone
 
 Networks = Mapping[str, Callable]
+# A schedule that starts under this share of what a network knows, from unit noise, is said.
+LOW_START = 0.1
 
 
 class Part(Protocol):
     """Consecutive steps of a schedule with one rule."""
 
-    rule: Rule
-    steps: int
+    @property
+    def rule(self) -> Rule:
+        """What holds there."""
+
+    @property
+    def steps(self) -> int:
+        """How many they are."""
+
+
+class Asked(NamedTuple):
+    """A forward pass that a rule asks for.
+
+    Attributes:
+        network: its name.
+        condition: ``given`` or ``null``; the number of the rule's leaf that takes the condition's
+            place; None for any other, such as one that is drawn.
+        view: equal for passes at the same point and with the same modes.
+    """
+
+    network: str
+    condition: str | int | None
+    view: int
+
+
+def by_name(owner: str, denoise: Callable | Networks) -> dict[str, Callable]:
+    """Return networks by name, ``main`` for one alone.
+
+    Raises:
+        ValueError: something that cannot be called, in the name of ``owner``.
+    """
+    networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
+    for name, network in networks.items():
+        if not callable(network):
+            raise ValueError(
+                f"samplers.{owner}: the network {name!r} must be a callable (x, sigma, condition) "
+                f"-> x0 estimate, got {type(network).__name__}"
+            )
+    return networks
 
 
 def check_networks(
@@ -31,7 +82,7 @@ def check_networks(
     parts: Sequence[Part],
     sigmas: np.ndarray,
     networks: Networks,
-    x: Float[Array, " batch *shape"],
+    x: Float[Array, " batch *shape"] | jax.ShapeDtypeStruct,
 ) -> None:
     """Refuse networks that a run cannot use.
 
@@ -40,43 +91,156 @@ def check_networks(
         rule: of the whole run.
         parts: how its steps group.
         sigmas: the schedule.
-        networks: by name; their ``sigma_range`` (lowest, highest) and ``latent`` are looked at.
+        networks: by name.
         x: samples, or their shape and type.
 
     Raises:
-        ValueError: one is missing; noise levels above those that one knows, where it is asked; or
-            thresholding of latents.
+        ValueError: one is missing; noise levels above those that one knows, where it is asked;
+            samples of other channels than a network's; or thresholding of latents.
+
+    Warns:
+        UserWarning: one is never asked, or an interval covers no step.
     """
-    begin = 0
+    begin, used = 0, set()
     for part in parts:
-        asked = sorted(_asked(part.rule, x))
-        if missing := [name for name in asked if name not in networks]:
+        names = sorted({one.network for one in asked(part.rule, x)})
+        if missing := [name for name in names if name not in networks]:
             raise ValueError(
                 f"samplers.{owner}: the rule {name_of(rule)} needs a network named "
                 f"{missing[0]!r}: pass denoise={{'main': ..., {missing[0]!r}: ...}}"
+                f"{_near(missing[0], networks)}"
             )
-        _require_range(owner, float(sigmas[begin]), {name: networks[name] for name in asked})
+        _require_range(owner, float(sigmas[begin]), {name: networks[name] for name in names})
         begin += part.steps
+        used.update(names)
+    idle = _idle_intervals(rule, sigmas)
+    for low, high in idle:
+        warnings.warn(
+            f"samplers.{owner}: the interval ({low:g}, {high:g}] of the rule {name_of(rule)} "
+            f"covers none of the schedule's steps, which start at {sigmas[0]:.4g} and end "
+            f"from {sigmas[-2]:.4g}: nothing is guided there",
+            stacklevel=4,
+        )
+    unused = sorted(networks.keys() - used - {MAIN})
+    if unused and not idle:
+        warnings.warn(
+            f"samplers.{owner}: the rule {name_of(rule)} never asks the network {unused[0]!r} "
+            f"on this schedule; it asks {', '.join(sorted(used))}",
+            stacklevel=4,
+        )
+    _require_channels(owner, networks, x.shape)
     if pixels_alone(rule):
         _require_pixels(owner, networks)
 
 
-def _asked(rule: Rule, x: Array) -> frozenset[str]:
+def limits(
+    parts: Sequence[Part], networks: Networks, x: Array | jax.ShapeDtypeStruct
+) -> Float[np.ndarray, " steps"]:
+    """Return the highest noise level at which every network of a step may be asked."""
+    highest = []
+    for part in parts:
+        names = {one.network for one in asked(part.rule, x)}
+        top = min((_range(networks[name])[1] for name in names), default=math.inf)
+        highest += [top] * part.steps
+    return np.array(highest)
+
+
+def warn_of_a_low_start(
+    owner: str, part: Part, sigma: float, networks: Networks, x: Array | jax.ShapeDtypeStruct
+) -> None:
+    """Say that a schedule begins where unit noise is not what networks were trained on."""
+    for name in sorted({one.network for one in asked(part.rule, x)}):
+        _, highest = _range(networks[name])
+        if math.isfinite(highest) and sigma < LOW_START * highest:
+            warnings.warn(
+                f"samplers.{owner}: the schedule starts at sigma {sigma:g}, and the network "
+                f"{name!r} was trained up to {highest:g}: pure noise is no noised data there "
+                f"unless the data is far smaller. Raise sigma_max, or start from noised data "
+                f"(noise = x / sigmas[0])",
+                stacklevel=3,
+            )
+
+
+def asked(rule: Rule, x: Array | jax.ShapeDtypeStruct) -> frozenset[Asked]:
+    """Return the forward passes of one guided prediction.
+
+    Args:
+        rule: as it holds at one noise level.
+        x: samples, or their shape and type.
+    """
     leaves, structure = jax.tree.flatten(rule)
     kinds = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _networks_of(structure, kinds, x.shape, x.dtype)
+    return _asked(structure, kinds, tuple(x.shape), jnp.dtype(x.dtype))
 
 
 @lru_cache(maxsize=1024)
-def _networks_of(structure, kinds, shape, dtype) -> frozenset[str]:
-    """Return the networks that a kind of rule evaluates; found by tracing, which takes a while."""
+def _asked(structure, kinds, shape, dtype) -> frozenset[Asked]:
+    """Return what a kind of rule asks for; found by tracing, which takes a while."""
     rule = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
-    return frozenset(evaluations(rule, jax.ShapeDtypeStruct(shape, dtype)))
+    found: set[Asked] = set()
+
+    def trace(rule, x):
+        evaluate = _Recording(x, jax.tree.leaves(rule), found)
+        keys = jax.vmap(lambda seed: jax.random.key(seed, impl=GENERATOR))(jnp.arange(x.shape[0]))
+        return rule.apply(evaluate, x, jnp.ones((), x.dtype), rule.init(x), keys)
+
+    jax.eval_shape(trace, rule, jax.ShapeDtypeStruct(shape, dtype))
+    return frozenset(found)
+
+
+class _Recording(Counting):
+    """An ``evaluate`` that notes what it is asked for."""
+
+    def __init__(self, x: Array, leaves: Sequence[Any], found: set[Asked]):
+        super().__init__(x)
+        self.leaves, self.found, self.views = leaves, found, {}
+
+    def __call__(
+        self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
+    ) -> tuple[Array, ...]:
+        # A point of its own is unlike every other.
+        here = None if x is None and sigma is None else object()
+        for branch in branches:
+            identity = (branch.network, here, tuple(map(id, branch.modes)))
+            view = self.views.setdefault(identity, len(self.views))
+            self.found.add(Asked(branch.network, self._condition(branch.condition), view))
+        return super().__call__(branches, x, sigma)
+
+    def _condition(self, wanted: Any) -> str | int | None:
+        if isinstance(wanted, str):
+            return wanted
+        return next((n for n, leaf in enumerate(self.leaves) if leaf is wanted), None)
+
+
+def parts_of(rule: Any) -> Iterator[Any]:
+    """Yield a rule and all dataclasses inside it."""
+    if isinstance(rule, (tuple, list)):
+        for one in rule:
+            yield from parts_of(one)
+    elif dataclasses.is_dataclass(rule) and not isinstance(rule, type):
+        yield rule
+        for field in dataclasses.fields(rule):
+            yield from parts_of(getattr(rule, field.name))
+
+
+def _idle_intervals(rule: Rule, sigmas: np.ndarray) -> list[tuple[float, float]]:
+    starts = sigmas[:-1]
+    ends = ((part.low, part.high) for part in parts_of(rule) if isinstance(part, Between))
+    return [(low, high) for low, high in ends if not ((low < starts) & (starts <= high)).any()]
+
+
+def _near(name: str, networks: Networks) -> str:
+    near = difflib.get_close_matches(name, list(networks))
+    return f"; you gave {near[0]!r}" if near else ""
+
+
+def _range(network: Callable) -> tuple[float, float]:
+    return getattr(network, "sigma_range", None) or (0.0, math.inf)
 
 
 def _require_range(owner: str, sigma: float, networks: Networks) -> None:
     for name, network in networks.items():
-        _, highest = getattr(network, "sigma_range", (0.0, math.inf))
+        _, highest = _range(network)
         # Schedules are computed in float64 and meet their own ends up to rounding.
         if sigma > highest * (1 + 1e-6):
             raise ValueError(
@@ -84,6 +248,18 @@ def _require_range(owner: str, sigma: float, networks: Networks) -> None:
                 f"above the highest noise level {highest:g} that it knows: lower the schedule's "
                 f"sigma_max to {highest:g}, or have another network answer there "
                 f"(guidance.stitched)"
+            )
+
+
+def _require_channels(owner: str, networks: Networks, shape: tuple[int, ...]) -> None:
+    for name, network in networks.items():
+        known = getattr(network, "shape", None)
+        if name == CLASSIFIER or not isinstance(known, tuple):
+            continue
+        if len(known) != len(shape) - 1 or known[-1:] != shape[-1:]:
+            raise ValueError(
+                f"samplers.{owner}: the network {name!r} takes samples of shape {known}, got "
+                f"{tuple(shape[1:])}: give noise of shape {('batch', *known)}"
             )
 
 

@@ -1,6 +1,7 @@
 """Priors: how a trajectory's first state comes from unit noise."""
 
 import dataclasses
+import math
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,10 @@ from .checks import positive
 from .gaussian_fit import GaussianFit
 
 STARTS = ("noise", "fit")
+# Unit noise has a root mean square between these, however few numbers above `FEW` it has.
+SMALL, LARGE, FEW = 0.2, 5.0, 64
+# So many numbers are looked at.
+LOOKED_AT = 2**20
 
 
 class Prior(Protocol):
@@ -40,6 +45,28 @@ class Prior(Protocol):
             keys: one a sample, for anything else that is drawn.
             condition: what the samples are conditioned on, as `samplers.sample` was given it.
         """
+
+
+def check_noise(owner: str, noise: Array, sigma: float) -> None:
+    """Refuse noise that is clearly not of unit size, such as what a prior has made already.
+
+    Below sigma 1, noise may be large: noised data divided by its noise level. Traced noise, and
+    that of other processes, passes.
+
+    Raises:
+        ValueError: in the name of ``owner``.
+    """
+    if isinstance(noise, jax.core.Tracer) or not noise.is_fully_addressable or noise.size < FEW:
+        return
+    if noise.size > LOOKED_AT:
+        noise = noise[: max(1, LOOKED_AT * noise.shape[0] // noise.size)]
+    size = float(np.sqrt(np.mean(np.square(np.asarray(noise)))))
+    if size < SMALL or (size > LARGE and sigma >= 1) or not math.isfinite(size):
+        raise ValueError(
+            f"samplers.{owner}: noise must be of unit size, and its root mean square is "
+            f"{size:.3g}: give samplers.unit_noise(keys, shape) itself; it is multiplied with "
+            f"sigmas[0] = {sigma:g} here"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,9 +50,14 @@ class EdmChurn(Memoryless):
 
     def tables(self, sigmas):
         """Return each step's `Churn`."""
+        return self.tables_within(sigmas, np.full(len(sigmas) - 1, np.inf))
+
+    def tables_within(self, sigmas, highest):
+        """Return each step's `Churn`, raised no further than ``highest``."""
         start = sigmas[:-1]
         churned = (start >= self.s_tmin) & (start <= self.s_tmax)
         gamma = np.where(churned, min(self.s_churn / len(start), math.sqrt(2) - 1), 0)
+        gamma = np.minimum(gamma, np.maximum(highest / start - 1, 0))
         raised = (1 + gamma) * start
         noise = self.s_noise * start * np.sqrt(gamma * (2 + gamma))
         each = map(self.down.tables, np.stack([raised, sigmas[1:]], axis=1))
@@ -81,8 +86,8 @@ def edm_churn(
     Euler's to 0, which returns the prediction. The defaults are the paper's for 256 steps on
     ImageNet at 64 pixels.
 
-    The denoiser is asked at noise levels up to ``(1 + gamma) s_tmax``: keep that within what it
-    was trained on.
+    The denoiser is asked at noise levels up to ``(1 + gamma) s_tmax``; one with a ``sigma_range``
+    no higher than its end, beyond which no noise is added.
 
     Args:
         s_churn: 0 is Heun's method.

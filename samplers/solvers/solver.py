@@ -64,6 +64,12 @@ class Solver(Protocol):
     def tables(self, sigmas: np.ndarray) -> Any:
         """Return per-step constants, computed in float64: a pytree of ``[steps, ...]`` arrays."""
 
+    def tables_within(self, sigmas: np.ndarray, highest: np.ndarray) -> Any:
+        """Return `tables` that ask no network above ``highest``, one noise level a step.
+
+        May be left out by solvers that ask at no higher level than a step starts from.
+        """
+
     def init(self, x: Float[Array, " batch *shape"]) -> Any:
         """Return the state before the first step; ``()`` when stateless."""
 
@@ -97,6 +103,11 @@ class Common:
         """Return no constants."""
         del sigmas
         return ()
+
+    def tables_within(self, sigmas, highest):
+        """Return `tables`: no level is higher than that which a step starts from."""
+        del highest
+        return self.tables(sigmas)
 
     def at(self, step, sigmas):
         """Return this solver, for every step."""

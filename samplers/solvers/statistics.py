@@ -2,16 +2,13 @@
 
 import dataclasses
 import functools
-import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from safetensors.numpy import save as serialise
 from scipy.interpolate import CubicSpline, PPoly
 
+from ...core.files import home, write_arrays
 from ..checks import span
 
 PREDICTIONS = {"data": (1.0, 0.0), "noise": (0.0, -1.0)}
@@ -77,11 +74,8 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, replaced as a whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        partial.write_bytes(serialise(arrays))
-        os.replace(partial, path)
+        write_arrays(home(path), arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "Statistics":
@@ -90,10 +84,14 @@ class Statistics:
         Raises:
             ValueError: no such file, or one that does not hold statistics.
         """
-        path = Path(path)
+        path = home(path)
         remedy = "make one with samplers.calibrate(denoise, rule, ...).save(path)"
         if not path.exists():
             raise ValueError(f"samplers.Statistics: there is no file {path}: {remedy}")
+        # Here, so that sampling alone does not need it.
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
         try:
             arrays = load_file(path)
         except (SafetensorError, OSError) as error:

@@ -8,8 +8,7 @@ With ``lambda = -log sigma`` and ``f = (1 - l) x - D``, elementwise over x from 
 """
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ...core.random import fold_each, normal_like, unit_noise
+from ...core.random import fold_each, keys_per_sample, normal_like, unit_noise
 from ...core.registry import name_of
-from ...guidance.protocol import MAIN, Rule
-from ..arguments import separated
+from ...guidance.protocol import Rule
+from ..arguments import opaque, separated, state_of
 from ..checks import span, whole
+from ..conditions import checked_condition
 from ..evaluator import MODES
-from ..loop import GuidedDenoiser, sample, segments
-from ..networks import Networks, check_networks
+from ..loop import Calls, GuidedDenoiser, sample, segments
+from ..networks import Networks, by_name, check_networks
 from ..solvers.dpmpp import dpmpp
 from ..solvers.statistics import Statistics, grid
 
@@ -100,8 +100,10 @@ def calibrate(
     if branches not in MODES:
         raise ValueError(f"samplers.calibrate: branches is {' or '.join(MODES)}, got {branches!r}")
     x0, shape = _data(x0, shape)
+    if isinstance(condition, (list, tuple)):
+        condition = np.asarray(condition)
     rows = _rows(x0, condition)
-    networks = dict(denoise) if isinstance(denoise, Mapping) else {MAIN: denoise}
+    networks = by_name("calibrate", denoise)
     like = jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float) if x0 is None else x0.dtype)
     if jax.tree.leaves(jax.eval_shape(rule.init, like)):
         raise ValueError(
@@ -115,9 +117,15 @@ def calibrate(
     levels = np.append(sigmas, 0.0)
     parts = segments(rule, dpmpp(), levels)
     check_networks("calibrate", rule, parts, levels, networks, like)
+    condition, guarded = checked_condition(
+        "calibrate", rule, parts, networks, condition, like, batch=rows
+    )
+    calls = Calls(branches, guarded)
+    # Traced once a call of `calibrate` where networks are no pytrees, and then forgotten.
+    ask = _asker() if opaque(networks) else _responses
 
     moments = _Moments(len(sigmas), shape)
-    every = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(int(samples)))
+    every = keys_per_sample("samplers.calibrate", key, int(samples))
     for start in range(0, int(samples), int(batch)):
         keys = every[start : start + int(batch)]
         chosen = (start + np.arange(len(keys))) % rows
@@ -131,8 +139,8 @@ def calibrate(
             states = (x0[chosen] + np.asarray(sigma, x0.dtype) * noise for sigma in sigmas)
         for i, (x, sigma) in enumerate(zip(states, sigmas, strict=True)):
             fixed, numbers = separated((networks, rule.at(float(sigma))))
-            responses = _responses(
-                (fixed, branches, name_of(rule)),
+            responses = ask(
+                (fixed, calls, name_of(rule)),
                 numbers,
                 x,
                 jnp.asarray(sigma, x.dtype),
@@ -144,14 +152,13 @@ def calibrate(
     return moments.statistics(lambdas, like.dtype)
 
 
-@partial(jax.jit, static_argnums=0)
-def _responses(static, numbers, x, sigma, condition, keys, sign_keys):
+def _respond(static, numbers, x, sigma, condition, keys, sign_keys):
     """Return D, dD/dlambda along the flow, and ``v * (dD/dx) v`` for signs v."""
-    fixed, mode, owner = static
+    fixed, calls, owner = static
     networks, rule = fixed.filled(numbers)
 
     def predict(x, sigma):
-        guided = GuidedDenoiser(networks, rule, rule.init(x), condition, keys, mode)(x, sigma)
+        guided = GuidedDenoiser(networks, rule, rule.init(x), condition, keys, calls)(x, sigma)
         if guided.renoise_from is not None:
             raise ValueError(
                 f"samplers.calibrate: the rule {owner} takes its noise from another "
@@ -164,6 +171,14 @@ def _responses(static, numbers, x, sigma, condition, keys, sign_keys):
     signs = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(sign_keys)
     diagonal = signs * derivative(signs, jnp.zeros_like(sigma))
     return denoised, derivative(denoised - x, -sigma), diagonal
+
+
+_responses = jax.jit(_respond, static_argnums=0)
+
+
+def _asker() -> Callable:
+    """Return `_respond` compiled by itself: what it is traced for is forgotten with it."""
+    return jax.jit(lambda *arguments: _respond(*arguments), static_argnums=0)
 
 
 def _trajectories(denoise, rule, sigmas, noise, condition, keys, branches):
@@ -241,12 +256,7 @@ def _data(x0, shape):
                 "samplers.calibrate: without data x0, give the shape of one sample, shape=(...)"
             )
         return None, tuple(shape)
-    x0 = jnp.asarray(x0)
-    if x0.ndim < 1 or not len(x0) or not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(
-            f"samplers.calibrate: x0 must be floating-point data [data, ...] in the denoiser's "
-            f"units, got {x0.dtype} of shape {x0.shape}"
-        )
+    x0 = state_of("calibrate", "x0", x0)
     if shape is not None and tuple(shape) != x0.shape[1:]:
         raise ValueError(
             f"samplers.calibrate: x0 has samples of shape {x0.shape[1:]}, not {tuple(shape)}: "

@@ -11,6 +11,14 @@ SPREAD = 0.5
 MEANS = (-1.0, 1.0)
 
 
+class Unchanging:
+    """Base of networks that never change: a program of one is kept, as it is of a pytree."""
+
+    def __init_subclass__(cls):
+        jax.tree_util.register_static(cls)
+
+
+@jax.tree_util.Partial
 def gaussian(x, sigma, condition):
     """Denoise Gaussian data whose mean the label chooses; None is the mixture's overall mean."""
     if condition is None:
@@ -20,10 +28,10 @@ def gaussian(x, sigma, condition):
     return mean + (x - mean) * SPREAD**2 / (SPREAD**2 + sigma**2)
 
 
-class Labelled:
+class Labelled(Unchanging):
     """The same denoiser, one that knows its null label, so that branches can be stacked."""
 
-    null_condition = len(MEANS)
+    null_condition = num_classes = len(MEANS)
 
     def __init__(self, denoise=gaussian):
         self.denoise = denoise
@@ -34,6 +42,7 @@ class Labelled:
         return self.denoise(x, sigma, condition)
 
 
+@jax.tree_util.Partial
 def weak(x, sigma, condition):
     """A worse denoiser of the same data: it believes the data twice as wide."""
     mean = jnp.asarray((*MEANS, 0.0))[condition].reshape((-1,) + (1,) * (x.ndim - 1))

@@ -17,16 +17,19 @@ from guidestar.samplers.solvers.solver import Interval
 NOISE = np.array([[-1.2], [-0.3], [0.4], [1.5]])
 
 
+@jax.tree_util.Partial
 def denoise_line(x, sigma, condition):
     return line_mixture().denoise(x, sigma)
 
 
+@jax.tree_util.Partial
 def denoise_golden(x, sigma, condition):
     golden = np.load(GOLDEN)
     mixture = GaussianMixture(golden["weights"], golden["means"], golden["covariances"])
     return mixture.denoise(x, sigma)
 
 
+@jax.tree_util.Partial
 def contract(x, sigma, condition):
     return x / (1 + sigma**2)
 

@@ -22,6 +22,7 @@ def share(sigma):
     return SPREAD**2 / (SPREAD**2 + sigma**2)
 
 
+@jax.tree_util.Partial
 def shifted(x, sigma, condition):
     """Denoise N(MEAN, SPREAD^2) exactly."""
     return MEAN + (x - MEAN) * share(sigma)

@@ -11,12 +11,14 @@ from guidestar.models.exact.mixture import GaussianMixture
 UNGUIDED = guidance.unguided()
 
 
+@jax.tree_util.Partial
 def denoise_golden(x, sigma, condition):
     golden = np.load(GOLDEN)
     mixture = GaussianMixture(golden["weights"], golden["means"], golden["covariances"])
     return mixture.denoise(x, sigma)
 
 
+@jax.tree_util.Partial
 def contract(x, sigma, condition):
     return x * SPREAD**2 / (SPREAD**2 + sigma**2)
 

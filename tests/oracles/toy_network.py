@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracles.analytic import MEANS, SPREAD
+from oracles.analytic import MEANS, SPREAD, Unchanging
 
 from guidestar.guidance.modes import ATTENTION, BLOCK, CONDITION_EMBEDDING, TIME_EMBEDDING
 
@@ -15,7 +15,7 @@ PROJECTIONS = _RANDOM.normal(size=(DEPTH, 4, WIDTH, WIDTH))
 PROJECTIONS[:, :2] *= 2  # queries and keys: attention far from uniform
 
 
-class Toy:
+class Toy(Unchanging):
     """Gaussian data of two classes, and a transformer of two layers' opinion about it.
 
     Args:
@@ -23,7 +23,7 @@ class Toy:
         trust: weight of the transformer's opinion.
     """
 
-    null_condition = len(MEANS)
+    null_condition = num_classes = len(MEANS)
     sites = (TIME_EMBEDDING, CONDITION_EMBEDDING, ATTENTION, BLOCK)
 
     def __init__(self, spread=SPREAD, trust=0.3):

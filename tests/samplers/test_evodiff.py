@@ -86,6 +86,7 @@ def test_projections_are_taken_in_each_channel(x64):
         np.testing.assert_allclose(image[..., channel].reshape(2, -1), alone, atol=1e-11)
 
 
+@jax.tree_util.Partial
 def denoise_line_everywhere(x, sigma, condition):
     return denoise_line(jnp.asarray(x).reshape(-1, 1), sigma, condition).reshape(x.shape)
 

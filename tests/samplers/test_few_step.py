@@ -31,6 +31,7 @@ def spread(sigma):
     return np.sqrt(SPREAD**2 + sigma**2) if np.isscalar(sigma) else jnp.sqrt(SPREAD**2 + sigma**2)
 
 
+@jax.tree_util.Partial
 def flow_map(x, sigma, condition, to):
     """Return the prediction with which the exact flow from sigma to another level is written."""
     end = MEAN + (x - MEAN) * spread(to) / spread(sigma)

@@ -14,6 +14,7 @@ from guidestar.samplers.particles.feynman_kac import effective, systematic, worn
 SIGMAS = samplers.karras(9, 0.02, 10.0)
 
 
+@jax.tree_util.Partial
 def tilted(x, sigma, condition):
     """Denoise N(0, 1) without a condition and N(1, 1/4) with one."""
     mean, variance = (0.0, 1.0) if condition is None else (1.0, 0.25)

@@ -16,6 +16,7 @@ from guidestar.samplers.solvers.heun import heun
 ALPHAS = [0.5, 2 / 3, 1.0]
 
 
+@jax.tree_util.Partial
 def gaussian(x, sigma, condition):
     return x * SPREAD**2 / (SPREAD**2 + sigma**2)
 

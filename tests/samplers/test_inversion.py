@@ -17,6 +17,7 @@ def levels(steps):
     return np.geomspace(80.0, 0.002, steps + 1)
 
 
+@jax.tree_util.Partial
 def plain(x, sigma, condition):
     return x * SPREAD**2 / (SPREAD**2 + sigma**2)
 

@@ -46,6 +46,7 @@ def along_the_flow(x, mean, c, sigmas):
     return normal(end, 0.0, sigmas[0]) + np.log(stretch).reshape(len(x), -1).sum(axis=1)
 
 
+@jax.tree_util.Partial
 def plain(x, sigma, condition):
     return x * SPREAD**2 / (SPREAD**2 + sigma**2)
 

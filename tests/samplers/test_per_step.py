@@ -26,12 +26,14 @@ MIXED = (
 )  # fmt: skip
 
 
+@jax.tree_util.Partial
 def denoise_golden(x, sigma, condition):
     golden = np.load(GOLDEN)
     mixture = GaussianMixture(golden["weights"], golden["means"], golden["covariances"])
     return mixture.denoise(x, sigma)
 
 
+@jax.tree_util.Partial
 def contract(x, sigma, condition):
     return x / (1 + sigma**2)
 
@@ -222,6 +224,7 @@ def test_error_falls_with_the_order_of_the_lowest_step(repeat, first, order, x64
     assert abs(slope - order) < 0.2, (slope, errors)
 
 
+@jax.tree_util.Partial
 def denoise_line(x, sigma, condition):
     return line_mixture().denoise(x, sigma)
 
