@@ -41,6 +41,13 @@ LEFT_OUT = {
 }
 
 
+@jax.tree_util.Partial
+def halve(x, sigma, condition):
+    """Return no network's prediction; a pytree, so that its programs are kept."""
+    del sigma, condition
+    return 0.5 * x
+
+
 def overhead(_) -> dict:
     """Measure a trajectory of a trivial denoiser against as many evaluations of DiT-S/2."""
     network = dit_s2(IMAGES[1:])
@@ -48,13 +55,11 @@ def overhead(_) -> dict:
     evaluate = jax.jit(lambda network, x, labels: network(x, jnp.float32(1.0), labels))
     results = {}
     for name in ("euler", "heun", "dpmpp", "ancestral"):
-        solver, sigmas = SOLVERS[name](), samplers.karras(STEPS)
+        solver, sigmas = SOLVERS[name].build(), samplers.karras(STEPS)
         key, rule = jax.random.key(1), guidance.unguided()
 
         def trajectory(solver=solver, sigmas=sigmas, rule=rule, key=key):
-            done = samplers.sample(
-                lambda x, sigma, condition: 0.5 * x, rule, solver, sigmas, noise, labels, key
-            )
+            done = samplers.sample(halve, rule, solver, sigmas, noise, labels, key)
             jax.block_until_ready(done)
 
         count = samplers.plan(solver, sigmas, rule).totals["main"]
@@ -86,12 +91,12 @@ def compiler(network, solver):
 def compilation(network) -> dict:
     """Measure every solver's compile time against Euler's."""
     results = {}
-    for name in sorted(SOLVERS.keys() - LEFT_OUT.keys()):
-        euler, other = (compiler(network, make()) for make in (SOLVERS["euler"], SOLVERS[name]))
+    for name in sorted(set(SOLVERS) - LEFT_OUT.keys()):
+        euler, other = (compiler(network, SOLVERS[one].build()) for one in ("euler", name))
         row = results[name] = summary(paired(euler, other, PAIRS.value))
         spread = f"({row['low']:.2f} to {row['high']:.2f})"
         print(f"{name:20s} {row['median']:.2f} of Euler's compile time {spread}", flush=True)
-    euler = compiler(network, SOLVERS["euler"]())
+    euler = compiler(network, SOLVERS["euler"].build())
     started = time.perf_counter()
     euler()
     seconds = time.perf_counter() - started

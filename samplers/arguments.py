@@ -50,23 +50,27 @@ def floats(tree: Any) -> Any:
 
 
 def state_of(owner: str, name: str, x: Any) -> jax.Array:
-    """Return samples in the type that a sampler's state has: float32, or float64 where x64 is on.
+    """Return samples that can be a sampler's state: float32, or float64 where x64 is on.
 
-    Types of fewer bits are widened: a state that were rounded to them at every step would be the
-    worse the more steps there are.
+    A state that is rounded to fewer bits at every step is the worse the more steps there are.
 
     Raises:
-        ValueError: no floating-point numbers ``[batch, ...]``, in the name of ``owner``.
+        ValueError: no numbers of these types ``[batch, ...]``, in the name of ``owner``.
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"samplers.{owner}: {name} must be floating point, got {x.dtype}")
+    if jnp.finfo(x.dtype).bits < 32:
+        raise ValueError(
+            f"samplers.{owner}: {name} must be float32, as a state of {x.dtype} is rounded at "
+            f"every step: draw it in float32, and let the network alone compute in {x.dtype}"
+        )
     if not x.ndim or not x.shape[0]:
         raise ValueError(
             f"samplers.{owner}: {name} must be one or more samples [batch, ...], got shape "
             f"{x.shape}"
         )
-    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+    return x
 
 
 def _held(leaf: Any) -> Any:

@@ -273,11 +273,11 @@ def _require_a_difference(
         none = takes_none(networks[name])
         if (condition is None or none) and not _off(rule):
             why = f"the network {name!r} takes no condition" if none else "no condition is given"
-            remedy = "" if none else "give labels, "
+            remedy = "Take" if none else "Give labels, or take"
             raise ValueError(
                 f"samplers.{owner}: the rule {name_of(rule)} guides away from the prediction "
                 f"without a condition, and {why}: both are the same, so it can do nothing. "
-                f"{remedy or 'Take '}{'or take ' if remedy else ''}guidance.unguided()"
+                f"{remedy} guidance.unguided()"
             )
 
 

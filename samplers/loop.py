@@ -107,8 +107,7 @@ def sample(
         rule: a guidance rule, ``guidance.cfg(2.0)``; 1 is off.
         solver: ``samplers.heun()``, ``samplers.euler()``, ...
         sigmas: decreasing noise levels known on the host, with or without a final 0.
-        noise: unit normal noise. float32, or float64 where x64 is on; the state keeps its type,
-            and narrower ones are widened to float32.
+        noise: unit normal noise. float32, or float64 where x64 is on; the state keeps its type.
         condition: passed to the denoiser for the ``given`` branch: labels ``[batch]`` (an array of
             integers, or a list), another pytree of arrays, or None for none. A label that is
             traced, so that it cannot be refused, and that the network does not know gives a
@@ -128,9 +127,9 @@ def sample(
         ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network the rule
             needs that was not given, labels that a network does not know, guidance that cannot do
             anything, predictions of another shape or type than their samples', noise that is not
-            of unit size, thresholding of latents, unknown ``save`` or ``branches``, a rule that
-            the solver is not defined for, or a batch, a schedule or samples that solver or prior
-            cannot take.
+            of unit size or has fewer bits than float32, thresholding of latents, unknown ``save``
+            or ``branches``, a rule that the solver is not defined for, or a batch, a schedule or
+            samples that solver or prior cannot take.
 
     Warns:
         UserWarning: an interval of the rule covers no step, a network is never asked, or unit

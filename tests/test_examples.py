@@ -3,7 +3,10 @@
 import runpy
 
 import numpy as np
+import pytest
 from places import ROOT
+
+from guidestar.core.registry import registry
 
 EXAMPLES = ROOT / "examples"
 
@@ -12,3 +15,14 @@ def test_a_loop_of_ones_own_separates_the_classes():
     images = runpy.run_path(str(EXAMPLES / "own_sampler.py"))["main"]()
     means = np.asarray(images).mean(axis=(1, 2, 3))
     assert (means[::2] < -0.5).all() and (means[1::2] > 0.5).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("own_solver", "solver"), ("own_schedule", "schedule")])
+def test_a_part_of_ones_own_is_known_by_its_name(name, kind):
+    example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    registered = {"solver": "noisy", "schedule": "halving"}[kind]
+    assert registered in registry(kind)
+    assert (EXAMPLES / f"{name}.py").read_text().count("\n") <= 40
+    images = np.asarray(example["main"]())
+    # A first-order solver's noise is a little too small, a few per cent at this many steps.
+    np.testing.assert_allclose([images.mean(), images.std()], [1.0, 0.5], atol=0.05)

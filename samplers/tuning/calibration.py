@@ -256,6 +256,12 @@ def _data(x0, shape):
                 "samplers.calibrate: without data x0, give the shape of one sample, shape=(...)"
             )
         return None, tuple(shape)
+    x0 = jnp.asarray(x0)
+    if x0.ndim < 1 or not len(x0) or not jnp.issubdtype(x0.dtype, jnp.floating):
+        raise ValueError(
+            f"samplers.calibrate: x0 must be floating-point data [data, ...] in the denoiser's "
+            f"units, got {x0.dtype} of shape {x0.shape}"
+        )
     x0 = state_of("calibrate", "x0", x0)
     if shape is not None and tuple(shape) != x0.shape[1:]:
         raise ValueError(

@@ -53,6 +53,8 @@ class Line:
         order = np.random.default_rng(0).permutation(self.count)
         self.noise = ndtri(shares)[order, None]
         self.quantiles = np.array([self._quantile(share) for share in shares])
+        # A pytree, so that programs are kept: the mixture does not change.
+        self.denoise = jax.tree_util.Partial(self._predict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,7 +69,7 @@ class Line:
 
         return brentq(excess, self.means[0] - 20, self.means[1] + 20)
 
-    def denoise(self, x, sigma, condition):
+    def _predict(self, x, sigma, condition):
         """Return the exact prediction."""
         del condition
         return self.mixture.denoise(x, sigma)

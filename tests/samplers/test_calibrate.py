@@ -240,7 +240,10 @@ def test_guided_statistics_help_a_guided_denoiser(x64):
     ("make", "message"),
     [
         (lambda: estimate(gaussian, guidance.momentum(0.5), shape=(2,)), "remembers earlier"),
-        (lambda: estimate(gaussian, guidance.cfgpp(0.5), shape=(2,)), "CFG"),
+        (
+            lambda: estimate(gaussian, guidance.cfgpp(0.5), None, jnp.zeros(2, int), shape=(2,)),
+            r"CFG\+\+",
+        ),
         (lambda: estimate(gaussian, guidance.autoguidance(2.0), shape=(2,)), "named 'guide'"),
         (lambda: estimate(gaussian), "shape of one sample"),
         (lambda: estimate(gaussian, x0=jnp.ones((4, 2)), shape=(3,)), "leave shape out"),

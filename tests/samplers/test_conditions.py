@@ -192,7 +192,7 @@ def test_a_guide_of_another_data_set_is_refused():
 
 
 IDLE = {
-    "no condition": (None, CLASSES, "no condition is given.*give labels"),
+    "no condition": (None, CLASSES, "no condition is given.*Give labels"),
     "no condition, nothing known": (None, lambda x, s, c: 0.5 * x, "no condition is given"),
     "a network without classes": (None, Unconditional(), "'main' takes no condition"),
 }

@@ -1,5 +1,8 @@
 """Steps of a wrong kind are refused before anything runs, with the fix named."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,15 +31,15 @@ class Latent(Toy):
     latent = True
 
 
-def run(network, sigmas, rule=None, solver=None):
+def run(network, sigmas, rule=None, solver=None, noise=None, **options):
     return samplers.sample(
         network,
         guidance.unguided() if rule is None else rule,
         samplers.euler() if solver is None else solver,
         sigmas,
-        jnp.ones((2, 4, 4, 1)),
+        jnp.ones((2, 4, 4, 1)) if noise is None else noise,
         jnp.arange(2),
-        keys(2),
+        options.get("key", keys(2)),
     )
 
 
@@ -101,3 +104,154 @@ def test_a_job_whose_images_would_come_out_wrong(schedule, message):
     config.sampler = ConfigDict(dict(solver=dict(name="dpmpp"), schedule=schedule))
     with pytest.raises(UserError, match=message):
         job_from_config(config)
+
+
+def upward(x, network=None, entry=samplers.invert):
+    sigmas = samplers.karras(3, final_zero=False)
+    return entry(network or Toy(), guidance.unguided(), sigmas, x, jnp.arange(2), keys(2))
+
+
+def calibrated(x, network=None):
+    options = dict(intervals=2, samples=2, sigma_max=5.0)
+    rule, key = guidance.unguided(), jax.random.key(0)
+    return samplers.calibrate(network or Toy(), rule, x, jnp.arange(2), key, **options)
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
+def test_a_state_of_few_bits(kind):
+    x = jnp.ones((2, 4, 4, 1), kind)
+    with pytest.raises(ValueError, match=r"samplers\.sample: noise must be float32"):
+        run(Toy(), samplers.karras(3), noise=x)
+    for entry in (upward, partial(upward, entry=samplers.log_likelihood), calibrated):
+        with pytest.raises(ValueError, match="must be float32"):
+            entry(x)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda out: out[..., 0], r"float32 of shape \(4, 4, 4, 1\), and returns .*\(4, 4, 4\)"),
+        (lambda out: out.mean(axis=0, keepdims=True), "must return the x0 estimates"),
+        (lambda out: out.astype(jnp.bfloat16), "returns bfloat16"),
+        (lambda out: (out, out), "returns tuple"),
+    ],
+)
+def test_a_prediction_that_is_none_of_the_samples(name, change, message):
+    class Wrong(Toy):
+        def __call__(self, *args, **options):
+            return change(super().__call__(*args, **options))
+
+    entry = SOLVERS[name]
+    with pytest.raises(ValueError, match=message):
+        steps = entry.steps or entry.least
+        run(Wrong(), samplers.karras(steps), guidance.cfg(2.0), entry.solver)
+
+
+def test_a_prediction_that_is_none_of_the_samples_elsewhere():
+    def wrong(x, sigma, condition):
+        return x[..., 0]
+
+    x = jnp.ones((2, 4, 4, 1))
+    for entry in (upward, partial(upward, entry=samplers.log_likelihood), calibrated):
+        with pytest.raises(ValueError, match="must return the x0 estimates"):
+            entry(x, wrong)
+
+
+@pytest.mark.parametrize("size", [80.0, 0.05, float("nan")])
+def test_noise_that_is_not_of_unit_size(size):
+    noise = size * np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    with pytest.raises(ValueError, match="noise must be of unit size"):
+        run(Toy(), samplers.karras(3), noise=noise)
+
+
+def test_noised_data_over_a_low_noise_level_is_noise():
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    data = np.ones_like(noise)
+    assert np.isfinite(run(Toy(), [0.1, 0.05, 0.0], noise=data / 0.1 + noise)).all()
+
+
+def test_samples_of_other_channels_than_the_networks():
+    class Shaped(Toy):
+        shape = (4, 4, 3)
+
+    with pytest.raises(ValueError, match=r"takes samples of shape \(4, 4, 3\), got \(4, 4, 1\)"):
+        run(Shaped(), samplers.karras(3))
+
+
+@pytest.mark.parametrize("key", [3, None, "seed", np.arange(2), jnp.zeros((2, 2))])
+def test_what_is_no_key(key):
+    with pytest.raises(ValueError, match=r"samplers\.sample: key must be a random key, such as"):
+        run(Toy(), samplers.karras(3), key=key)
+
+
+def test_keys_of_another_generator():
+    key = jax.random.key(0, impl="rbg")
+    for one in (key, jax.random.split(key, 2)):
+        with pytest.raises(ValueError, match="of the generator rbg.*root_key"):
+            run(Toy(), samplers.karras(3), key=one)
+    x = jnp.ones((2, 4, 4, 1))
+    with pytest.raises(ValueError, match=r"samplers\.calibrate: the key is of the generator rbg"):
+        samplers.calibrate(Toy(), guidance.unguided(), x, jnp.arange(2), key)
+
+
+@pytest.mark.parametrize("network", [None, 3, {"main": None}, {"main": Toy(), "guide": "guide"}])
+def test_a_network_that_cannot_be_called(network):
+    with pytest.raises(ValueError, match="must be a callable"):
+        run(network, samplers.karras(3))
+
+
+def test_a_misspelt_network_is_named():
+    with pytest.raises(ValueError, match="needs a network named 'guide'.*you gave 'guid'"):
+        run({"main": Toy(), "guid": Toy()}, samplers.karras(3), guidance.autoguidance(2.0))
+
+
+def test_what_has_no_effect_is_said():
+    sigmas = samplers.karras(3, 0.1, 5.0)
+    with pytest.warns(UserWarning, match="never asks the network 'guide'"):
+        run({"main": Toy(), "guide": Toy()}, sigmas, guidance.cfg(2.0))
+    for rule in (
+        guidance.between(guidance.cfg(2.0), 6.0, 9.0),
+        guidance.higs(guidance.between(guidance.cfg(2.0), 6.0, 9.0)),
+    ):
+        with pytest.warns(UserWarning, match=r"interval \(6, 9\] .*covers none of the schedule"):
+            run(Toy(), sigmas, rule)
+    with pytest.warns(UserWarning, match="starts at sigma 5, and the network 'main' was trained"):
+        run(Known(), sigmas)
+
+
+def test_nothing_is_said_of_what_has_an_effect(recwarn):
+    run({"main": Toy(), "guide": Toy()}, samplers.karras(3), guidance.autoguidance(2.0))
+    run(Known(), samplers.karras(3), guidance.between(guidance.cfg(2.0), 0.1, 80.0))
+    assert not [one for one in recwarn if "samplers" in str(one.message)]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_no_solver_asks_beyond_the_schedule_s_ends_of_a_network_that_knows_no_more(name):
+    levels = []
+
+    class Watched(Toy):
+        sigma_range = (0.05, 40.0)
+
+        def __call__(self, x, sigma, *args, **options):
+            jax.debug.callback(lambda sigma: levels.append(float(sigma)), sigma)
+            return super().__call__(x, sigma, *args, **options)
+
+    entry = SOLVERS[name]
+    steps = entry.steps or max(entry.least, 4)
+    run(Watched(), samplers.karras(steps, 0.05, 40.0), solver=entry.solver)
+    jax.effects_barrier()
+    assert max(levels) <= 40.0 * (1 + 1e-6) and min(levels) >= 0.05 * (1 - 1e-6)
+
+
+def test_churn_goes_up_to_what_the_network_knows_and_is_as_ever_below(x64):
+    sigmas = samplers.karras(8, 0.05, 40.0)
+    solver = samplers.edm_churn(8.0, 0.0, float("inf"))
+    free = solver.tables(sigmas)
+    same = solver.tables_within(sigmas, np.full(8, 1e3))
+    np.testing.assert_array_equal(same.sigma, free.sigma)
+    held = solver.tables_within(sigmas, np.full(8, 50.0))
+    assert free.sigma[0] > 50.0 and held.sigma[0] == pytest.approx(50.0, rel=1e-12)
+    np.testing.assert_allclose(held.noise[0], 1.003 * np.sqrt(50.0**2 - 40.0**2), rtol=1e-12)
+    np.testing.assert_array_equal(held.sigma[1:], free.sigma[1:])
+    np.testing.assert_array_equal(held.noise[1:], free.noise[1:])
