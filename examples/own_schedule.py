@@ -6,11 +6,10 @@ python examples/own_schedule.py
 import jax
 import numpy as np
 
-import guidestar
-from guidestar import guidance, samplers
+from guidestar import guidance, register, samplers
 
 
-@guidestar.register("schedule")
+@register("schedule")
 def halving(steps: int, sigma_max: float = 80.0) -> np.ndarray:
     """Return ``sigma_max / 2^i`` for every step, and the 0 at the end; float64 on the host."""
     return np.append(sigma_max / 2.0 ** np.arange(steps), 0.0)

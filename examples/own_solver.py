@@ -7,12 +7,11 @@ import dataclasses
 
 import jax
 
-import guidestar
-from guidestar import guidance, samplers
+from guidestar import guidance, register, samplers
 from guidestar.samplers.solvers.solver import Memoryless
 
 
-@guidestar.register("solver", name="noisy")
+@register("solver", name="noisy")
 @dataclasses.dataclass(frozen=True)
 class Noisy(Memoryless):
     """Down to ``(1 - share) sigma'``, and up again by noise."""
@@ -30,7 +29,7 @@ class Noisy(Memoryless):
 
 def main() -> jax.Array:
     """Return samples of data of mean 1 and standard deviation 0.5."""
-    solver, schedule = {"name": "noisy", "share": 0.2}, {"name": "karras", "steps": 40}
+    solver, schedule = {"name": "noisy", "share": 0.1}, {"name": "karras", "steps": 40}
     solver, sigmas, _ = samplers.from_config({"solver": solver, "schedule": schedule})
     exact = jax.tree_util.Partial(lambda x, sigma, condition: 1 + (x - 1) / (1 + 4 * sigma**2))
     noise, rule = jax.random.normal(jax.random.key(0), (64, 4, 4, 1)), guidance.unguided()

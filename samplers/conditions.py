@@ -18,7 +18,8 @@ from jaxtyping import Array
 from ..core.registry import name_of
 from ..guidance.protocol import CLASSIFIER, GIVEN, NULL, Rule
 from ..guidance.references.icg import IndependentClass
-from .networks import Asked, Networks, Part, asked, parts_of
+from ..guidance.structure import parts_of
+from .networks import Asked, Networks, Part, asked
 
 
 class Labels(NamedTuple):

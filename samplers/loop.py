@@ -132,7 +132,7 @@ def sample(
             samples that solver or prior cannot take.
 
     Warns:
-        UserWarning: an interval of the rule covers no step, a network is never asked, or unit
+        UserWarning: a part of the rule holds at no step, a network is never asked, or unit
             noise at the schedule's start is not what a network was trained on.
     """
     sigmas = checked(sigmas)

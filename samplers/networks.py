@@ -8,11 +8,10 @@ Networks are callables, and say what they know by attributes, all of them option
 * ``sites``: where `guidance.modes` may step in.
 """
 
-import dataclasses
 import difflib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -24,8 +23,8 @@ from jaxtyping import Array, Float
 from ..core.random import GENERATOR
 from ..core.registry import name_of
 from ..guidance.evaluations import Counting
+from ..guidance.needs import idle_parts
 from ..guidance.protocol import CLASSIFIER, MAIN, Branch, Rule
-from ..guidance.wrappers.interval import Between
 from ..guidance.wrappers.thresholding import pixels_alone
 
 Networks = Mapping[str, Callable]
@@ -99,7 +98,7 @@ def check_networks(
             samples of other channels than a network's; or thresholding of latents.
 
     Warns:
-        UserWarning: one is never asked, or an interval covers no step.
+        UserWarning: one is never asked, or a part of the rule holds at no step.
     """
     begin, used = 0, set()
     for part in parts:
@@ -113,12 +112,11 @@ def check_networks(
         _require_range(owner, float(sigmas[begin]), {name: networks[name] for name in names})
         begin += part.steps
         used.update(names)
-    idle = _idle_intervals(rule, sigmas)
-    for low, high in idle:
+    idle = idle_parts(rule, sigmas)
+    for part in idle:
         warnings.warn(
-            f"samplers.{owner}: the interval ({low:g}, {high:g}] of the rule {name_of(rule)} "
-            f"covers none of the schedule's steps, which start at {sigmas[0]:.4g} and end "
-            f"from {sigmas[-2]:.4g}: nothing is guided there",
+            f"samplers.{owner}: {part} holds at none of the schedule's steps, which start at "
+            f"sigma {sigmas[0]:.4g} down to {sigmas[-2]:.4g}: it has no effect",
             stacklevel=4,
         )
     unused = sorted(networks.keys() - used - {MAIN})
@@ -210,23 +208,6 @@ class _Recording(Counting):
         if isinstance(wanted, str):
             return wanted
         return next((n for n, leaf in enumerate(self.leaves) if leaf is wanted), None)
-
-
-def parts_of(rule: Any) -> Iterator[Any]:
-    """Yield a rule and all dataclasses inside it."""
-    if isinstance(rule, (tuple, list)):
-        for one in rule:
-            yield from parts_of(one)
-    elif dataclasses.is_dataclass(rule) and not isinstance(rule, type):
-        yield rule
-        for field in dataclasses.fields(rule):
-            yield from parts_of(getattr(rule, field.name))
-
-
-def _idle_intervals(rule: Rule, sigmas: np.ndarray) -> list[tuple[float, float]]:
-    starts = sigmas[:-1]
-    ends = ((part.low, part.high) for part in parts_of(rule) if isinstance(part, Between))
-    return [(low, high) for low, high in ends if not ((low < starts) & (starts <= high)).any()]
 
 
 def _near(name: str, networks: Networks) -> str:

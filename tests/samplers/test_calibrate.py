@@ -242,7 +242,7 @@ def test_guided_statistics_help_a_guided_denoiser(x64):
         (lambda: estimate(gaussian, guidance.momentum(0.5), shape=(2,)), "remembers earlier"),
         (
             lambda: estimate(gaussian, guidance.cfgpp(0.5), None, jnp.zeros(2, int), shape=(2,)),
-            r"CFG\+\+",
+            "CFG",
         ),
         (lambda: estimate(gaussian, guidance.autoguidance(2.0), shape=(2,)), "named 'guide'"),
         (lambda: estimate(gaussian), "shape of one sample"),

@@ -181,14 +181,14 @@ def test_samples_of_other_channels_than_the_networks():
 
 @pytest.mark.parametrize("key", [3, None, "seed", np.arange(2), jnp.zeros((2, 2))])
 def test_what_is_no_key(key):
-    with pytest.raises(ValueError, match=r"samplers\.sample: key must be a random key, such as"):
+    with pytest.raises(ValueError, match=r"samplers\.sample: .* is no random key: make one by"):
         run(Toy(), samplers.karras(3), key=key)
 
 
 def test_keys_of_another_generator():
     key = jax.random.key(0, impl="rbg")
     for one in (key, jax.random.split(key, 2)):
-        with pytest.raises(ValueError, match="of the generator rbg.*root_key"):
+        with pytest.raises(ValueError, match="of the generator rbg"):
             run(Toy(), samplers.karras(3), key=one)
     x = jnp.ones((2, 4, 4, 1))
     with pytest.raises(ValueError, match=r"samplers\.calibrate: the key is of the generator rbg"):
@@ -214,7 +214,7 @@ def test_what_has_no_effect_is_said():
         guidance.between(guidance.cfg(2.0), 6.0, 9.0),
         guidance.higs(guidance.between(guidance.cfg(2.0), 6.0, 9.0)),
     ):
-        with pytest.warns(UserWarning, match=r"interval \(6, 9\] .*covers none of the schedule"):
+        with pytest.warns(UserWarning, match=r"between\(.*high=9.* holds at none of the schedule"):
             run(Toy(), sigmas, rule)
     with pytest.warns(UserWarning, match="starts at sigma 5, and the network 'main' was trained"):
         run(Known(), sigmas)
