@@ -87,6 +87,7 @@ def prepare_pictures(
         say(f"nothing to do: {printable(target)} already holds these {len(files):,} pictures")
         return
     _require_space(target, len(files), shape, records_per_shard)
+    _require_memory(min(len(files), records_per_shard), shape)
     writer = record_folder.Writer(
         target,
         description,
@@ -149,6 +150,26 @@ def _require_space(folder: Path, count: int, shape: tuple[int, ...], each: int) 
             f"{needed / 2**20:,.0f} MiB and {printable(folder)} has {free / 2**20:,.0f} MiB free: "
             f"choose another --workdir, or a smaller prepare.size"
         )
+
+
+def _require_memory(records: int, shape: tuple[int, ...]) -> None:
+    needed, free = records * math.prod(shape), _free_memory()
+    if needed > free:
+        raise UserError(
+            f"a shard of {records:,} pictures of {shape[0]}x{shape[1]}x{shape[2]} is made in "
+            f"memory, of which {free / 2**20:,.0f} MiB are free, and takes "
+            f"{needed / 2**20:,.0f}: set prepare.records_per_shard to "
+            f"{max(1, free // math.prod(shape)):,} or less"
+        )
+
+
+def _free_memory() -> int:
+    """Return the free memory in bytes; more than there is where the system does not say."""
+    try:
+        (kibibytes,) = re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(kibibytes) * 1024
+    except (ValueError, OSError):
+        return 2**60
 
 
 def _make(
