@@ -13,11 +13,6 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from jaxtyping import Array, Bool, Float
 
-TIME_EMBEDDING = "time_embedding"
-CONDITION_EMBEDDING = "condition_embedding"
-ATTENTION = "attention"
-BLOCK = "block"
-
 
 class Mode(Protocol):
     """A perturbation of a network's forward pass.

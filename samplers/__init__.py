@@ -1,5 +1,6 @@
 """Noise schedules, solvers and the one sampling loop. Knows guidance's protocol and no network."""
 
+from ..core.noise_levels import convert
 from ..core.random import LABELS, NOISE, STEPS, root_key, sample_keys, unit_noise
 from . import tuning
 from .config import Sampler, from_config
@@ -34,7 +35,6 @@ from .solvers.sa_solver import sa_solver
 from .solvers.solver import Solver
 from .solvers.statistics import Statistics
 from .solvers.unipc import unipc
-from .times import convert
 from .tuning.calibration import calibrate
 
 __all__ = [

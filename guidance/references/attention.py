@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..modes import ATTENTION, Mode, checked_layers
+from ...core.sites import ATTENTION
+from ..modes import Mode, checked_layers
 from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
 

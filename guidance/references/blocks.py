@@ -12,7 +12,8 @@ from jaxtyping import Array, Key
 from ...core.pytrees import pytree, static
 from ...core.random import folded, require_keys
 from ...core.registry import register
-from ..modes import BLOCK, checked_layers
+from ...core.sites import BLOCK
+from ..modes import checked_layers
 from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
 from .attention import InMode

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key
 from ...core.pytrees import pytree, static
 from ...core.random import normal_like, require_keys
 from ...core.registry import register
-from ..modes import CONDITION_EMBEDDING
+from ...core.sites import CONDITION_EMBEDDING
 from ..protocol import Branch, require_finite
 from ..pushes import Perturbed, Push, Scale
 

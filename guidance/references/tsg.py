@@ -12,7 +12,7 @@ from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
 from ...core.random import normal_like, require_keys
 from ...core.registry import register
-from ..modes import TIME_EMBEDDING
+from ...core.sites import TIME_EMBEDDING
 from ..protocol import Branch, require_finite, single
 from ..pushes import Perturbed, Push, Scale
 
@@ -93,7 +93,7 @@ def perturbed_time(
         integer_time: t counts timesteps from 0 to 1000 instead of running from 0 to 1. The
             published s = 2 and alpha = 1 come without a word on it; 2000 times an embedding's
             own spread would leave nothing of it.
-        time: which time t is, ``vp`` or ``flow`` (see `guidance.times`).
+        time: which time t is, ``vp`` or ``flow`` (see `samplers.convert`).
 
     Raises:
         ValueError: a number that is not finite, a negative s, an unknown time.

@@ -110,7 +110,7 @@ def scheduled(
         floor: least value of ``w - 1``, or None: the paper's clamp, with ``linear`` (there 1.1
             for CIFAR-10, 2 for Stable Diffusion 1.5 and 4 for XL).
         power: exponent of ``powered_cosine``, more than 0.
-        time: which time u is, ``vp`` or ``flow`` (see `guidance.times`).
+        time: which time u is, ``vp`` or ``flow`` (see `samplers.convert`).
 
     Raises:
         ValueError: unknown shape, form or time; a number that is not finite; a power that is not

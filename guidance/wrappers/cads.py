@@ -14,7 +14,7 @@ from ...core.noise_levels import TIMES, checked_time
 from ...core.pytrees import pytree, static
 from ...core.random import CONDITION_NOISE, folded, normal_like, require_keys
 from ...core.registry import register
-from ..modes import CONDITION_EMBEDDING
+from ...core.sites import CONDITION_EMBEDDING
 from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, require_finite, single
 from ..pushes import Chain, Push, Stateless, ratio
 from .wrapper import Wrapper
@@ -189,7 +189,7 @@ def cads(
             alone.)
         dynamic: multiply the whole weight of the push by gamma, so that scale 1 is not off any
             more. Needs a `push`-like rule.
-        time: which time tau1 and tau2 are, ``vp`` or ``flow`` (see `guidance.times`).
+        time: which time tau1 and tau2 are, ``vp`` or ``flow`` (see `samplers.convert`).
 
     Raises:
         ValueError: times out of order, a negative noise, mixing outside [0, 1], an unknown time.

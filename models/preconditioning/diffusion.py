@@ -4,13 +4,12 @@ Their loss on the predicted noise is the x0 loss with weight ``1 / sigma^2``.
 """
 
 import dataclasses
-import functools
-import math
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.noise_levels import cosine_table, linear_sigma, linear_time
 from .edm import Coefficients
 
 
@@ -47,18 +46,12 @@ class VP(NoiseWeight):
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Lowest and highest noise level of the process, at times ``epsilon_t`` and 1."""
-        low, high = (
-            math.sqrt(math.expm1(self.beta_d / 2 * t**2 + self.beta_min * t))
-            for t in (self.epsilon_t, 1.0)
-        )
+        low, high = (linear_sigma(t, self.beta_min, self.beta_d) for t in (self.epsilon_t, 1.0))
         return low, high
 
     def time(self, sigma: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the time at which the process has noise level ``sigma``."""
-        exponent = jnp.log1p(sigma**2)
-        root = jnp.sqrt(self.beta_min**2 + 2 * self.beta_d * exponent)
-        # The root of the quadratic that does not cancel where sigma is small.
-        return 2 * exponent / (self.beta_min + root)
+        return linear_time(jnp.asarray(sigma), self.beta_min, self.beta_d)
 
     def coefficients(self, sigma: Float[Array, "..."]) -> Coefficients:
         """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
@@ -92,8 +85,7 @@ class VE(NoiseWeight):
 class IDDPM(NoiseWeight):
     """Improved DDPM's cosine table of noise levels (arXiv 2102.09672), which ADM is trained on.
 
-    ``u_M = 0``, ``u_(j-1) = sqrt((u_j^2 + 1) / max(alpha_bar_(j-1) / alpha_bar_j, least_ratio) -
-    1)`` with ``alpha_bar_j = sin^2(pi/2 j / (M (1 + offset)))``. The network knows the levels
+    The network knows the levels of `core.noise_levels.cosine_table`,
     u_0 > ... > u_(M-1) by their numbers from the other end, ``M - 1 - j``. Channels of a learned
     variance come after those of the noise, where `Denoiser` drops them.
 
@@ -112,7 +104,7 @@ class IDDPM(NoiseWeight):
     @property
     def levels(self) -> np.ndarray:
         """The noise levels u_0 to u_(M-1), decreasing, float64 ``[M]``."""
-        return _iddpm_levels(self.steps, self.least_ratio, self.offset)
+        return cosine_table(self.steps, self.least_ratio, self.offset)[:-1]
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -135,14 +127,3 @@ class IDDPM(NoiseWeight):
     def _step(self, sigma: Array) -> Array:
         rising = self.levels[::-1]
         return jnp.searchsorted(jnp.asarray((rising[1:] + rising[:-1]) / 2, sigma.dtype), sigma)
-
-
-@functools.cache
-def _iddpm_levels(steps: int, least_ratio: float, offset: float) -> np.ndarray:
-    alpha_bar = np.sin(math.pi / 2 * np.arange(steps + 1) / (steps * (offset + 1))) ** 2
-    levels = np.zeros(steps + 1)
-    for j in range(steps, 0, -1):
-        ratio = max(alpha_bar[j - 1] / alpha_bar[j], least_ratio)
-        levels[j - 1] = math.sqrt((levels[j] ** 2 + 1) / ratio - 1)
-    levels.flags.writeable = False
-    return levels[:-1]

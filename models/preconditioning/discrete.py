@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.noise_levels import BETAS, table_log_alpha_bar
 from .diffusion import predicts_noise
 from .edm import Coefficients
 
-BETAS = ("linear", "scaled_linear")
 PREDICTIONS = ("noise", "velocity")
 
 
@@ -104,7 +104,5 @@ class Discrete:
 @lru_cache(maxsize=16)
 def _log_sigmas(beta_start: float, beta_end: float, steps: int, betas: str) -> np.ndarray:
     """Return ``log sigma_j`` of a table, float64 ``[steps]``."""
-    power = 2 if betas == "scaled_linear" else 1
-    spaced = np.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps)
-    log_alpha_bar = np.cumsum(np.log1p(-(spaced**power)))
+    log_alpha_bar = table_log_alpha_bar(beta_start, beta_end, steps, betas)
     return np.log(np.expm1(-log_alpha_bar)) / 2

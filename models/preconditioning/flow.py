@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...core.noise_levels import linear_sigma
 from .diffusion import VP
 from .edm import Coefficients
 
@@ -74,7 +75,7 @@ def _vp_places(sigma):
 
 def _vp_sigma(place, rest):
     del rest
-    return jnp.sqrt(jnp.expm1(PROCESS.beta_d / 2 * place**2 + PROCESS.beta_min * place))
+    return linear_sigma(jnp.asarray(place), PROCESS.beta_min, PROCESS.beta_d)
 
 
 def _vp_coefficients(sigma, place):

@@ -4,16 +4,20 @@ import math
 
 import numpy as np
 
+from ...core.noise_levels import (
+    BETAS,
+    cosine_table,
+    flow_sigma,
+    flow_time,
+    linear_sigma,
+    table_log_alpha_bar,
+    vp_sigma,
+)
 from ...core.registry import register
 from ..checks import plain, positive, span, whole
-from ..times import flow_sigma, flow_time, vp_sigma
 from .ending import ended
 
-# The cosine table of improved DDPM as EDM reads it (arXiv 2206.00364, table 1): its length, the
-# least ratio of neighbouring alpha_bar, and the offset that keeps the first noise level above 0.
-IDDPM_STEPS, IDDPM_LEAST_RATIO, IDDPM_OFFSET = 1000, 0.001, 0.008
 SPACINGS = ("leading", "trailing", "uniform", "quadratic")
-BETAS = ("linear", "scaled_linear")
 
 
 @register("schedule")
@@ -68,7 +72,7 @@ def vp(
             f"samplers.vp: no process with a linear beta goes from sigma {low:g} at time {end:g} "
             f"to {high:g} at time 1; ask for an `end` above {least:.3g}"
         )
-    sigmas = np.sqrt(np.expm1(beta_d / 2 * times**2 + beta_min * times))
+    sigmas = linear_sigma(times, beta_min, beta_d)
     return ended("vp", sigmas, final_zero, high, low)
 
 
@@ -122,9 +126,7 @@ def vp_discrete(
     if not 0 < reach <= 1:
         raise ValueError(f"samplers.vp_discrete: need 0 < reach <= 1, got {reach}")
     chosen = _spaced(int(steps), spacing, int(table), round(reach * table))
-    power = 2 if betas == "scaled_linear" else 1
-    ends = beta_start ** (1 / power), beta_end ** (1 / power)
-    log_alpha_bar = np.cumsum(np.log1p(-(np.linspace(*ends, int(table)) ** power)))
+    log_alpha_bar = table_log_alpha_bar(beta_start, beta_end, int(table), betas)
     return ended("vp_discrete", np.sqrt(np.expm1(-log_alpha_bar[chosen])), final_zero)
 
 
@@ -150,7 +152,7 @@ def iddpm(
     Source: Nichol and Dhariwal, arXiv 2102.09672, as in Karras et al., arXiv 2206.00364, table 1.
     """
     span("iddpm", steps, sigma_min, sigma_max)
-    levels = iddpm_table()
+    levels = cosine_table()
     kept = levels[(levels >= sigma_min) & (levels <= sigma_max)]
     if steps > kept.size:
         raise ValueError(
@@ -159,27 +161,6 @@ def iddpm(
         )
     chosen = np.round(np.linspace(0, kept.size - 1, int(steps))).astype(int)
     return ended("iddpm", kept[chosen], final_zero)
-
-
-def iddpm_table() -> np.ndarray:
-    """Return the noise levels of the cosine schedule, from the highest, 20291, to 0.
-
-    ``u_M = 0``, ``u_(j-1) = sqrt((u_j^2 + 1) / max(alpha_bar_(j-1)/alpha_bar_j, 0.001) - 1)`` with
-    ``alpha_bar_j = sin^2(pi/2 j / (M (1 + 0.008)))``, M = 1000. A network trained on this table
-    knows these levels only.
-
-    Returns:
-        float64 ``[M + 1]``.
-
-    Source: Karras et al., arXiv 2206.00364, table 1, column iDDPM.
-    """
-    j = np.arange(IDDPM_STEPS + 1)
-    alpha_bar = np.sin(math.pi / 2 * j / (IDDPM_STEPS * (IDDPM_OFFSET + 1))) ** 2
-    levels = np.zeros(IDDPM_STEPS + 1)
-    for i in range(IDDPM_STEPS, 0, -1):
-        ratio = max(alpha_bar[i - 1] / alpha_bar[i], IDDPM_LEAST_RATIO)
-        levels[i - 1] = np.sqrt((levels[i] ** 2 + 1) / ratio - 1)
-    return levels
 
 
 @register("schedule")

@@ -7,12 +7,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core.noise_levels import BETA_MAX, BETA_MIN
+from ...core.noise_levels import BETA_MAX, BETA_MIN, flow_time, vp_sigma, vp_time
 from ...core.pytrees import pytree, static
 from ...core.random import unit_noise
 from ...core.registry import register
 from ..checks import plain
-from ..times import flow_time, vp_sigma, vp_time
 from .solver import Memoryless, direction
 
 

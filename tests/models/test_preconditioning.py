@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from guidestar import samplers
+from guidestar.core.noise_levels import cosine_table
 from guidestar.models.preconditioning import EDM, IDDPM, VE, VP, from_config, sigma_range
-from guidestar.samplers.schedules.diffusion_time import iddpm_table
 
 SIGMA = jnp.array([0.02, 0.3, 1.0, 7.0, 75.0])
 FAMILIES = {"vp": VP(), "ve": VE(), "iddpm": IDDPM()}
@@ -44,7 +44,7 @@ def test_the_table_of_improved_ddpm_is_the_published_one():
     assert levels.shape == (1000,) and (np.diff(levels) < 0).all()
     assert levels[0] == pytest.approx(20291, abs=1) and levels[-1] == pytest.approx(0.00643, 1e-3)
     # The sampler has the same table, and each package stands for itself.
-    np.testing.assert_allclose(levels, iddpm_table()[:-1], rtol=1e-12)
+    np.testing.assert_allclose(levels, cosine_table()[:-1], rtol=1e-12)
     assert IDDPM().sigma_range == (levels[-1], levels[0])
     assert IDDPM(steps=10).levels.shape == (10,)
 

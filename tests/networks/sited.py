@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from guidestar.guidance.modes import CONDITION_EMBEDDING, TIME_EMBEDDING
+from guidestar.core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING
 from guidestar.samplers.evaluator import Evaluator
 
 WIDTH = 8

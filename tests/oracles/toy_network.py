@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from oracles.analytic import MEANS, SPREAD, Unchanging
 
-from guidestar.guidance.modes import ATTENTION, BLOCK, CONDITION_EMBEDDING, TIME_EMBEDDING
+from guidestar.core.sites import ATTENTION, BLOCK, CONDITION_EMBEDDING, TIME_EMBEDDING
 
 WIDTH, HEADS, DEPTH = 4, 2, 2
 _RANDOM = np.random.default_rng(0)

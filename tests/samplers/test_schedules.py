@@ -9,16 +9,16 @@ import places
 import pytest
 
 from guidestar import samplers
-from guidestar.samplers.config import SCHEDULES
-from guidestar.samplers.schedules.diffusion_time import iddpm_table
-from guidestar.samplers.times import (
+from guidestar.core.noise_levels import (
     COORDINATES,
+    cosine_table,
     flow_sigma,
     log_snr_of,
     log_snr_sigma,
     vp_sigma,
     vp_time,
 )
+from guidestar.samplers.config import SCHEDULES
 
 GOLDEN = places.GOLDEN / "samplers_gmm.npz"
 VP_TOP = 152.16697  # sqrt(exp(10.05) - 1)
@@ -199,7 +199,7 @@ def test_scaled_betas_end_where_the_lists_for_latents_end():
 
 
 def test_iddpm_takes_whole_entries_of_its_table():
-    table = iddpm_table()
+    table = cosine_table()
     kept = table[(table >= 0.002) & (table <= 81)]
     assert table.shape == (1001,) and kept.size == 992 and kept[0] == table[8]
     np.testing.assert_allclose(kept[[0, -1]], [80.2037, 0.0064254], rtol=1e-5)

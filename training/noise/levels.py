@@ -19,11 +19,10 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Key
 
+from ...core.noise_levels import cosine_table, log_snr_sigma
 from ...core.registry import register
 from ...models.preconditioning.flow import PATHS
 from ...samplers import vp_discrete
-from ...samplers.schedules.diffusion_time import iddpm_table
-from ...samplers.times import log_snr_sigma
 
 WHOLE = (0.0, 1.0)
 HALF_CELL = 2.0**-24
@@ -234,7 +233,7 @@ def iddpm_levels() -> Levels:
 
     Source: Karras et al., arXiv 2206.00364, Table 1, column iDDPM.
     """
-    return Levels(tuple(iddpm_table()[:-1][::-1].tolist()))
+    return Levels(tuple(cosine_table()[:-1][::-1].tolist()))
 
 
 def _uniform_time(owner: str, path: str, low: float, high: float) -> UniformTime:
