@@ -1,9 +1,11 @@
-"""Frozen dataclasses that are pytrees: what rules, transforms, references and modes are made of."""
+"""Frozen dataclasses that are pytrees, and what is static in them."""
 
 import dataclasses
+from functools import cached_property
 from typing import TypeVar
 
 import jax
+import numpy as np
 
 from .text import written
 
@@ -46,3 +48,25 @@ def pytree(cls: type[T]) -> type[T]:
 def static(**options):
     """Declare a dataclass field as structure: part of the compiled program, never traced."""
     return dataclasses.field(metadata={"static": True}, **options)
+
+
+class Constant:
+    """A hashable array, so that it is static structure: part of the program, never traced."""
+
+    def __init__(self, value: np.ndarray):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Constant) and np.array_equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Constant({self.value.dtype}{list(self.value.shape)})"
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.value.shape, self.value.tobytes()))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..core.macs import macs
     from .autoencoders.lite_vae import LiteVAE
     from .autoencoders.sd_vae import SDVAE
-    from .builders import build
+    from .builders import build, create
     from .checkpoints.loading import load_denoiser as load
     from .classifiers.residual import Classifier
     from .conditions import Label, Values
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .unets.dhariwal import DhariwalUNet
     from .unets.edm2 import EDM2UNet
     from .unets.song import SongUNet
+    from .wrapping import wrap
 
 # Where each name lies, and what it is called there if otherwise.
 PLACES: dict[str, tuple[str, str]] = {
@@ -52,9 +53,14 @@ PLACES: dict[str, tuple[str, str]] = {
     "UMD": (".transformers.umd", "UMD"),
     "Values": (".conditions", "Values"),
     "build": (".builders", "build"),
+    "create": (".builders", "create"),
     "load": (".checkpoints.loading", "load_denoiser"),
     "macs": ("..core.macs", "macs"),
+    "wrap": (".wrapping", "wrap"),
 }
+
+# Packages and modules that are imported by their own names.
+BELOW = ("autoencoders", "checkpoints", "conditions", "features", "preconditioning")
 
 __all__ = [
     "SDVAE",
@@ -77,12 +83,16 @@ __all__ = [
     "Spec",
     "Values",
     "build",
+    "create",
     "load",
     "macs",
+    "wrap",
 ]
 
 
 def __getattr__(name: str):
+    if name in BELOW:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, known_as = PLACES[name]
@@ -90,4 +100,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *BELOW})

@@ -6,10 +6,13 @@ Importing this registers every network of this package.
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Array, Key
+
 from ..core.registry import explained, registry
 from .autoencoders import lite_vae, sd_vae
 from .classifiers import residual
 from .convnets import dico, dimr
+from .denoiser import Denoiser
 from .mlps import score_mlp
 from .spec import Spec
 from .transformers import dit, lightning_dit, pixart, sit, umd
@@ -51,6 +54,35 @@ def build(section: Mapping[str, Any], where: str = "model") -> Spec:
         # Shapes alone: a field that does not fit is found before anything is computed.
         spec.shapes  # noqa: B018
     return spec
+
+
+def create(name: str, *, key: Key[Array, ""], size: str | None = None, **fields: Any) -> Denoiser:
+    """Build a network by name, with fresh parameters, as a denoiser in EDM coordinates.
+
+    >>> import jax
+    >>> from guidestar import models
+    >>> denoise = models.create(
+    ...     "dit", key=jax.random.key(0), image_size=8, channels=1, num_classes=10,
+    ...     patch_size=2, width=32, depth=2, heads=2,
+    ... )
+    >>> denoise(jax.numpy.ones((2, 8, 8, 1)), 1.0).shape
+    (2, 8, 8, 1)
+
+    Args:
+        name: ``dit``, ``edm2_unet``, or another that is registered.
+        key: random key of the parameters.
+        size: a published one: ``"XL/2"`` of ``dit`` and ``sit``, ``"XS"`` or ``"img64-S"`` of
+            ``edm2_unet``, ``"ddpmpp-cifar10"`` of ``song_unet``.
+        fields: the network's own; they hold in the place of the size's.
+
+    Raises:
+        UserError: an unknown name or size, with those that there are; a field that the network
+            does not take or that is missing; a classifier or an autoencoder.
+    """
+    chosen = {} if size is None else {"size": size}
+    spec = build({"name": name, **chosen, **fields}, "models.create")
+    with explained("models.create"):
+        return spec.denoiser(spec.initialise(key))
 
 
 def _plain(value: Any) -> Any:

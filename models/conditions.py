@@ -1,13 +1,13 @@
 """What a network is conditioned on, described: a label, named arrays of numbers, or nothing.
 
-A description is a `Label`, the `Parts` of a dictionary, each a `Label` or `Values`, or None. It is
+A description is a `Label`, `Values`, the `Parts` of a dictionary of these, or None. It is
 hashable, so a network that carries one is static under `jax.jit`.
 """
 
 import dataclasses
 import numbers
 from collections.abc import Iterator, Mapping
-from typing import Any, Union
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ class Parts(Mapping):
         return repr(dict(self.pairs))
 
 
-Condition = Union[Label, Parts, None]  # noqa: UP007  (beautified by jaxtyping otherwise)
+Condition = Label | Values | Parts | None
 
 
 def described(condition: Condition | Mapping[str, Label | Values] | int) -> Condition:
@@ -85,7 +85,7 @@ def described(condition: Condition | Mapping[str, Label | Values] | int) -> Cond
     Raises:
         ValueError: something else.
     """
-    if condition is None or isinstance(condition, (Label, Parts)):
+    if condition is None or isinstance(condition, (Label, Values, Parts)):
         return condition
     if isinstance(condition, numbers.Integral) and condition >= 0:
         return Label(int(condition)) if condition else None
@@ -119,6 +119,8 @@ def null_of(condition: Condition, learnt: Mapping[str, Array]) -> Any:
     """
     if isinstance(condition, Label):
         return condition.num_classes if condition.null else None
+    if isinstance(condition, Values):
+        return _null_of("", condition, learnt)
     nulls = {name: _null_of(name, part, learnt) for name, part in (condition or {}).items()}
     return {name: null for name, null in nulls.items() if null is not None} or None
 

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from jaxtyping import Array, Float
 
 from .diffusion import IDDPM, VE, VP
-from .discrete import Discrete
+from .discrete import Discrete, Table
 from .edm import EDM, Coefficients, Direct
 from .flow import Flow
+from .predicted import Predicted
 
 
 class Preconditioner(Protocol):
@@ -75,6 +76,8 @@ __all__ = [
     "Discrete",
     "Flow",
     "Preconditioner",
+    "Predicted",
+    "Table",
     "from_config",
     "sigma_range",
 ]

@@ -34,13 +34,14 @@ class VP(NoiseWeight):
 
     Attributes:
         beta_d, beta_min: slope and start of beta.
-        steps: number of time steps that the network's time input counts.
+        steps: number of time steps that the network's time input counts; 2 for a network that is
+            told t itself.
         epsilon_t: the least time that it was trained on.
     """
 
     beta_d: float = 19.9
     beta_min: float = 0.1
-    steps: int = 1000
+    steps: float = 1000
     epsilon_t: float = 1e-5
 
     @property

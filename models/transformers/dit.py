@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ...core.pytrees import Constant
 from ...core.registry import register
 from ...core.sites import (
     ATTENTION,
@@ -26,7 +27,6 @@ from ..spec import Spec, checked_fields, compute_type, label_of, nothing
 from .parts import (
     TIME_FREQUENCIES,
     Attention,
-    Constant,
     linear,
     modulate,
     patchify,

@@ -138,16 +138,3 @@ class Attention(nnx.Module):
         """Return queries and keys as they are compared; here positions were added before."""
         del grid
         return query, key
-
-
-class Constant:
-    """A hashable array constant, so that nnx treats it as static structure."""
-
-    def __init__(self, value: np.ndarray):
-        self.value = value
-
-    def __eq__(self, other):
-        return isinstance(other, Constant) and np.array_equal(self.value, other.value)
-
-    def __hash__(self):
-        return hash((self.value.shape, self.value.tobytes()))

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ...core.pytrees import Constant
 from ...core.registry import register
 from ...core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
 from ..conditions import LEARNT, Values
@@ -26,7 +27,6 @@ from .dit import SIZES
 from .parts import (
     TIME_FREQUENCIES,
     Attention,
-    Constant,
     linear,
     modulate,
     patchify,
