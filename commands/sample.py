@@ -148,14 +148,14 @@ def require_channels(format: str, channels: int) -> None:
 def _announced(name: str, job: Job, count: int, left: int, workdir: Path) -> str:
     plan = job.plan()
     evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
-    here = "here, " * (jax.process_count() > 1)
+    here = " here" * (jax.process_count() > 1)
     unused = "".join(
         f"\nthe network {one!r} of sampling.weights is left out: the rule asks it nothing"
         for one in job.unused
     )
     return (
-        f"{name}: {count} images of {job.weights['main'].place} to {workdir}, {left} still to make "
-        f"{here}network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds)"
+        f"{name}: {count} images of {job.weights['main'].place} to {workdir}, {left} still to make"
+        f"{here}; network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds)"
         f" on {len(jax.local_devices())} {jax.devices()[0].platform} device(s){unused}"
     )
 

@@ -11,6 +11,7 @@ from ..core.errors import UserError
 from ..core.files import digest_of, sha256
 from ..guidance import CLASSIFIER, MAIN
 from ..models.checkpoints import load, resolve
+from ..models.checkpoints.files import sidecar_of
 from ..models.denoiser import Denoiser, Network
 
 # Where a person names the weights of a network.
@@ -78,7 +79,10 @@ def read_weights(name: str, source: str) -> Weights:
     if not classifies and name == CLASSIFIER:
         raise UserError(f"{PLACE}.{name}: {source} is no classifier")
     path = resolve(source)
-    made_of = {"sha256": sha256(path), "model": digest_of(loaded.sidecar["model"])}
+    made_of = {"sha256": sha256(path)}
+    if sidecar_of(path) is not None:
+        # Beside the arrays, and not in them. Of other files it is found from the arrays.
+        made_of["model"] = digest_of(loaded.sidecar["model"])
     network = Classifier(loaded.params, loaded.network) if classifies else loaded.denoiser
     return Weights(network, made_of, str(path), loaded.sidecar.get("latents"))
 
