@@ -12,13 +12,15 @@ from tqdm import tqdm
 from .. import guidance, samplers
 from ..core.errors import UserError
 from ..data.images import grid, save_png, to_uint8
+from ..guidance import MAIN
 from ..inference.decoder import Decoder, contents, kept_scaling, latent_scaling, load_decoder
 from ..inference.job import Job, build_job, class_labels
-from ..inference.networks import Weights
+from ..inference.networks import Weights, read_weights
 from ..models.autoencoders.scaling import LatentScaling
 from ..runtime import distributed
-from ..runtime.identity import described
+from ..runtime.identity import ELSEWHERE, described
 from ..runtime.store import Store
+from .config.overrides import is_given
 
 # What this mode reads of a config.
 READS = (
@@ -37,7 +39,9 @@ def run(config, workdir: Path) -> None:
 
     Args:
         config: an experiment's config.
-        workdir: gets one PNG an image (or .npz shards), ``grid.png`` and ``sampling.json``.
+        workdir: gets one PNG an image (or .npz shards), ``grid.png`` and ``sampling.json``. One
+            that holds a training run gets them below ``samples``, by default of the run's newest
+            average.
 
     Raises:
         UserError: unusable config, a workdir of another sampling run, images that are not finite,
@@ -45,7 +49,8 @@ def run(config, workdir: Path) -> None:
     """
     section = config.sampling
     require_counts("sampling", count=section.count, batch_size=section.batch_size)
-    job = job_from_config(config)
+    weights, folder = _weights(config, workdir)
+    job = job_from_config(config, weights)
     main = job.main
     if len(main.shape) != 3:
         raise UserError(
@@ -64,13 +69,14 @@ def run(config, workdir: Path) -> None:
     if decoder is not None:
         made_of["decoder"], said["decoder"] = decoder.sha256, section.decoder
     store = Store.claimed(
-        workdir,
+        folder,
         section.format,
         section.count,
         made_of=made_of,
         said=said,
         shape=shape,
         older=lambda stored: _older(stored, job, made_of, said),
+        elsewhere=ELSEWHERE if folder == workdir else f"move {folder} away",
     )
     todo = store.share()
     size = min(section.batch_size, max(len(todo), 1))
@@ -84,17 +90,36 @@ def run(config, workdir: Path) -> None:
 
     if not store.compared:
         store.adopt(make, made_of, said)
-    distributed.say(_announced(config.name, job, section.count, len(todo), workdir))
+    distributed.say(_announced(config.name, job, section.count, len(todo), folder))
     started = time.monotonic()
     with tqdm(total=len(todo), unit="image", dynamic_ncols=True) as bar:
         complete = store.fill(todo, make, section.batch_size, bar.update)
     if complete and distributed.is_primary() and not raw:
         shown = store.read(np.arange(min(GRID_IMAGES, section.count)))
         columns = len(job.classes) if job.classes and len(job.classes) <= 20 else None
-        save_png(workdir / "grid.png", grid(shown, columns=columns), magnify=2)
+        save_png(folder / "grid.png", grid(shown, columns=columns), magnify=2)
     if todo.size:
         seconds = (time.monotonic() - started) / len(todo)
-        distributed.say(f"{seconds:.4f} s an image, compilation included; results in {workdir}")
+        distributed.say(f"{seconds:.4f} s an image, compilation included; results in {folder}")
+
+
+def _weights(config, workdir: Path) -> tuple[dict[str, Weights], Path]:
+    """Return weights that take the place of the config's, and the folder of their samples."""
+    if not ((workdir / "run.json").is_file() or (workdir / "checkpoints").is_dir()):
+        return {}, workdir
+    named = config.sampling.weights.main
+    if named and is_given(config, "sampling.weights.main"):
+        read = read_weights(MAIN, named)
+    else:
+        # What reads checkpoints takes seconds to import.
+        from .config.trained import newest_average
+
+        read = newest_average(config, workdir)
+        distributed.say(
+            f"{workdir} holds a training run, which is sampled from: {read.place}. Others are "
+            f"named by --config.sampling.weights.main"
+        )
+    return {MAIN: read}, workdir / "samples" / read.name
 
 
 def job_from_config(config, weights: Mapping[str, str | Weights] | None = None) -> Job:
@@ -154,9 +179,10 @@ def _announced(name: str, job: Job, count: int, left: int, workdir: Path) -> str
         for one in job.unused
     )
     return (
-        f"{name}: {count} images of {job.weights['main'].place} to {workdir}, {left} still to make"
-        f"{here}; network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds)"
-        f" on {len(jax.local_devices())} {jax.devices()[0].platform} device(s){unused}"
+        f"{name}: {count} images of {job.weights[MAIN].place} to {workdir}, {left} still to "
+        f"make{here}; network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G "
+        f"multiply-adds) on {len(jax.local_devices())} {jax.devices()[0].platform} "
+        f"device(s){unused}"
     )
 
 
@@ -198,7 +224,7 @@ def _older(stored: dict, job: Job, made_of: Mapping[str, Any], said: Mapping[str
             "weights": {
                 name: made_of["weights"][name]
                 if same_name(place, said[f"weights.{name}"])
-                else {"sha256": f"that of {place}"}
+                else made_of["weights"][name] | {"sha256": f"that of {place}"}
                 for name, place in named.items()
             },
         }

@@ -52,12 +52,14 @@ class Weights:
         place: where they lie, for messages.
         latents: the scaling of the latents that the network was trained on, JSON data; None where
             nothing is known of it.
+        name: a folder's, for what is made of them.
     """
 
     network: Denoiser | Classifier
     made_of: Mapping[str, str]
     place: str
     latents: Mapping[str, Any] | None = None
+    name: str = ""
 
 
 def read_weights(name: str, source: str) -> Weights:
@@ -84,7 +86,7 @@ def read_weights(name: str, source: str) -> Weights:
         # Beside the arrays, and not in them. Of other files it is found from the arrays.
         made_of["model"] = digest_of(loaded.sidecar["model"])
     network = Classifier(loaded.params, loaded.network) if classifies else loaded.denoiser
-    return Weights(network, made_of, str(path), loaded.sidecar.get("latents"))
+    return Weights(network, made_of, str(path), loaded.sidecar.get("latents"), path.stem)
 
 
 def require_named(sources: Mapping[str, Any], names: Iterable[str], asking: str) -> None:

@@ -19,6 +19,8 @@ from ..core.files import home, read_json, sha256, write_json
 from ..core.registry import origin
 
 MADE_OF, SAID = "made_of", "said"
+# How to begin anew.
+ELSEWHERE = "choose another --workdir"
 # Numbers that agree so far are the same: another machine may round a last bit otherwise.
 TOLERANCE = 1e-9
 # Arrays of more numbers are told from others by a digest.
@@ -60,6 +62,7 @@ def require_same(
     *,
     what: str,
     older: Callable[[dict], dict] | None = None,
+    elsewhere: str = ELSEWHERE,
 ) -> bool:
     """Refuse a folder whose results are made of something else.
 
@@ -70,6 +73,7 @@ def require_same(
         what: the results, for messages: "images".
         older: of a record that an earlier release wrote, returns those fields of ``made_of`` that
             can be told from it.
+        elsewhere: how to begin anew, for messages.
 
     Returns:
         Whether all of ``made_of`` was compared, and not an older record's part of it.
@@ -77,7 +81,7 @@ def require_same(
     Raises:
         UserError: they differ, with what differs and the way out; or the record is unreadable.
     """
-    way_out = f"choose another --workdir, or restore that file from a copy of the {what}"
+    way_out = f"{elsewhere}, or restore that file from a copy of the {what}"
     stored = read_json(record, way_out)
     if not isinstance(stored, dict):
         raise UserError(f"{record} says nothing of the {what} beside it: {way_out}")
@@ -96,7 +100,7 @@ def require_same(
         raise UserError(
             f"{record.parent} holds {what} made of something else (see {record.name}): {name} was "
             f"{_shown(was)}{_place(name, beside)} and is {_shown(now)}{_place(name, said)}{more}. "
-            f"Give again what they were made of, or choose another --workdir"
+            f"Give again what they were made of, or {elsewhere}"
         )
     return whole
 

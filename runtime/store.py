@@ -21,7 +21,7 @@ from PIL import Image
 from ..core.errors import UserError
 from ..core.files import read_json, write_bytes
 from . import distributed
-from .identity import MADE_OF, plain, require_same, write_record
+from .identity import ELSEWHERE, MADE_OF, plain, require_same, write_record
 
 FORMATS = ("png", "npz")
 RECORD = "sampling.json"
@@ -62,18 +62,26 @@ class Store:
         format: ``png`` or ``npz``.
         count: how many are wanted, numbered from 0; those beyond are left alone.
         shape: of one of them; whatever has another one is made again. None where it isn't known.
+        elsewhere: how to begin anew, for messages.
 
     Raises:
         UserError: an unknown format.
     """
 
     def __init__(
-        self, folder: Path, format: str, count: int, *, shape: tuple[int, ...] | None = None
+        self,
+        folder: Path,
+        format: str,
+        count: int,
+        *,
+        shape: tuple[int, ...] | None = None,
+        elsewhere: str = ELSEWHERE,
     ):
         if format not in FORMATS:
             raise UserError(f"sampling.format {format!r} is not one of {', '.join(FORMATS)}")
         self.root, self.folder = Path(folder), Path(folder) / "images"
         self.format, self.count, self.shape = format, count, shape
+        self._elsewhere = elsewhere
         # Whether everything that results are made of was compared with what is there.
         self.compared = True
         # Indices by name of the files that were seen to be whole; they are not read again.
@@ -107,6 +115,7 @@ class Store:
         said: Mapping[str, str],
         shape: tuple[int, ...] | None = None,
         older: Callable[[dict], dict] | None = None,
+        elsewhere: str = ELSEWHERE,
         say: Callable[[str], Any] = distributed.say,
     ) -> "Store":
         """Return the store of results made of ``made_of``, new or to be gone on with.
@@ -118,14 +127,14 @@ class Store:
             folder, format, count, shape: as in `Store`.
             made_of: JSON data of contents; must agree between runs that share the folder.
             said: where those things lie, by their dotted names in ``made_of``.
-            older: see `identity.require_same`.
+            older, elsewhere: see `identity.require_same`.
             say: is told.
 
         Raises:
             UserError: in every process, a folder of other results or of another format, or two
                 files that hold the same result.
         """
-        store = cls(folder, format, count, shape=shape)
+        store = cls(folder, format, count, shape=shape, elsewhere=elsewhere)
         distributed.require_equal(plain(made_of), "what the results are made of")
         refused: Exception | None = None
         try:
@@ -144,13 +153,15 @@ class Store:
             if not record.is_file():
                 raise UserError(
                     f"{self.folder} holds images, and {record} is gone, which said what they are "
-                    f"made of: choose another --workdir, or restore that file from a copy"
+                    f"made of: {self._elsewhere}, or restore that file from a copy"
                 )
-            self.compared = require_same(record, made_of, said, what="images", older=older)
+            self.compared = require_same(
+                record, made_of, said, what="images", older=older, elsewhere=self._elsewhere
+            )
             if (kept := Store.open(self.root, 0).format) != self.format:
                 raise UserError(
                     f"{self.root} holds images kept as {kept}: set sampling.format={kept}, or "
-                    f"choose another --workdir"
+                    f"{self._elsewhere}"
                 )
         for path in self._files():
             if PARTIAL.fullmatch(path.name):
@@ -202,7 +213,7 @@ class Store:
         if not away <= within:
             raise UserError(
                 f"{self.root} holds images that an earlier release made, and image {index} comes "
-                f"out otherwise now: weights or data were replaced since. Choose another --workdir"
+                f"out otherwise now: weights or data were replaced since; {self._elsewhere}"
             )
 
     def indices(self) -> Int[np.ndarray, " n"]:

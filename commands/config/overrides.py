@@ -31,6 +31,8 @@ OWNERS = {
     "metric": "guidestar.evaluation",
 }
 TRAINING = "guidestar.training.recipes"
+# Where a config keeps the names of the fields that were replaced.
+GIVEN = "_given"
 FLAG = re.compile(r"--?(no)?config[.\[](.*)", re.DOTALL)
 # Noise levels belong to the network: another schedule keeps them.
 RANGE = ("sigma_min", "sigma_max")
@@ -109,7 +111,16 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
     rest = [one for one in overrides if one.path[-1] != "name"]
     for one in (*sorted(named, key=lambda one: len(one.path)), *rest):
         tree = _replaced(tree, one, one.path, ())
-    return _in_order(tree)
+    replaced = _in_order(tree)
+    # Beside the fields, so that no comparison and no record sees it.
+    object.__setattr__(replaced, GIVEN, frozenset(one.name for one in overrides))
+    return replaced
+
+
+def is_given(config: ConfigDict, field: str) -> bool:
+    """Say whether the command line has set a field, alone or with the section that it is in."""
+    names = getattr(config, GIVEN, frozenset())
+    return any(field == name or field.startswith(f"{name}.") for name in names)
 
 
 def _in_order(tree: Any) -> Any:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,13 @@ from places import ROOT
 from tiny_configs.configs import tiny, trained, write_untrained
 
 from guidestar import guidance
+from guidestar.commands.config import overrides
+from guidestar.commands.export import run as export
 from guidestar.commands.sample import job_from_config
 from guidestar.commands.sample import run as sample
+from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
+from guidestar.inference.job import class_labels
 from guidestar.inference.networks import load_networks
 from guidestar.models.checkpoints import load, save
 from guidestar.runtime.store import Store
@@ -34,6 +39,7 @@ CLASSIFIER = {
     "feature_width": 8,
 }
 CLASSIFIED = {"name": "elucd", "scale": 2.0}
+MAIN = ("sampling", "weights", "main")
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +117,15 @@ def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
         "--config.sampler.schedule.steps=4",
     ]
 
-    def start(folder):
+    def start():
         return subprocess.Popen(
-            [*command, f"--workdir={tmp_path / folder}"],
+            [*command, f"--workdir={tmp_path / 'killed'}"],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
-    process, deadline = start("killed"), time.monotonic() + 120
+    process, deadline = start(), time.monotonic() + 120
     images = tmp_path / "killed" / "images"
     while time.monotonic() < deadline and process.poll() is None:
         if images.exists() and sum(1 for _ in images.iterdir()) > 100:
@@ -127,7 +133,9 @@ def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    assert start("killed").wait() == 0 and start("whole").wait() == 0
+    assert start().wait() == 0
+    config.sampling.update(count=400, batch_size=4)
+    sample(config, tmp_path / "whole")
     names = [p.name for p in (tmp_path / "whole" / "images").iterdir()]
     assert len(names) == 400
     for name in names:
@@ -274,6 +282,10 @@ def tiny_with(config, rule):
         ("sampling.classes", "", r"labels in 0\.\.9"),
         ("sampling.classes", "shoe", r"labels in 0\.\.9"),
         ("sampling.count", 0, "at least 1"),
+        ("sampling.count", -3, "at least 1"),
+        ("sampling.batch_size", 0, "sampling.batch_size is 0: give a whole number, at least 1"),
+        ("sampling.branches", "both", "'both' is not one of fused, sequential"),
+        ("sampling.any_decoder", True, "says nothing without sampling.decoder"),
         ("sampling.format", "jpeg", "not one of png, npz"),
         ("sampling.weights.main", "", "weights.main is empty"),
         ("sampling.weights.main", "missing.safetensors", "no weights at"),
@@ -326,6 +338,253 @@ def test_a_full_disk_leaves_whole_files_only(config, tmp_path, monkeypatch):
     assert len(list((tmp_path / "images").iterdir())) == 4
     for path in (tmp_path / "images").iterdir():
         Image.open(path).verify()
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+def copied(weights, path):
+    """Copy weights with what lies beside them."""
+    for suffix in (".safetensors", ".json"):
+        path.with_suffix(suffix).write_bytes(weights.with_suffix(suffix).read_bytes())
+    return path
+
+
+def test_images_are_known_by_what_their_weights_hold(config, weights, tmp_path):
+    config.sampling.update(count=3, batch_size=4)
+    config.sampling.weights.main = str(copied(weights["main"], tmp_path / "net.safetensors"))
+    sample(config, tmp_path / "out")
+    before = bytes_of(tmp_path / "out")
+    config.sampling.count = 4
+    # Moved and renamed, they are the same weights.
+    (tmp_path / "moved").mkdir()
+    config.sampling.weights.main = str(
+        copied(weights["main"], tmp_path / "moved/other.safetensors")
+    )
+    sample(config, tmp_path / "out")
+    assert len(bytes_of(tmp_path / "out")) == 4
+    assert before.items() <= bytes_of(tmp_path / "out").items()
+    # Others in the same place are others.
+    copied(weights["guide"], moved)
+    config.sampling.count = 6
+    with pytest.raises(UserError, match=r"weights\.main\.\w+ was '.*other.safetensors\) and is"):
+        sample(config, tmp_path / "out")
+    assert len(bytes_of(tmp_path / "out")) == 4
+
+
+def earlier_record(config):
+    """Return what an earlier release wrote beside images."""
+    kept = config.sampling.to_dict()
+    for machine in ("batch_size", "branches", "count", "any_decoder"):
+        kept.pop(machine)
+    parts = {name: config[name].to_dict() for name in ("guidance", "sampler")}
+    return {"seed": config.seed, **parts, "sampling": kept}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"guidance.scale": 2.5}, "rule.scale was 2.5 and is 2.0"),
+        ({"seed": 1}, "seed was 1 and is 0"),
+        ({"sampling.classes": "3,7"}, "classes was"),
+        ({"sampler.schedule.steps": 5}, "sigmas was"),
+        ({"sampling.weights.main": "a/b.safetensors"}, "that of a/b.safetensors"),
+        ({"guidance.name": "nosuch"}, "an earlier release made the images there"),
+        ("replaced", "image 0 comes out otherwise now: weights or data were replaced since"),
+    ],
+)
+def test_an_earlier_releases_images_are_continued_where_they_agree(
+    config, weights, tmp_path, change, message
+):
+    config.sampling.update(count=3, batch_size=4)
+    main = copied(weights["main"], tmp_path / "net.safetensors")
+    config.sampling.weights.main = str(main)
+    out = tmp_path / "out"
+    sample(config, out)
+    with_changes = config.copy_and_resolve_references()
+    if change == "replaced":
+        copied(weights["guide"], main)
+    else:
+        with_changes.update_from_flattened_dict(change)
+    (out / "sampling.json").write_text(json.dumps(earlier_record(with_changes)))
+    before = bytes_of(out)
+    config.sampling.count = 4
+    if message:
+        with pytest.raises(UserError, match=message):
+            sample(config, out)
+        assert bytes_of(out) == before
+        return
+    sample(config, out)
+    assert before.items() < bytes_of(out).items()
+    assert json.loads((out / "sampling.json").read_text())["made_of"]["weights"]["main"]
+
+
+def test_images_that_are_not_finite_are_named_and_not_written(config, tmp_path):
+    config.sampling.update(count=7, batch_size=4)
+    config.guidance.scale = 3e38
+    match = r"images 0, 1, 2, 3 are not finite, from step 1 of 4 on \(sigma 9.723\)"
+    with pytest.raises(UserError, match=match):
+        sample(config, tmp_path)
+    assert not list((tmp_path / "images").iterdir())
+    # What the message says to change is changed, and the same folder serves.
+    config.guidance.scale = 2.0
+    sample(config, tmp_path)
+    assert len(bytes_of(tmp_path)) == 7
+
+
+def network(num_classes=10, null=True):
+    null_condition = num_classes if num_classes and null else None
+    inner = SimpleNamespace(num_classes=num_classes)
+    return SimpleNamespace(network=inner, null_condition=null_condition)
+
+
+@pytest.mark.parametrize(
+    ("classes", "main", "labels"),
+    [
+        ("all", network(3), (0, 1, 2)),
+        ("all", network(0), None),
+        ("none", network(3), None),
+        ("none", network(0), None),
+        (" 3, 7 ,9", network(), (3, 7, 9)),
+        ([3, 7], network(), (3, 7)),
+        ((np.int64(4),), network(), (4,)),
+        (np.array([4, 5]), network(), (4, 5)),
+        ("10", network(), (10,)),
+    ],
+)
+def test_classes_are_labels_in_any_spelling(classes, main, labels):
+    assert class_labels(classes, main) == labels
+
+
+@pytest.mark.parametrize(
+    ("classes", "main", "message"),
+    [
+        ("", network(), r"labels in 0\.\.9 separated by commas \(10 is the null class\)"),
+        (",", network(), r"labels in 0\.\.9"),
+        ("3,,7", network(), r"labels in 0\.\.9"),
+        ("-1", network(), r"labels in 0\.\.9"),
+        ("11", network(), r"labels in 0\.\.9"),
+        ("1.0", network(), r"labels in 0\.\.9"),
+        ("1e3", network(), r"labels in 0\.\.9"),
+        ("9" * 5000, network(), r"labels in 0\.\.9"),
+        ("ALL", network(), r"labels in 0\.\.9"),
+        ([], network(), r"labels in 0\.\.9"),
+        ([-1], network(), r"labels in 0\.\.9"),
+        ([1.0], network(), r"labels in 0\.\.9"),
+        ([True], network(), r"labels in 0\.\.9"),
+        (["3"], network(), r"labels in 0\.\.9"),
+        (3, network(), r"labels in 0\.\.9"),
+        (None, network(), r"labels in 0\.\.9"),
+        ("3,7,3", network(), "has 3 more than once"),
+        ("10", network(null=False), r"labels in 0\.\.9 separated by commas$"),
+        ("none", network(null=False), "has learnt no prediction without a class"),
+        ("3", network(0), "knows no classes"),
+    ],
+)
+def test_classes_that_a_network_does_not_know_are_refused(classes, main, message):
+    with pytest.raises(UserError, match=message):
+        class_labels(classes, main)
+
+
+def test_a_guide_of_other_classes_is_refused_and_one_without_serves(config, tmp_path):
+    config = tiny_with(config, {"name": "autoguidance", "scale": 2.0})
+    for count, message in ((5, "guide knows 5 classes and the main network 10"), (0, "")):
+        model = tiny().model.to_dict() | {"num_classes": count, "width": 8}
+        path = write_untrained(tmp_path / f"{count}.safetensors", model)
+        config.sampling.weights.guide = str(path)
+        if message:
+            with pytest.raises(UserError, match=message):
+                job_from_config(config)
+        else:
+            config.sampler.schedule.steps = 2
+            assert np.isfinite(job_from_config(config).images(np.arange(3))).all()
+
+
+def test_a_network_that_nothing_asks_is_left_out_and_said(config, tmp_path, capsys):
+    config.sampling.count = 2
+    sample(config, tmp_path / "out")
+    assert "the network 'guide' of sampling.weights is left out" in capsys.readouterr().out
+    assert job_from_config(config).networks.keys() == {"main"}
+    # Where it lies is looked at all the same.
+    config.sampling.weights.guide = str(tmp_path / "misspelt.safetensors")
+    with pytest.raises(UserError, match="no weights at"):
+        job_from_config(config)
+
+
+def test_what_a_job_evaluates_is_counted_once(config, monkeypatch):
+    job = job_from_config(config)
+    assert job.plan() is job.plan()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, "3"])
+def test_seeds_that_are_none_are_refused(config, seed):
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():
+        config.seed = seed
+    with pytest.raises(UserError, match="give a whole number from 0 to 2"):
+        job_from_config(config)
+
+
+def test_samples_that_are_no_images_are_refused(config, tmp_path):
+    config.sampling.weights.main = "fractal2d_main"
+    config.guidance = {"name": "unguided"}
+    config.sampler.schedule.sigma_max = 5.0
+    with pytest.raises(UserError, match=r"makes samples of shape \(2,\), which are no images"):
+        sample(config, tmp_path)
+
+
+# A training run's folder.
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of four steps, of a model of its own."""
+    config = tiny(steps=4)
+    config.model.width = 24
+    folder = tmp_path_factory.mktemp("run")
+    train(config, folder)
+    return folder
+
+
+def test_a_runs_folder_gives_samples_of_what_was_trained_there(
+    config, weights, run_folder, tmp_path, capsys
+):
+    config.sampling.update(count=3, batch_size=4)
+    config.sampling.weights.main = "digits"  # a config's default
+    config.sampler.schedule.steps = 2
+    sample(config, run_folder)
+    assert f"step 4 of {run_folder}" in capsys.readouterr().out
+    of_run = Store.open(run_folder / "samples" / "step_4", 3).read(np.arange(3))
+    as_trained = tiny(steps=4)
+    as_trained.model.width = 24
+    config.sampling.weights.main = str(export(as_trained, run_folder))
+    sample(config, tmp_path)
+    exported = Store.open(tmp_path, 3).read(np.arange(3))
+    # Exported weights are rounded to float16.
+    assert np.abs(of_run.astype(int) - exported).max() <= 3 and of_run.std() > 1
+    # Of weights that are named, those; beside the others.
+    given = overrides.apply(config, [overrides.Override(MAIN, str(weights["main"]))])
+    sample(given, run_folder)
+    assert (run_folder / "samples" / "main" / "grid.png").exists()
+    # The folder is still that of the run, which goes on.
+    assert not (run_folder / "images").exists()
+
+
+def test_other_samples_of_a_run_say_what_to_move(config, run_folder):
+    config.sampling.update(count=3, batch_size=4)
+    config.sampler.schedule.steps = 2
+    sample(config, run_folder)
+    config.guidance.scale = 3.0
+    with pytest.raises(UserError, match=r"Give again .* or move .*samples/step_4 away"):
+        sample(config, run_folder)
+
+
+def test_a_run_that_saved_nothing_says_so(config, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="saved nothing to sample from: run --mode=train"):
+        sample(config, tmp_path)
 
 
 # Weight files.
