@@ -358,10 +358,9 @@ def test_images_are_known_by_what_their_weights_hold(config, weights, tmp_path):
     before = bytes_of(tmp_path / "out")
     config.sampling.count = 4
     # Moved and renamed, they are the same weights.
-    (tmp_path / "moved").mkdir()
-    config.sampling.weights.main = str(
-        copied(weights["main"], tmp_path / "moved/other.safetensors")
-    )
+    moved = tmp_path / "moved" / "other.safetensors"
+    moved.parent.mkdir()
+    config.sampling.weights.main = str(copied(weights["main"], moved))
     sample(config, tmp_path / "out")
     assert len(bytes_of(tmp_path / "out")) == 4
     assert before.items() <= bytes_of(tmp_path / "out").items()
