@@ -223,6 +223,7 @@ class _Batches:
             here = epochs == epoch
             rows[here] = epoch_order(self.seed, int(epoch), count)[offsets[here]]
         x, condition = self.source.read(rows)
+        self._require_labels(condition, rows)
         if self.source.draw is not None:
             noise = normal(self.seed, DRAW, positions, self.source.shape)
             x = self.source.draw(x, noise)
@@ -232,6 +233,19 @@ class _Batches:
         if x.dtype == np.uint8:
             x = x.astype(np.float32) / np.float32(127.5) - np.float32(1)
         return {"x": x, "condition": condition, "index": positions}
+
+    def _require_labels(self, condition: Any, rows: Int[np.ndarray, " share"]) -> None:
+        """Refuse labels outside of the classes; conditions of other kinds pass."""
+        classes = self.source.num_classes
+        if not classes or not isinstance(condition, np.ndarray) or condition.ndim != 1:
+            return
+        wrong = np.flatnonzero((condition < 0) | (condition >= classes))
+        if wrong.size:
+            raise UserError(
+                f"example {rows[wrong[0]]} of {self.source.name} has the label "
+                f"{condition[wrong[0]]}, and its classes are 0 to {classes - 1}: choose a split "
+                f"with labels, or make the data set again"
+            )
 
 
 class Pipeline(Iterator):

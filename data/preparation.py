@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -26,8 +25,6 @@ NOTED = "unreadable.txt"
 ALONE = 400
 # Pictures beyond what may be unreadable, after which no more are looked for.
 ENOUGH = 1000
-# Bytes that a record takes on disk beside its own.
-RECORD_OVERHEAD, SHARD_OVERHEAD = 128, 2**17
 
 
 def prepare_pictures(
@@ -86,7 +83,7 @@ def prepare_pictures(
     if record_folder.holds(target, description):
         say(f"nothing to do: {printable(target)} already holds these {len(files):,} pictures")
         return
-    _require_space(target, len(files), shape, records_per_shard)
+    record_folder.require_space(target, len(files), description)
     _require_memory(min(len(files), records_per_shard), shape)
     writer = record_folder.Writer(
         target,
@@ -135,21 +132,6 @@ def _check(source, size, channels, records_per_shard, most_damaged) -> None:
 
 def _below(path: Path, folder: Path) -> bool:
     return folder.resolve() in (path.resolve(), *path.resolve().parents)
-
-
-def _require_space(folder: Path, count: int, shape: tuple[int, ...], each: int) -> None:
-    """Refuse what the disk has no space for, shards that are there aside."""
-    there = sum(path.stat().st_size for path in folder.glob("[0-9]*.array_record"))
-    shards = math.ceil(count / each)
-    needed = count * (math.prod(shape) + RECORD_OVERHEAD) + shards * SHARD_OVERHEAD - there
-    disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(disk).free
-    if needed > free:
-        raise UserError(
-            f"{count:,} pictures of {shape[0]}x{shape[1]}x{shape[2]} need about "
-            f"{needed / 2**20:,.0f} MiB and {printable(folder)} has {free / 2**20:,.0f} MiB free: "
-            f"choose another --workdir, or a smaller prepare.size"
-        )
 
 
 def _require_memory(records: int, shape: tuple[int, ...]) -> None:

@@ -7,7 +7,9 @@ that are missing, and what is unfinished is never taken for a data set.
 """
 
 import json
+import math
 import os
+import shutil
 import threading
 import uuid
 import warnings
@@ -35,6 +37,8 @@ WRITING = "group_size:1,uncompressed"
 READING = "readahead_buffer_size:0,max_parallelism:0"
 # Of the records of a folder, the share that may be damaged before a run stops.
 MOST_DAMAGED = 0.001
+# Bytes on disk beside those of a record, and of a shard.
+RECORD_OVERHEAD, SHARD_OVERHEAD = 128, 2**17
 # Records of a shard that tell it from those of another set.
 SAMPLED = 16
 
@@ -152,6 +156,32 @@ class Writer:
 
 def _described(description: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"format": FORMAT, **description}))
+
+
+def require_space(folder: Path, count: int, description: Mapping[str, Any]) -> None:
+    """Refuse a data set that the disk has no space for, shards that are there aside.
+
+    Args:
+        folder: where it is to be.
+        count: its records.
+        description: what `Writer` is given, with ``records_per_shard``.
+
+    Raises:
+        UserError: with what is needed and what is free.
+    """
+    folder, shape = Path(folder), description["shape"]
+    there = sum(path.stat().st_size for path in folder.glob("[0-9]*.array_record"))
+    each = math.prod(shape) * np.dtype(DTYPES[description["dtype"]]).itemsize + RECORD_OVERHEAD
+    shards = math.ceil(count / description["records_per_shard"])
+    needed = count * each + shards * SHARD_OVERHEAD - there
+    disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(disk).free
+    if needed > free:
+        raise UserError(
+            f"{count:,} examples of {'x'.join(map(str, shape))} need about "
+            f"{needed / 2**20:,.0f} MiB and {folder} has {free / 2**20:,.0f} MiB free: choose "
+            f"another --workdir, or fewer or smaller examples"
+        )
 
 
 def holds(folder: Path, description: Mapping[str, Any]) -> bool:

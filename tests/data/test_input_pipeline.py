@@ -398,6 +398,15 @@ def test_parts_that_cannot_be_are_refused(split, message):
         load_source("digits", split)
 
 
+@pytest.mark.parametrize("label", [-1, COUNT])
+def test_labels_outside_of_the_classes_are_refused_by_example(source, label):
+    labels = np.where(source.condition == 7, np.int32(label), source.condition)
+    pipeline = Pipeline(dataclasses.replace(source, condition=labels), COUNT, seed=0)
+    with pytest.raises(ValueError, match=f"example 7 of ten has the label {label}, .* 0 to 9"):
+        next(pipeline)
+    pipeline.close()
+
+
 def test_an_empty_set_is_refused():
     empty = Source("none", (1,), 1, x=np.zeros((0, 1), np.uint8))
     with pytest.raises(ValueError, match="none is empty"):

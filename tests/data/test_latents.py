@@ -174,6 +174,33 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(weights,
     assert {path: path.stat().st_mtime_ns for path in encoded.iterdir()} == before
 
 
+def test_latents_are_known_by_what_they_are_made_of_not_by_names(
+    weights, encoded, tmp_path, capsys
+):
+    moved = shutil.copy(weights, tmp_path / "moved.safetensors")
+    shutil.copy(weights.with_suffix(".json"), tmp_path / "moved.json")
+    encode(configured(moved), encoded)
+    assert "nothing to do" in capsys.readouterr().out
+    config = configured(weights)
+    config.data.split = "test[:300]"
+    with pytest.raises(UserError, match=r"of other examples, latents\.data"):
+        encode(config, encoded)
+
+
+def test_what_was_begun_of_other_data_is_refused(weights, tmp_path, monkeypatch):
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_folder.Writer, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            encode(configured(weights), tmp_path / "set")
+    config = configured(weights)
+    config.data.split = "train[:355]"  # as many
+    with pytest.raises(UserError, match=r"of other examples \(latents\)"):
+        encode(config, tmp_path / "set")
+
+
 @pytest.fixture
 def copy(encoded, tmp_path):
     return shutil.copytree(encoded, tmp_path / "copy")
@@ -215,13 +242,16 @@ def test_mirroring_latents_while_training_is_refused(encoded):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(autoencoder=""), "config.encoding.autoencoder is empty"),
+        (dict(autoencoder=""), "encoding.autoencoder is empty"),
         (dict(autoencoder="digits"), "digits is no autoencoder but a dit"),
         (dict(autoencoder="nowhere"), "no weights at 'nowhere'"),
         (dict(scaling="sdxl"), "not one of fitted, dit, edm2"),
         (dict(scaling="dit"), "is of 4 channels and digits_vae.safetensors makes 3"),
-        (dict(image_range="bytes"), "config.encoding.image_range"),
-        (dict(batch_size=0), "at least 1"),
+        (dict(image_range="bytes"), "encoding.image_range"),
+        (dict(batch_size=0), "must be 1 or more"),
+        (dict(std=0.0), "encoding.std 0.0 is a standard deviation"),
+        (dict(scaling="edm2", std=0.7), "encoding.std 0.7 has no effect where encoding.scaling"),
+        (dict(scaling="dit", image_range="unit"), "encoding.image_range 'unit' has no effect"),
         (dict(data="fractal2d"), "not images"),
         (dict(data="latents"), "not images"),
     ],

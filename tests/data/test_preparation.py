@@ -203,8 +203,8 @@ def test_pictures_that_the_disk_has_no_space_for_are_refused_at_the_start(
     pictures, tmp_path, monkeypatch
 ):
     usage = collections.namedtuple("usage", "free")(2**20)
-    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"12 pictures of 600x600x3 need about 1\d MiB.* 1 MiB"):
+    monkeypatch.setattr(record_folder.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"12 examples of 600x600x3 need about 1\d MiB.* 1 MiB"):
         prepare(pictures, tmp_path / "set", size=600, channels=3)
     assert not (tmp_path / "set").exists()
     prepare(pictures, tmp_path / "set")
