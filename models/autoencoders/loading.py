@@ -8,8 +8,9 @@ import jax
 from jaxtyping import Array, Float
 
 from ...core.errors import UserError
-from ...core.files import sha256
+from ...core.files import home
 from ..checkpoints.files import resolve
+from ..checkpoints.folders import digest
 from ..checkpoints.loading import load
 from ..denoiser import Network
 from .scaling import LatentScaling
@@ -66,11 +67,13 @@ def load_autoencoder(source: str | Path, where: str) -> Autoencoder:
     """
     if not source:
         raise UserError(f"{where} is empty: name the weights of an autoencoder")
-    loaded = load(source)
+    if (home(source) / "vae").is_dir():  # of a pipeline
+        source = home(source) / "vae"
+    path = resolve(source)
+    loaded = load(path)
     module = loaded.network.module(loaded.params)
     if not (hasattr(module, "encode") and hasattr(module, "decode")):
         raise UserError(
             f"{where}: {source} is no autoencoder but a {loaded.sidecar['model']['name']}"
         )
-    path = resolve(source)
-    return Autoencoder(loaded.params, loaded.network, path.name, sha256(path))
+    return Autoencoder(loaded.params, loaded.network, path.name, digest(path))

@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from ...core.errors import UserError
 from ...core.files import Array, home, require_pair, sidecar_path, write_pair
+from .folders import file_in, require_whole
 from .published import find
 from .stacking import SEPARATOR
 
@@ -71,29 +72,47 @@ def _keys(name: str) -> tuple[str | int, ...]:
 
 
 def sidecar_of(path: Path) -> dict | None:
-    """Return the sidecar beside a weight file; None where there is none.
+    """Return the sidecar beside a weight file; None where there is none of this project.
 
     Raises:
-        UserError: it is damaged, describes no model, or is of other arrays than the file's.
+        UserError: it is of other arrays than the file's.
     """
+    sidecar, _ = _read_sidecar(path)
+    if sidecar is not None:
+        require_pair(path, sidecar)
+    return sidecar
+
+
+def foreign(path: Path) -> str:
+    """Say of the .json beside a weight file that it is none of this project; empty if none is."""
+    _, problem = _read_sidecar(path)
+    if not problem:
+        return ""
+    return (
+        f"; {sidecar_path(path)} does not describe the weights beside it ({problem}): if it is "
+        f"this project's, export or import them again"
+    )
+
+
+def _read_sidecar(path: Path) -> tuple[dict | None, str]:
+    """Return the sidecar, or why what lies in its place is none."""
     beside = sidecar_path(path)
-    if not beside.exists():
-        return None
+    if beside == path or not beside.is_file():
+        return None, ""
     try:
         sidecar = json.loads(beside.read_text())
-        if not isinstance(sidecar.get("model"), dict):
-            raise ValueError("it has no model section")
-    except (ValueError, AttributeError) as error:
-        raise UserError(
-            f"{beside} does not describe the weights beside it ({error}): export or import them "
-            f"again"
-        ) from error
-    require_pair(path, sidecar)
-    return sidecar
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"it is no JSON, {error}"
+    model = sidecar.get("model") if isinstance(sidecar, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        return None, "it has no model section"
+    return sidecar, ""
 
 
 def resolve(source: str | os.PathLike) -> Path:
     """Return the file that ``source`` names: a path, a shipped name or a published file's name.
+
+    A folder stands for the weights in it, or for the index of its shards.
 
     Raises:
         UserError: there is none, naming the shipped ones; or a published one is not on disk, with
@@ -101,10 +120,13 @@ def resolve(source: str | os.PathLike) -> Path:
     """
     path = home(source)
     if path.suffix and path.is_file():
+        require_whole(path)
         return path
     shipped = SHIPPED / f"{source}.safetensors"
     if shipped.exists():
         return shipped
+    if path.is_dir():
+        return file_in(path)
     if published := find(str(source)):
         return published
     names = sorted(shipped_names())

@@ -9,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.errors import UserError
-from ...core.files import Array
+from ...core.files import Array, home
 from ..builders import build
 from ..denoiser import Denoiser, Network, Origin
 from ..spec import Spec
 from .conversion import convert, read_section
-from .files import flatten, resolve, sidecar_of, unflatten
+from .files import flatten, foreign, resolve, sidecar_of, unflatten
+from .folders import open_file
+from .keys.said import NULL
 from .published import lookup
-from .readers import open_weights, require_finite
+from .readers import WeightSource, require_finite
 from .stacking import Place, places
+
+ALONE = "; a file of this project has a .json beside it: copy both files together"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,10 @@ def load(source: str | Path, *, entry: str | None = None, **overrides: Any) -> L
     Args:
         source: a file of this project (.safetensors with its .json beside it), the name of
             weights shipped with the package (``fashion_mnist_dit``), or a published file: torch's
-            .pt and .pth, EDM's and EDM2's .pkl, .safetensors. Nothing in it is executed.
+            .pt and .pth, EDM's and EDM2's .pkl, .safetensors, .npz; or a folder of diffusers or
+            accelerate, whole or in shards. Nothing in it is executed.
         entry: of a training checkpoint with several state dicts, which; the averaged one if None.
+            Of a pipeline's folder, which network (``"vae"``).
         overrides: fields of the ``model`` section that replace the file's own, such as
             ``scan_layers=True`` or ``dtype="bfloat16"``; ``name`` chooses the network where a
             published file could be several.
@@ -118,36 +124,28 @@ def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: 
 
 def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fitted:
     """Find a network's arrays in a file without reading them; arguments as in `load`."""
+    if entry is not None and (home(source) / entry).is_dir():
+        source, entry = home(source) / entry, None
     path = resolve(source)
     sidecar = sidecar_of(path)
-    ours = path.suffix == ".safetensors"
-    alone = "; a file of this project has a .json beside it: copy both files together"
     try:
-        weights = open_weights(path, entry)
+        weights = open_file(path, entry)
     except UserError as error:
-        if not ours:
+        if path.suffix != ".safetensors":
             raise
         raise UserError(
-            f"{path} is not a readable safetensors file: {error}" + alone * (sidecar is None)
+            f"{path} is not a readable safetensors file: {error}" + ALONE * (sidecar is None)
         ) from error
     if sidecar is None:
-        known = lookup(path.name)
-        said = {"preset": path.stem, "licence": known.licence} if known else {}
-        try:
-            section = read_section(weights, (known.model if known else {}) | overrides)
-        except UserError as error:
-            raise UserError(f"{error}" + alone * ours) from error
-        sidecar = {"model": section, "source": path.name, "format": str(weights.description)} | said
-        arrays = convert(weights, section)
+        arrays, sidecar = _published(path, weights, overrides)
     else:
-        section = sidecar["model"] | overrides
-        sidecar = sidecar | {"model": section}
+        sidecar = sidecar | {"model": sidecar["model"] | overrides}
         arrays = {
             name: Array(tensor.shape, tensor.dtype, tensor.read)
             for name, tensor in weights.tensors.items()
         }
-    spec = build(section)
-    if _never_dropped(sidecar):
+    spec = build(sidecar["model"])
+    if sidecar.get(NULL) is False or _never_dropped(sidecar):
         spec = spec.without_null()
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(spec.shapes).items()}
     found = places(shapes, arrays)
@@ -160,6 +158,27 @@ def _never_dropped(sidecar: Mapping[str, Any]) -> bool:
     config = sidecar.get("config")
     training = config.get("training") if isinstance(config, Mapping) else None
     return isinstance(training, Mapping) and training.get("label_dropout") == 0
+
+
+def _published(
+    path: Path, weights: WeightSource, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return the arrays of a published file by their paths here, and a sidecar for them."""
+    known = lookup(path.name)
+    try:
+        given = (dict(known.model) if known else {}) | overrides
+        weights, section = read_section(weights, given)
+    except UserError as error:
+        if path.suffix != ".safetensors":
+            raise
+        raise UserError(f"{error}{foreign(path) or ALONE}") from error
+    arrays = convert(weights, section)
+    sidecar: dict[str, Any] = {"source": path.name, "format": str(weights.description)}
+    if known:
+        sidecar |= {"preset": path.stem, "licence": known.licence}
+    if NULL in section:
+        sidecar[NULL] = section.pop(NULL)
+    return arrays, {"model": section} | sidecar
 
 
 def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None:

@@ -98,6 +98,8 @@ PICKLES: dict[str, Refused] = {
     "called_data": Refused(
         writes(w.program(w.text("x") + w.bundle() + pickle.REDUCE)), "not a name"
     ),
+    "called_type": Refused(in_zip(w.call("torch", "FloatStorage", w.whole(4))), "only a name"),
+    "called_class": Refused(writes(w.program(w.call("torch", "Tensor"))), "only a name"),
     "state_of_text": Refused(
         writes(w.program(w.text("x") + w.table({}) + pickle.BUILD)), "has none"
     ),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..readers import WeightSource
+from . import said
 from .layout import Entry, as_is, conv, linear
 
 # Stages here and there, in the order of a network's depths.
@@ -25,6 +26,7 @@ IMAGE_SIZE = 32
 STEM, HIDDEN, FINAL = (
     f"{name}.weight" for name in ("x_embedder.proj", "latent.0.conv4", "final_layer.out_proj")
 )
+LABELS = "y_embedder.embedding_table_0.weight"
 TELLTALES = {STEM, HIDDEN, FINAL, "up3_2.body.0.weight"}
 
 
@@ -83,13 +85,12 @@ def recognise(weights: WeightSource) -> dict[str, Any] | None:
         return None
     width, channels = shapes[STEM][:2]
     hidden, inside = shapes[HIDDEN][:2]
-    rows = shapes.get("y_embedder.embedding_table_0.weight", (1,))[0]
     return dict(
         image_size=IMAGE_SIZE,
         channels=channels,
         width=width,
         depths=[_blocks(shapes, name) for name in STAGES.values()],
-        num_classes=rows - 1,
+        **(said.classes(weights, LABELS) if LABELS in shapes else {"num_classes": 0}),
         mlp_ratio=hidden / inside,
         learn_variance=shapes[FINAL][0] == 2 * channels,
         latent=channels == 4,

@@ -1,16 +1,19 @@
 """Checkpoints of DiT (facebookresearch/DiT), ``DiT-XL-2-256x256.pt`` and those of its training.
 
+Files of diffusers' ``DiTTransformer2DModel`` are renamed first (see `diffusers_dit`).
+
 SiT's have the same arrays under the same names. A training checkpoint says in its arguments whose
 it is; of any other file, one called ``SiT...`` is taken for a SiT's. ``name="sit"`` in
 `models.load` says so otherwise.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..readers import WeightSource
+from . import said
+from .diffusers_dit import renamed
 from .layout import Entry, as_is
-from .transformers import Table, doubles, layers, require_positions, sizes, trunk
+from .transformers import POSITIONS, Table, doubles, layers, require_positions, sizes, trunk
 
 BLOCK = {
     "attn.qkv": "attention/qkv",
@@ -20,9 +23,14 @@ BLOCK = {
     "adaLN_modulation.1": "modulation",
 }
 LABELS = "y_embedder.embedding_table.weight"
-# A file of these has all of them, and no normalisation with weights.
-TELLTALES = (LABELS, "final_layer.adaLN_modulation.1.weight", "pos_embed")
-TELLTALES += tuple(f"blocks.0.{name}.weight" for name in BLOCK)
+# What tells a file of these, which has no normalisation with weights.
+TELLTALES = (LABELS, "final_layer.adaLN_modulation.1.weight")
+TELLTALES += tuple(
+    f"blocks.0.{name}.weight" for name in ("attn.qkv", "mlp.fc1", "adaLN_modulation.1")
+)
+# The words of several trainers.
+PREDICTIONS = {"epsilon": "noise", "eps": "noise", "noise": "noise"}
+PREDICTIONS |= {"v_prediction": "velocity", "velocity": "velocity", "v": "velocity"}
 FOREIGN = ("blocks.0.norm1.weight", "feat_rope.freqs_cos", "blocks.0.cross_attn.proj.weight")
 
 
@@ -44,7 +52,27 @@ def recognise(weights: WeightSource) -> dict[str, Any] | None:
     """
     if is_sit(weights) or (fields := architecture(weights)) is None:
         return None
-    return fields | dict(preconditioner="discrete")
+    return fields | dict(preconditioner=_preconditioner(weights))
+
+
+def _preconditioner(weights: WeightSource) -> Any:
+    """Return what the training's arguments say is predicted, on which table of steps."""
+    kept, found = said.arguments(weights), {}
+    predicts = said.word(weights, "prediction_type", "prediction")
+    betas = said.word(weights, "beta_schedule", "noise_schedule")
+    steps = said.number(weights, "num_train_timesteps", "diffusion_steps")
+    if kept.get("predict_xstart") is True or predicts not in (None, *PREDICTIONS):
+        what = "the image" if kept.get("predict_xstart") is True else repr(predicts)
+        return said.unknown(weights, f"predicts {what}, and not noise or velocity")
+    if betas not in (None, "linear", "scaled_linear"):
+        return said.unknown(weights, f"was trained on the {betas!r} schedule of noise levels")
+    if predicts is not None and PREDICTIONS[predicts] != "noise":
+        found["predicts"] = PREDICTIONS[predicts]
+    if betas == "scaled_linear":
+        found["betas"] = betas
+    if steps not in (None, 1000):
+        found["steps"] = steps
+    return {"name": "discrete"} | found if found else "discrete"
 
 
 def architecture(weights: WeightSource) -> dict[str, Any] | None:
@@ -56,18 +84,30 @@ def architecture(weights: WeightSource) -> dict[str, Any] | None:
     names = weights.tensors.keys()
     if any(name not in names for name in TELLTALES) or any(name in names for name in FOREIGN):
         return None
-    require_positions(weights)
     fields: dict[str, Any] = sizes(weights)
-    fields["num_classes"] = weights.tensors[LABELS].shape[0] - 1
+    if POSITIONS in names or not weights.description.computed:
+        require_positions(weights)
+    if "image_size" not in fields and (side := said.number(weights, "sample_size")):
+        fields["image_size"] = side
+    if heads := said.number(weights, "num_heads", "num_attention_heads"):
+        fields["heads"] = heads
     ratio = weights.tensors["blocks.0.mlp.fc1.weight"].shape[0] / fields["width"]
-    return fields | dict(
-        mlp_ratio=ratio, learn_variance=doubles(weights, fields), latent=fields["channels"] == 4
+    return (
+        fields
+        | said.classes(weights, LABELS)
+        | dict(
+            mlp_ratio=ratio,
+            learn_variance=said.variance(weights, doubles(weights, fields)),
+            latent=fields["channels"] == 4,
+        )
     )
 
 
 def is_sit(weights: WeightSource) -> bool:
     """Say whether a file is of a SiT, as its training's arguments or its own name say."""
-    arguments = weights.metadata.get("args")
-    if isinstance(arguments, Mapping) and isinstance(arguments.get("model"), str):
-        return arguments["model"].lower().startswith("sit")
+    if (model := said.word(weights, "model")) is not None:
+        return model.startswith("sit")
     return weights.path.name.lower().startswith("sit")
+
+
+__all__ = ["architecture", "is_sit", "keys", "recognise", "renamed"]

@@ -13,6 +13,7 @@ import numpy as np
 from ....core.errors import UserError
 from ...transformers.lightning_dit import rotations
 from ..readers import WeightSource
+from . import said
 from .dit import LABELS
 from .layout import Entry, as_is
 from .transformers import Table, doubles, layers, require_positions, sizes, trunk
@@ -62,12 +63,15 @@ def recognise(weights: WeightSource) -> dict[str, Any] | None:
     hidden, width = weights.tensors["blocks.0.mlp.w3.weight"].shape[1], fields["width"]
     usual = 2 * 4 * width // 3 == hidden
     ratio = 4.0 if usual else (math.ceil(1.5 * hidden) + 0.5) / width
-    return fields | dict(
-        num_classes=weights.tensors[LABELS].shape[0] - 1,
-        mlp_ratio=ratio,
-        qk_norm="blocks.0.attn.q_norm.weight" in names,
-        learn_variance=doubles(weights, fields),
-        latent=True,
+    return (
+        fields
+        | said.classes(weights, LABELS)
+        | dict(
+            mlp_ratio=ratio,
+            qk_norm="blocks.0.attn.q_norm.weight" in names,
+            learn_variance=said.variance(weights, doubles(weights, fields)),
+            latent=True,
+        )
     )
 
 

@@ -4,13 +4,18 @@ Three sets of names are in use: diffusers' own, those that it had before release
 published files still have them: ``query`` for ``to_q``), and those of the original code.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from ....core.errors import UserError
+from ....core.files import Array
 from ..readers import WeightSource
+from . import said
 from .layout import Entry, as_is, conv
 
+GROUPS = 32
 # Ours to diffusers' names inside a residual block; the original code's differ in the shortcut.
 RESIDUAL = {
     "first/norm": "norm1",
@@ -34,6 +39,10 @@ TELLTALE = {
 }
 
 
+# Absent where latents are what the encoder makes, as in Stable Diffusion 3.
+QUANT = {"quant": "quant_conv", "post_quant": "post_quant_conv"}
+
+
 def naming(names: Collection[str]) -> str | None:
     """Return which set of names a file has: diffusers, old or original; None for none of them."""
     return next((form for name, form in TELLTALE.items() if name in names), None)
@@ -45,6 +54,12 @@ def recognise(weights: WeightSource) -> dict | None:
     if form is None:
         return None
     down = "encoder.down.{}.block.{}" if form == "original" else "encoder.down_blocks.{}.resnets.{}"
+    groups = said.number(weights, "norm_num_groups")
+    if groups not in (None, GROUPS):
+        raise UserError(
+            f"{weights.path}: its config says norm_num_groups={groups}, and autoencoders here "
+            f"normalise in {GROUPS} groups"
+        )
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
     widths = []
     while (first := f"{down.format(len(widths), 0)}.conv1.weight") in shapes:
@@ -52,7 +67,7 @@ def recognise(weights: WeightSource) -> dict | None:
     depth = sum(f"{down.format(0, block)}.conv1.weight" in shapes for block in range(16))
     return {
         "channels": shapes["encoder.conv_in.weight"][1],
-        "latent_channels": shapes["quant_conv.weight"][0] // 2,
+        "latent_channels": shapes["encoder.conv_out.weight"][0] // 2,
         "block_out_channels": tuple(widths),
         "layers_per_block": depth,
     }
@@ -65,7 +80,7 @@ def keys(
 ) -> dict[str, Entry]:
     """Return every published name with its path here, under the names that the file has."""
     form = naming(names) or "diffusers"
-    places = {"quant": "quant_conv", "post_quant": "post_quant_conv"}
+    places = {ours: theirs for ours, theirs in QUANT.items() if f"{theirs}.weight" in names}
     for half, blocks in (("encoder", layers_per_block), ("decoder", layers_per_block + 1)):
         for ours, theirs in _half(half, form, tuple(block_out_channels), blocks):
             places[f"{half}/{ours}"] = f"{half}.{theirs}"
@@ -81,6 +96,18 @@ def keys(
         table[f"{theirs}.weight"] = Entry(f"{ours}/{kernel}", layout)
         table[f"{theirs}.bias"] = Entry(f"{ours}/bias", as_is)
     return table
+
+
+def absent(weights: WeightSource, section: Mapping[str, Any]) -> dict[str, Array]:
+    """Return what stands for the convolutions between encoder, latents and decoder: identities."""
+    latent = section["latent_channels"]
+    found: dict[str, Array] = {}
+    for (ours, theirs), width in zip(QUANT.items(), (2 * latent, latent), strict=True):
+        if f"{theirs}.weight" not in weights.tensors:
+            for part, value in (("kernel", np.eye(width)[None, None]), ("bias", np.zeros(width))):
+                one = value.astype(np.float32)
+                found[f"{ours}/{part}"] = Array(one.shape, one.dtype, lambda one=one: one)
+    return found
 
 
 def _half(half: str, form: str, widths: tuple[int, ...], blocks: int) -> Iterator[tuple[str, str]]:

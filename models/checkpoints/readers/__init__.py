@@ -1,21 +1,22 @@
 """Published weight files, read without running anything in them.
 
 `open_weights` recognises a file by its first bytes: archives of `torch.save` (zip, and the format
-before torch 1.6), pickles of EDM and EDM2, and safetensors. No name in a file is imported, no
-array is read before it is asked for, and whatever does not look like weights is refused with the
-reason.
+before torch 1.6), pickles of EDM and EDM2, safetensors, and archives of numpy. No name in a file is
+imported, no array is read before it is asked for, and whatever does not look like weights is
+refused with the reason.
 """
 
 from pathlib import Path
 
 from .edm_pickle import read_edm_pickle
 from .lazy_tensor import LazyTensor, require_finite
+from .numpy_archive import ENDING, read_numpy_archive
 from .safetensors_file import read_safetensors
 from .torch_legacy import MAGIC, read_torch_legacy
 from .torch_zip import read_torch_zip
 from .weight_file import DOWNLOAD, RESAVE, OpenFile, WeightFile
 from .weight_source import Description, ModuleInfo, WeightSource
-from .zip_directory import END, LOCAL
+from .zip_directory import END, LOCAL, read_directory
 
 __all__ = [
     "Description",
@@ -50,7 +51,8 @@ def open_weights(path: str | Path, entry: str | None = None) -> WeightSource:
     """Look into a weight file; its format is found from its content, not its name.
 
     Args:
-        path: a file of `torch.save`, a pickle of EDM or EDM2, or a safetensors file.
+        path: a file of `torch.save`, a pickle of EDM or EDM2, a safetensors file, or an archive of
+            `numpy.savez`.
         entry: key of the state dict to take from a file with several, such as ``"ema"`` or
             ``"model"``. None takes the averaged weights where there are any; the choice is in the
             result's ``description``.
@@ -66,7 +68,10 @@ def open_weights(path: str | Path, entry: str | None = None) -> WeightSource:
     with file.opened() as opened:
         head = opened.read_at(0, min(file.size, 32))
         if head.startswith((LOCAL, END)):
-            return read_torch_zip(opened, entry)
+            members = read_directory(opened)
+            if members and all(name.endswith(ENDING) for name in members):
+                return read_numpy_archive(opened, members, entry)
+            return read_torch_zip(opened, members, entry)
         # The length of a safetensors header may begin with the byte of a pickle.
         if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.size:
             return read_safetensors(opened, entry)

@@ -279,6 +279,7 @@ NN_CLASSES = {
 
 BUILDERS = {
     "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,  # milestones of a schedule
     "collections.defaultdict": _default_mapping,
     "dnnlib.util.EasyDict": _mapping,
     "argparse.Namespace": _namespace,

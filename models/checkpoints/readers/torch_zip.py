@@ -10,7 +10,7 @@ from .pickle_vm import interpret
 from .records import Storage
 from .weight_file import DOWNLOAD, RESAVE, Cursor, OpenFile
 from .weight_source import WeightSource, from_object
-from .zip_directory import Member, read_directory
+from .zip_directory import Member
 
 FORM = "torch zip"
 PICKLE = "data.pkl"
@@ -18,18 +18,18 @@ LARGEST_CHECKED = 64 << 20
 ORDERS = {b"little": False, b"big": True}
 
 
-def read_torch_zip(opened: OpenFile, entry: str | None) -> WeightSource:
+def read_torch_zip(opened: OpenFile, members: dict[str, Member], entry: str | None) -> WeightSource:
     """Read what a torch archive holds.
 
     Args:
         opened: the file.
+        members: its directory.
         entry: as in `open_weights`.
 
     Raises:
         UserError: no torch archive, damaged, or with what weight files do not hold.
     """
     file = opened.file
-    members = read_directory(opened)
     pickles = [name for name in members if name.split("/")[1:] == [PICKLE]]
     if len(pickles) != 1:
         raise file.refused(_other_archive(members), RESAVE)
@@ -103,5 +103,5 @@ def _byte_order(opened: OpenFile, member: Member | None) -> bool:
 
 def _other_archive(members: dict[str, Member]) -> str:
     if any(name.endswith(".npy") for name in members):
-        return "is a numpy archive (.npz) and not a weight file of torch"
+        return "is a numpy archive (.npz) with other files in it"
     return "is a zip archive and not a weight file of torch (it has no data.pkl, or several)"

@@ -14,6 +14,8 @@ from .weight_file import RESAVE, Span, WeightFile
 # In the order in which they are taken where a file has several and none is named.
 PREFERRED = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
 RAW = ("model", "state_dict", "model_state_dict", "module", "net", "params", "weights")
+# Of what trains weights, and not weights.
+STATES = ("optimizer", "optimizers", "opt", "optim", "scheduler", "lr_scheduler", "scaler", "rng")
 DEEPEST = 64
 MOST_VALUES = 500_000
 MODULE_COST = 16
@@ -48,12 +50,18 @@ class Description:
         entry: key of the state dict that was taken; None where the file is one.
         entries: keys of all state dicts in the file.
         modules: by path in the module tree ("" is the root); empty unless modules were pickled.
+        prefix: what all names began with, and is taken off.
+        left_out: what of the file is not taken, a network's parts as ``decoder.*``.
+        computed: whether positions are no array of the file but computed.
     """
 
     format: str
     entry: str | None = None
     entries: tuple[str, ...] = ()
     modules: Mapping[str, ModuleInfo] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    left_out: tuple[str, ...] = ()
+    computed: bool = False
 
     @property
     def class_name(self) -> str | None:
@@ -78,6 +86,10 @@ class Description:
         if self.entry is not None:
             others = [name for name in self.entries if name != self.entry]
             text += f", entry {self.entry!r}" + (f" (also has {', '.join(others)})" * bool(others))
+        if self.prefix:
+            text += f", names without {self.prefix!r}"
+        if self.left_out:
+            text += f", without {_listed(list(self.left_out))}"
         return text
 
 
@@ -120,14 +132,40 @@ def from_object(file: WeightFile, form: str, root: Any, entry: str | None) -> We
         return WeightSource(file.path, tensors, rest, Description(form, modules=modules))
     if not isinstance(root, dict):
         raise file.refused(f"holds {_kind(root)} and no state dict", RESAVE)
-    candidates = {name: value for name, value in root.items() if _is_candidate(name, value)}
+    candidates = _candidates(root)
+    if not candidates and entry is None and _has_tensors(root):
+        # Weights with the state of an optimiser among them, not beside them.
+        tensors, modules, rest = _taken(file, root, plain)
+        return WeightSource(file.path, tensors, rest, Description(form, modules=modules))
     chosen = _choose(file, list(candidates), [str(name) for name in root], entry)
     tensors, modules, rest = _taken(file, candidates[chosen], plain)
     metadata = {name: plain(value, str(name)) for name, value in root.items() if name != chosen}
     if rest:
         metadata[chosen] = rest
-    description = Description(form, chosen, tuple(candidates), modules)
+    # An average without names (a list of arrays) cannot be taken: that the raw weights are is said.
+    nameless = [f"{one}, which has no names" for one in PREFERRED if one in root]
+    left_out = tuple(nameless) if chosen not in PREFERRED else ()
+    description = Description(form, chosen, tuple(candidates), modules, left_out=left_out)
     return WeightSource(file.path, tensors, metadata, description)
+
+
+def _candidates(root: dict) -> dict[str, Any]:
+    """Return the state dicts in what a file holds, those one level deeper where it has no other."""
+    found = {name: value for name, value in root.items() if _is_candidate(name, value)}
+    if found:
+        return found
+    return {
+        f"{outer}.{name}": value
+        for outer, inside in root.items()
+        if type(outer) is str and outer not in STATES and type(inside) is dict
+        for name, value in inside.items()
+        if _is_candidate(name, value)
+    }
+
+
+def _has_tensors(root: dict) -> bool:
+    names = [name for name, value in root.items() if _is_tensor(value)]
+    return len(names) > 1 and all(type(name) is str for name in root)
 
 
 def _choose(file: WeightFile, candidates: list[str], keys: list[str], entry: str | None) -> str:
@@ -137,9 +175,10 @@ def _choose(file: WeightFile, candidates: list[str], keys: list[str], entry: str
                 f"has no state dict under {entry!r}", f"its entries are {_listed(candidates)}"
             )
         return entry
-    for name in (*PREFERRED, *RAW):
-        if name in candidates:
-            return name
+    for wanted in (*PREFERRED, *RAW):
+        for name in candidates:
+            if name.rpartition(".")[2] == wanted:
+                return name
     if len(candidates) == 1:
         return candidates[0]
     if candidates:

@@ -95,6 +95,17 @@ GROWING = {
         ),
         "fill the memory",
     ),
+    "tables of the same keys": small(
+        w.program(
+            *(w.text(f"{n:02d}") + pickle.BINPUT + bytes([n]) for n in range(100)),
+            *(
+                pickle.EMPTY_DICT + pickle.MARK,
+                b"".join((pickle.BINGET + bytes([n])) * 2 for n in range(100)) + pickle.SETITEMS,
+            )
+            * 100,
+        ),
+        "fill the memory",
+    ),
     "copies": small(
         w.program(
             w.call("builtins", "list") + pickle.MARK + pickle.NONE * 1000 + pickle.APPENDS,
