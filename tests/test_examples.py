@@ -26,3 +26,12 @@ def test_a_part_of_ones_own_is_known_by_its_name(name, kind):
     images = np.asarray(example["main"]())
     # A first-order solver's noise is a little too small, a few per cent at this many steps.
     np.testing.assert_allclose([images.mean(), images.std()], [1.0, 0.5], atol=0.05)
+
+
+def test_a_data_set_of_ones_own_is_known_by_its_name():
+    source, batch = runpy.run_path(str(EXAMPLES / "own_data.py"))["main"]()
+    assert "boards" in registry("source")
+    assert (EXAMPLES / "own_data.py").read_text().count("\n") <= 40
+    assert source.identity()["examples"] == 1000 and batch["x"].shape == (16, 4, 4, 1)
+    wide = (batch["x"][:, 0, 0, 0] == batch["x"][:, 0, 1, 0]).astype(np.int32)
+    np.testing.assert_array_equal(batch["condition"], wide)
