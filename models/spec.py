@@ -90,6 +90,13 @@ class Spec:
         return f"Spec({self.network!r})"
 
     @property
+    def kind(self) -> str:
+        """What the network is: a "denoiser", a "classifier" or an "autoencoder"."""
+        if self.preconditioner is not None:
+            return "denoiser"
+        return "classifier" if self.num_classes else "autoencoder"
+
+    @property
     def num_classes(self) -> int:
         """Real classes; 0 when the network takes no label."""
         return getattr(self.condition, "num_classes", 0)

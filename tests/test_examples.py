@@ -35,3 +35,12 @@ def test_a_data_set_of_ones_own_is_known_by_its_name():
     assert source.identity()["examples"] == 1000 and batch["x"].shape == (16, 4, 4, 1)
     wide = (batch["x"][:, 0, 0, 0] == batch["x"][:, 0, 1, 0]).astype(np.int32)
     np.testing.assert_array_equal(batch["condition"], wide)
+
+
+@pytest.mark.parametrize("name", ["own_denoiser", "own_network"])
+def test_a_network_of_ones_own_is_sampled_by_its_weights(name):
+    example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert (EXAMPLES / f"{name}.py").read_text().count("\n") <= 40
+    first, second = (np.asarray(example["main"](seed)) for seed in (0, 1))
+    assert first.shape == (4, 8, 8, 1) and np.isfinite(first).all()
+    assert np.abs(first - second).max() > 0.1

@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from ...core.errors import UserError
 from ...core.files import Array, home, require_pair, sidecar_path, write_pair
+from ..builders import build
 from .folders import file_in, require_whole
 from .published import find
 from .stacking import SEPARATOR
@@ -109,10 +110,14 @@ def _read_sidecar(path: Path) -> tuple[dict | None, str]:
     return sidecar, ""
 
 
-def resolve(source: str | os.PathLike) -> Path:
+def resolve(source: str | os.PathLike, kind: str = "") -> Path:
     """Return the file that ``source`` names: a path, a shipped name or a published file's name.
 
     A folder stands for the weights in it, or for the index of its shards.
+
+    Args:
+        source: what a person named.
+        kind: of the network that is wanted, a `Spec.kind`, whose names are offered; any if empty.
 
     Raises:
         UserError: there is none, naming the shipped ones; or a published one is not on disk, with
@@ -129,13 +134,16 @@ def resolve(source: str | os.PathLike) -> Path:
         return file_in(path)
     if published := find(str(source)):
         return published
-    names = sorted(shipped_names())
+    names = sorted(shipped_names(kind))
     raise UserError(
         f"no weights at {str(source)!r}: give the path of a .safetensors, .pt, .pth or .pkl file, "
         f"or one of the shipped names: {', '.join(names)}"
     )
 
 
-def shipped_names() -> Iterator[str]:
-    """Yield the names of the weights that are shipped with the package."""
-    return (path.stem for path in SHIPPED.glob("*.safetensors"))
+def shipped_names(kind: str = "") -> Iterator[str]:
+    """Yield the names of the weights that are shipped with the package, those of a kind or all."""
+    for path in SHIPPED.glob("*.safetensors"):
+        section = json.loads(sidecar_path(path).read_text()).get("model")
+        if section and kind in ("", build(section).kind):
+            yield path.stem

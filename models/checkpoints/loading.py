@@ -113,7 +113,7 @@ def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: 
     Raises:
         UserError: as in `load`; or the weights are of a classifier or an autoencoder.
     """
-    loaded = load(source, entry=entry, **overrides)
+    loaded = load(resolve(source, "denoiser"), entry=entry, **overrides)
     if loaded.spec.preconditioner is None:
         raise UserError(
             f"{source} is no denoiser but a {loaded.sidecar['model']['name']}: load it with "

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from guidestar import models
+from guidestar.core.errors import UserError
 from guidestar.models.checkpoints import load, save
 from guidestar.models.denoiser import Origin
 
@@ -81,6 +82,14 @@ def test_weights_trained_with_every_label_know_no_null_condition(
     if null is None:
         with pytest.raises(ValueError, match="DiT knows no prediction without a condition"):
             found(x, 1.0)
+
+
+def test_what_is_offered_in_the_place_of_weights_that_are_not_there_loads():
+    with pytest.raises(UserError, match="no weights at 'nothing'") as refused:
+        models.load("nothing")
+    offered = str(refused.value).rpartition(": ")[2].split(", ")
+    assert {"digits", "fashion_mnist_dit", "fractal2d_main"} <= set(offered)
+    assert all(models.load(name).sigma_range for name in offered)
 
 
 def test_a_network_that_is_no_denoiser_makes_none():
