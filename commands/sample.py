@@ -174,15 +174,12 @@ def _announced(name: str, job: Job, count: int, left: int, workdir: Path) -> str
     plan = job.plan()
     evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
     here = " here" * (jax.process_count() > 1)
-    unused = "".join(
-        f"\nthe network {one!r} of sampling.weights is left out: the rule asks it nothing"
-        for one in job.unused
-    )
+    notes = "".join(f"\n{note}" for note in job.notes)
     return (
         f"{name}: {count} images of {job.weights[MAIN].place} to {workdir}, {left} still to "
         f"make{here}; network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G "
         f"multiply-adds) on {len(jax.local_devices())} {jax.devices()[0].platform} "
-        f"device(s){unused}"
+        f"device(s){notes}"
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -21,10 +22,11 @@ from ..guidance import MAIN
 from ..models.checkpoints import resolve
 from ..models.denoiser import Denoiser
 from ..runtime.identity import described
+from ..samplers.conditions import checked_condition
 from ..samplers.evaluator import MODES
 from ..samplers.loop import segments
-from ..samplers.networks import check_networks
-from .networks import Classifier, Weights, read_weights, require_fitting, require_named
+from ..samplers.networks import check_networks, warn_of_a_low_start
+from .networks import PLACE, Classifier, Weights, read_weights, require_fitting, require_named
 
 ALL, NONE = "all", "none"
 # As many image numbers as a message shows.
@@ -43,7 +45,8 @@ class Job:
         classes: labels that the images cycle through; None for a run without conditions.
         branches: ``fused`` or ``sequential``.
         weights: what the networks were made of, by name; empty where that is not known.
-        unused: names of networks that were given and that the rule asks nothing of.
+        notes: what a person should know before it runs.
+        evaluated: its plan without multiply-adds, where that was found already.
     """
 
     networks: Mapping[str, Denoiser | Classifier]
@@ -53,7 +56,8 @@ class Job:
     classes: tuple[int, ...] | None
     branches: str = "fused"
     weights: Mapping[str, Weights] = dataclasses.field(default_factory=dict)
-    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    evaluated: samplers.Plan | None = None
 
     @property
     def main(self) -> Denoiser:
@@ -85,14 +89,18 @@ class Job:
 
     @functools.cached_property
     def _plan(self) -> samplers.Plan:
-        counted = {name: macs(network) for name, network in self.networks.items()}
         solver, sigmas, _ = self.sampler
-        return samplers.plan(solver, sigmas, self.rule, self.main.shape, macs=counted)
+        plan = self.evaluated or samplers.plan(solver, sigmas, self.rule, self.main.shape)
+        counted = {name: macs(network) for name, network in self.networks.items()}
+        return dataclasses.replace(plan, network_macs=counted)
 
     def images(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n *shape"]:
         """Sample the images with these global indices, float32 in the data's range.
 
         The batch is spread over this process's devices; an image depends on its index alone.
+
+        Raises:
+            UserError: what `samplers.sample` refuses.
         """
         return np.asarray(jax.device_get(self._sampled(indices)))[: len(indices)]
 
@@ -109,18 +117,23 @@ class Job:
             samplers.sample_keys(root, samplers.NOISE, place), self.main.shape
         )
         labels = self.labels(padded)
-        return samplers.sample(
-            jax.device_put(dict(self.networks), NamedSharding(mesh, PartitionSpec())),
-            self.rule,
-            self.sampler.solver,
-            self.sampler.sigmas,
-            jax.device_put(noise, spread),
-            None if labels is None else jax.device_put(labels, spread),
-            jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
-            prior=self.sampler.prior,
-            branches=self.branches,
-            **options,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # they are among the notes
+            try:
+                return samplers.sample(
+                    jax.device_put(dict(self.networks), NamedSharding(mesh, PartitionSpec())),
+                    self.rule,
+                    self.sampler.solver,
+                    self.sampler.sigmas,
+                    jax.device_put(noise, spread),
+                    None if labels is None else jax.device_put(labels, spread),
+                    jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
+                    prior=self.sampler.prior,
+                    branches=self.branches,
+                    **options,
+                )
+            except ValueError as error:
+                raise UserError(str(error)) from error
 
     def finite_images(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n *shape"]:
         """Return what `images` returns, where all of it is numbers.
@@ -189,8 +202,8 @@ def build_job(
     shape, (solver, sigmas, _) = main.network.shape, sampler
     try:
         parts = segments(rule, solver, sigmas)
-        costs = guidance.cost(rule, [float(sigma) for sigma in sigmas[:-1]], shape)
-        asked = sorted({network for step in costs for network in step} | {MAIN})
+        plan = samplers.plan(solver, sigmas, rule, shape)
+        asked = sorted({*plan.totals, MAIN})
         require_named(weights, asked, name)
         unused = sorted(one for one, source in weights.items() if source and one not in asked)
         for one in unused:
@@ -198,15 +211,30 @@ def build_job(
         read = {one: main if one == MAIN else _read(one, weights[one]) for one in asked}
         networks = {one: each.network for one, each in read.items()}
         require_fitting(networks)
+        labels = class_labels(classes, main.network)
+        given = None if labels is None else np.asarray(labels, np.int32)
         like = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        check_networks("sample", rule, parts, sigmas, networks, like)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            check_networks("sample", rule, parts, sigmas, networks, like)
+            warn_of_a_low_start("sample", parts[0], float(sigmas[0]), networks, like)
+        count = 1 if given is None else len(given)
+        checked_condition(
+            "sample", rule, parts, networks, given, like, batch=count, prior=sampler.prior
+        )
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
     _require_clean_end(sigmas, main.network.sigma_range)
-    labels = class_labels(classes, main.network)
-    return Job(networks, rule, sampler, seed, labels, branches, read, tuple(unused))
+    notes = [
+        *(
+            f"the network {one!r} of {PLACE} is left out: the rule asks it nothing"
+            for one in unused
+        ),
+        *(str(one.message) for one in told),
+    ]
+    return Job(networks, rule, sampler, seed, labels, branches, read, tuple(notes), plan)
 
 
 def _read(name: str, source: str | Weights) -> Weights:

@@ -1,5 +1,6 @@
 """The sampling verb: the same images in any batch, on any devices, after any interruption."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -25,8 +26,9 @@ from guidestar.commands.sample import run as sample
 from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
 from guidestar.inference.job import class_labels
-from guidestar.inference.networks import load_networks
+from guidestar.inference.networks import load_networks, read_weights
 from guidestar.models.checkpoints import load, save
+from guidestar.models.conditions import without_null
 from guidestar.runtime.store import Store
 
 CLASSIFIER = {
@@ -211,6 +213,7 @@ def test_a_run_without_conditions_is_the_run_of_the_null_class(config):
 
 
 def test_images_without_classes_are_written(config, tmp_path):
+    config.guidance = {"name": "unguided"}
     config.sampling.update(classes="none", count=3, format="npz")
     config.sampler.schedule.steps = 2
     sample(config, tmp_path)
@@ -510,6 +513,61 @@ def test_a_network_that_nothing_asks_is_left_out_and_said(config, tmp_path, caps
     config.sampling.weights.guide = str(tmp_path / "misspelt.safetensors")
     with pytest.raises(UserError, match="no weights at"):
         job_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "message"),
+    [
+        (
+            {"name": "cfg", "scale": 2.0},
+            {"classes": "none"},
+            "no condition .* can do nothing",
+        ),
+        (
+            {"name": "apg", "scale": 2.0},
+            {"classes": "none"},
+            "no condition .* can do nothing",
+        ),
+        ({"name": "cfg", "scale": 1.0}, {"classes": "none"}, ""),
+        ({"name": "icg", "scale": 2.0, "classes": 12}, {}, "draws from 12 classes"),
+        ({"name": "cfg", "scale": 2.0}, {"no_null": True}, "never learnt.*take a rule"),
+        (
+            {"name": "unguided"},
+            {"no_null": True, "classes": "none"},
+            "learnt no prediction",
+        ),
+        ({"name": "unguided"}, {"no_null": True}, ""),
+    ],
+)
+def test_guidance_that_networks_cannot_give_is_refused(config, rule, changes, message):
+    config = tiny_with(config, rule)
+    config.sampling.classes = changes.get("classes", "all")
+    main = read_weights("main", config.sampling.weights.main)
+    if "no_null" in changes:
+        inner = main.network.network
+        unlearnt = dataclasses.replace(inner, condition=without_null(inner.condition))
+        main = dataclasses.replace(
+            main, network=dataclasses.replace(main.network, network=unlearnt)
+        )
+    if message:
+        with pytest.raises(UserError, match=message):
+            job_from_config(config, {"main": main})
+    else:
+        job_from_config(config, {"main": main})
+
+
+def test_an_interval_that_covers_no_step_is_said(config, tmp_path, capsys):
+    rule = {"name": "between", "rule": {"name": "cfg", "scale": 2.0}, "low": 90.0, "high": 99.0}
+    config = tiny_with(config, rule)
+    config.sampling.count = 1
+    sample(config, tmp_path)
+    assert "holds at none of the schedule's steps" in capsys.readouterr().out
+
+
+def test_what_only_running_finds_is_refused_in_a_line(config):
+    config = tiny_with(config, {"name": "cfgpp", "scale": 0.6})
+    with pytest.raises(UserError, match="not defined for Heun"):
+        job_from_config(config).images(np.arange(1))
 
 
 def test_what_a_job_evaluates_is_counted_once(config, monkeypatch):
