@@ -7,7 +7,12 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= $(HOME)/tensorflow_datasets
 
-.PHONY: demo test test-longer lint evidence atlas solvers fractal2d statistics train-demo faults clean
+# A newer interpreter, with the newest JAX that supports it.
+NEWER ?= $(shell for p in python3.13 python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo test test-longer newer test-newer test-types types lint evidence atlas solvers fractal2d \
+	statistics train-demo faults clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=demo
@@ -18,6 +23,25 @@ test: $(STAMP)
 # What takes too long for every day: all rules in all ways of spreading over devices.
 test-longer: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile -m longer
+
+# Says whether there is one.
+newer:
+	@test -n "$(NEWER)" && echo $(NEWER)
+
+# The same tests on a newer Python with a newer JAX, where there is an interpreter.
+test-newer:
+	@test -n "$(NEWER)" || { echo "no Python 3.12 or newer here: make NEWER=... names one"; exit 1; }
+	test -x .venv-newer/bin/python || $(NEWER) -m venv .venv-newer
+	.venv-newer/bin/python -m pip install --quiet -e ".[dev]"
+	.venv-newer/bin/python -m pytest -n 2 --dist loadfile
+
+# Core, guidance, samplers and models with every annotation checked at every call.
+test-types: $(STAMP)
+	GUIDESTAR_TYPECHECK=1 $(RUN) -m pytest -n 2 --dist loadfile tests/core tests/guidance \
+	  tests/samplers tests/models
+
+types: $(STAMP)
+	$(VENV)/bin/mypy
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -65,4 +89,4 @@ $(STAMP): pyproject.toml setup.py
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) .venv-newer out build *.egg-info
