@@ -4,13 +4,14 @@ from ..core.noise_levels import convert
 from ..core.random import LABELS, NOISE, STEPS, root_key, sample_keys, unit_noise
 from . import tuning
 from .config import Sampler, from_config
+from .diffusers_schedulers import like_diffusers
 from .gaussian_fit import GaussianFit, fit_gaussian
 from .inversion import invert
 from .likelihood import bits_per_dimension, log_likelihood
 from .loop import sample
 from .particles.feynman_kac import feynman_kac
 from .plans import Plan, plan
-from .priors import Prior, gaussian, pfgmpp, pfgmpp_kernel, teleport
+from .priors import Prior, gaussian, pfgmpp, pfgmpp_kernel, teleport, variance_preserving
 from .schedules.diffusion_time import flow, iddpm, vp, vp_discrete
 from .schedules.published import align_your_steps, explicit
 from .schedules.spaced import arctan, exponential, karras, linear, log_snr, polyexponential, ve
@@ -82,6 +83,7 @@ __all__ = [
     "ipndm",
     "ipndm_v",
     "karras",
+    "like_diffusers",
     "linear",
     "lms",
     "log_likelihood",
@@ -100,6 +102,7 @@ __all__ = [
     "tuning",
     "unipc",
     "unit_noise",
+    "variance_preserving",
     "ve",
     "vp",
     "vp_discrete",

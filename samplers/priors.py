@@ -88,6 +88,26 @@ def gaussian() -> Gaussian:
     return Gaussian()
 
 
+@dataclasses.dataclass(frozen=True)
+class VariancePreserving(Gaussian):
+    """Noise as a variance-preserving process has it at its end, where data still counts."""
+
+    def __call__(self, noise, sigma, keys, condition=None):
+        del keys, condition
+        return noise * jnp.sqrt(1 + sigma**2)
+
+
+@register("prior")
+def variance_preserving() -> VariancePreserving:
+    """Return the prior ``sqrt(1 + sigma^2) * noise``, for data of unit variance.
+
+    Unit noise taken for a state ``alpha x0 + sqrt(1 - alpha^2) noise`` of a variance-preserving
+    process, as most samplers of latents begin: in ``x = x0 + sigma * noise`` that is the noise
+    over alpha.
+    """
+    return VariancePreserving()
+
+
 @pytree
 class Pfgmpp:
     """Student-t noise around 0, whose tails are the heavier the smaller D."""

@@ -9,16 +9,24 @@ import numpy as np
 from ...core.noise_levels import BETA_MAX, BETA_MIN, linear_time
 from ...core.registry import register
 from ..checks import checked_order
+from .dpm_solver import DpmSolverMultistep
 from .lms import Lms
 from .multistep import MOST, Multistep, adams_bashforth
 from .runge_kutta import RungeKutta
 
-MODES = ("tab", "rhoab", "rhork")
+MODES = ("tab", "rhoab", "logrho", "rhork")
 
 
 @dataclasses.dataclass(frozen=True)
 class RhoAb(Lms):
     """The direction extrapolated as a polynomial in sigma, the paper's rho."""
+
+    name: ClassVar[str] = "deis"
+
+
+@dataclasses.dataclass(frozen=True)
+class LogRhoAb(DpmSolverMultistep):
+    """The direction extrapolated as a polynomial in log sigma."""
 
     name: ClassVar[str] = "deis"
 
@@ -46,7 +54,12 @@ class TAb(Multistep):
 
 @register("solver")
 def deis(
-    order: int = 4, mode: str = "tab", *, beta_min: float = BETA_MIN, beta_max: float = BETA_MAX
+    order: int = 4,
+    mode: str = "tab",
+    *,
+    beta_min: float = BETA_MIN,
+    beta_max: float = BETA_MAX,
+    lower_order_final: bool = False,
 ) -> Multistep | RungeKutta:
     """Return DEIS: the noise direction extrapolated, the rest of the flow integrated exactly.
 
@@ -59,11 +72,15 @@ def deis(
         order: of convergence, 1 (Euler's method) to 4: the number of directions, one more than
             the degree in the paper's names (tAB3 is ``order=4``). 2 to 4 for ``rhork``.
         mode: the time of the polynomial: ``tab`` that of variance-preserving diffusion, ``rhoab``
-            sigma (the same method as `lms`). ``rhork`` is no multistep method: Heun's, Kutta's or
-            the classical Runge-Kutta method in sigma, ``order`` evaluations a step.
+            sigma (the same method as `lms`), ``logrho`` log sigma (the same method as multistep
+            `dpm_solver`, to order 3), the only one of diffusers' scheduler. ``rhork`` is no
+            multistep method: Heun's, Kutta's or the classical Runge-Kutta method in sigma,
+            ``order`` evaluations a step.
         beta_min, beta_max: the linear schedule of ``tab``, per unit of time from 0 to 1. Scores
             published for EDM networks have -0.00476899 and 17.533188, which put sigma 0.002 at
             time 0.001 and 80 at 1.
+        lower_order_final: of ``logrho``, let the last steps use no more directions than there are
+            steps left, as diffusers' scheduler does on short schedules; second order then.
 
     Raises:
         ValueError: another order or mode, betas that are not ``beta_min < beta_max``; when
@@ -78,6 +95,11 @@ def deis(
             f"samplers.deis: need beta_min < beta_max, both finite, got beta_min={beta_min}, "
             f"beta_max={beta_max}"
         )
+    if lower_order_final and mode != "logrho":
+        raise ValueError("samplers.deis: lower_order_final is of the mode logrho: leave it out")
+    if mode == "logrho":
+        order = checked_order("deis", order, MOST - 1, least=2)
+        return LogRhoAb(order, as_published=False, lower_order_final=lower_order_final)
     if mode == "rhork":
         return RungeKutta(checked_order("deis", order, MOST, least=2))
     order = checked_order("deis", order, MOST)

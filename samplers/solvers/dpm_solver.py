@@ -120,7 +120,8 @@ def dpm_solver(
         return euler()
     if singlestep:
         return DpmSolverSinglestep(order, evaluations)
-    return DpmSolverMultistep(order, as_published, lower_order_final)
+    # By name: the base class's variable of this name gives its field the first place.
+    return DpmSolverMultistep(order, as_published=as_published, lower_order_final=lower_order_final)
 
 
 @register("solver")

@@ -294,7 +294,7 @@ def test_renoising_rules_are_refused():
         (lambda: ipndm_v(True), "from 1 to 4"),
         (lambda: ipndm_v(2, as_published=1), "True or False"),
         (lambda: deis(1, "rhork"), "from 2 to 4"),
-        (lambda: deis(2, "neither"), "tab, rhoab, rhork"),
+        (lambda: deis(2, "neither"), "tab, rhoab, logrho, rhork"),
         (lambda: deis(2, beta_min=1.0, beta_max=0.5), "beta_min < beta_max"),
         (lambda: plainly(lms(4), samplers.karras(3)), "samplers.lms: .* order 3 or less"),
         (lambda: plainly(pndm(), samplers.karras(3)), "samplers.pndm: .* take 4 steps"),
