@@ -19,6 +19,7 @@ from ..models.autoencoders.scaling import LatentScaling
 from ..runtime import distributed
 from ..runtime.identity import MADE_OF
 from ..runtime.store import RECORD, Store
+from .config.overrides import is_given
 from .sample import require_channels, require_counts, same_name
 
 # What this mode reads of a config.
@@ -133,6 +134,8 @@ def run(config, workdir: Path) -> None:
     assert scaling is not None  # as the decoder was loaded
     shape = decoder.image_shape(origin.shape)
     require_channels(sampling.format, shape[-1])
+    if not section.compare and any(is_given(config, f"data.{name}") for name in config.data):
+        raise UserError("data says nothing to --mode=decode without decoding.compare: leave it out")
     originals = _originals(config, origin) if section.compare else None
     count = section.count or len(origin)
     made_of = {"origin": origin.made_of, "latents": contents(scaling), "decoder": decoder.sha256}

@@ -1,6 +1,7 @@
 """Decoding latents: of a data set or sampled, at once or later, by the right decoder."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from networks.autoencoders import DIGITS, UNSCALED, configured, loaded_once, sec
 from PIL import Image
 from tiny_configs.configs import tiny, write_untrained
 
+from guidestar.commands.config import overrides
 from guidestar.commands.decode import run as decode
 from guidestar.commands.encode import run as encode
 from guidestar.commands.export import run as export
@@ -167,6 +169,102 @@ def test_latents_of_unknown_scaling_are_not_decoded(weights, tmp_path):
     path = write_untrained(tmp_path / "plain.safetensors", model)
     with pytest.raises(UserError, match=r"set sampling\.scaling to dit or edm2"):
         sample(sampling(path, decoder=str(weights)), tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def kept(network, tmp_path_factory):
+    """Six sampled latents."""
+    folder = tmp_path_factory.mktemp("kept")
+    sample(sampling(network, format="npz"), folder)
+    return folder
+
+
+def copied(folder, path):
+    shutil.copytree(folder, path)
+    return path
+
+
+def test_pictures_are_known_by_what_they_were_decoded_of(weights, network, kept, tmp_path):
+    latent = copied(kept, tmp_path / "latents")
+    decode(decoding(weights, latent, count=4), tmp_path / "out")
+    before = pictures(tmp_path / "out")
+    # The same latents in another place.
+    moved = latent.rename(tmp_path / "moved")
+    decode(decoding(weights, moved), tmp_path / "out")
+    np.testing.assert_array_equal(pictures(tmp_path / "out")[:4], before)
+    # Others in the same place.
+    shutil.rmtree(moved)
+    config = sampling(network, format="npz")
+    config.seed = 1
+    sample(config, moved)
+    with pytest.raises(UserError, match="origin was .*moved.* and is .* choose another --workdir"):
+        decode(decoding(weights, moved), tmp_path / "out")
+    # Another decoder of the same name.
+    params = jax.tree.map(np.copy, load(weights).params)
+    params["decoder"]["out"]["conv"]["bias"] += 0.1
+    other = tmp_path / weights.name
+    save(other, params, section(**DIGITS), {})
+    config = decoding(other, kept)
+    config.sampling.any_decoder = True
+    with pytest.raises(UserError, match=rf"decoder was .* and is .*{weights.name}"):
+        decode(config, tmp_path / "out")
+
+
+def test_an_earlier_releases_pictures_are_continued_where_they_agree(weights, kept, tmp_path):
+    out, record = tmp_path / "out", tmp_path / "out" / "sampling.json"
+    decode(decoding(weights, kept, count=4), out)
+    scaling = json.loads((kept / "sampling.json").read_text())["made_of"]["latents"]
+    said = {"latents": scaling | {"file": weights.name}, "decoder": weights.name}
+    for change, message in (
+        ({"decoder": "other.safetensors"}, "that of other.safetensors"),
+        ({"latents": scaling | {"scale": [1.0, 1.0, 1.0]}}, "latents.scale was"),
+        ({}, ""),
+    ):
+        earlier = {"sampling": {"format": "npz"}, "decoding": said | change}
+        record.write_text(json.dumps(earlier))
+        if message:
+            with pytest.raises(UserError, match=message):
+                decode(decoding(weights, kept), out)
+        else:
+            decode(decoding(weights, kept), out)
+    assert len(pictures(out)) == 6
+    assert json.loads(record.read_text())["made_of"].keys() == {"origin", "latents", "decoder"}
+
+
+def test_latents_that_are_not_finite_are_named_and_not_decoded(weights, kept, tmp_path):
+    latent = copied(kept, tmp_path / "latents")
+    for value, message in (
+        (np.nan, "image 5 is not finite as latents already, and nothing was written"),
+        (3e38, "image 5 is not finite once decoded by .*sampling.scaling"),
+    ):
+        path = next((latent / "images").glob("00000004-*.npz"))
+        arrays = dict(np.load(path))
+        arrays["latents"][1] = value
+        np.savez(path, **arrays)
+        with pytest.raises(UserError, match=message):
+            decode(decoding(weights, latent), tmp_path / "out")
+        assert not list((tmp_path / "out" / "images").iterdir())
+
+
+def test_latents_that_are_missing_are_asked_for(weights, kept, tmp_path):
+    latent = copied(kept, tmp_path / "latents")
+    next((latent / "images").glob("00000000-*.npz")).unlink()
+    with pytest.raises(UserError, match="image 0 .* is missing or damaged: run the command that"):
+        decode(decoding(weights, latent), tmp_path / "out")
+    with pytest.raises(UserError, match=r"decoding\.count is 7 and .* holds 6 latents"):
+        decode(decoding(weights, kept, count=7), tmp_path / "out")
+    with pytest.raises(UserError, match=r"decoding\.count is -1: give a whole number"):
+        decode(decoding(weights, kept, count=-1), tmp_path / "out")
+
+
+def test_pictures_and_data_that_nothing_is_done_with_are_refused(weights, kept, tmp_path):
+    decode(decoding(weights, kept), tmp_path / "out")
+    with pytest.raises(UserError, match="holds images: nothing is left to decode"):
+        decode(decoding(weights, tmp_path / "out"), tmp_path / "again")
+    given = [overrides.Override(("data", "split"), "train")]
+    config = overrides.apply(decoding(weights, kept), given)
+    with pytest.raises(UserError, match=r"without decoding\.compare: leave it out"):
+        decode(config, tmp_path / "out")
 
 
 @pytest.mark.longer
