@@ -3,41 +3,46 @@
 import ast
 import datetime
 import math
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from ..core.checks import require_choice, require_ranges
 from ..core.errors import UserError
-from ..core.files import Array, sha256, write_pair
-from ..models.checkpoints.files import resolve
+from ..core.files import Array, home, safe_name, sidecar_path, write_pair, write_text
+from ..models.checkpoints.files import read_sidecar, resolve, sidecar_of
+from ..models.checkpoints.folders import STEMS, digest
 from ..models.checkpoints.loading import Fitted, fit
+from ..training.averages.ema import WIDTH
 from ..training.averages.posthoc_ema import reconstruct_to, snapshot_of_name
 
 # What this mode reads of a config.
 READS = ("weights",)
 
-
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 # What a file of this project may keep as it is; other types become float32.
 KEPT = {np.dtype(kind) for kind in DTYPES.values()}
+# The key under which a sidecar keeps what an import was made of.
+MADE_OF = "import"
+REMEDY = "set weights.name to another, or move it away"
+# The same for all weights, whatever their name: what differs lies in the .json beside them.
+CONFIG = '''"""Samples of the weights beside this file, of its name.
 
-CONFIG = '''"""{name}: samples of weights imported from {source}.
-
-    python main.py --config={path} --workdir=out/{name} --mode=sample --config.guidance.scale=2
+    python main.py --config=THIS_FILE --workdir=DIR --mode=sample --config.guidance.scale=2
 """
 
-from guidestar.configs import common
+from pathlib import Path
+
+from guidestar.configs import imported
 
 
 def get_config():
     """Return the config."""
-    config = common.base()
-    config.name = {name!r}
-    config.sampling.weights.main = {weights!r}
-    config.sampler.schedule.update(sigma_min={low!r}, sigma_max={high!r})
-    return config
+    return imported.get_config(Path(__file__).with_suffix(".safetensors"))
 '''
 
 
@@ -46,7 +51,8 @@ def run(config, workdir: Path) -> Path:
 
     Nothing in the source is executed, and one of its arrays is in memory at a time. Several
     sources, snapshots of one run named ``...-KIMG-STD.pkl``, become the average of the relative
-    width ``weights.std`` (`training.posthoc_ema`).
+    width ``weights.std`` (`training.averages.posthoc_ema`). What was imported before of the same
+    files in the same way stays.
 
     Args:
         config: an experiment's config; its ``weights`` section says what to read.
@@ -57,74 +63,172 @@ def run(config, workdir: Path) -> Path:
 
     Raises:
         UserError: no such file, one that is damaged, unsafe or of an unknown network, arrays that
-            do not fit it, or numbers that do not fit the type asked for.
+            do not fit it, numbers that do not fit the type asked for; a name that is none of a
+            file, or files there that are not of this import.
     """
-    section = config.weights
-    if not section.source:
+    fields = config.weights.to_dict()
+    if not fields["source"]:
         raise UserError(
-            "config.weights.source is empty: name a .pt, .pth, .pkl or .safetensors file"
+            "weights.source is empty: name a .pt, .pth, .pkl or .safetensors file, or a folder"
         )
-    if section.dtype and section.dtype not in DTYPES:
-        raise UserError(f"config.weights.dtype {section.dtype!r} is not one of {', '.join(DTYPES)}")
-    sources = [source.strip() for source in section.source.split(",")]
-    if len(sources) > 1 or section.std:
-        return _merge(section, sources, workdir)
-    fitted = fit(section.source, entry=section.entry or None, **overrides(section.model))
-    digest = sha256(fitted.path)
-    if section.sha256 and digest != section.sha256.lower():
+    if fields["dtype"]:
+        require_choice("weights.dtype", fields["dtype"], DTYPES)
+    sources = files_of(fields.pop("source"))
+    if len(sources) > 1 or fields["std"]:
+        path, lines = merge(sources, workdir, **fields)
+    else:
+        path, lines = convert(sources[0], workdir, **fields)
+    print("\n".join(lines))
+    return path
+
+
+def files_of(text: str) -> list[str]:
+    """Return the files that commas separate; one that is there by the whole text is one."""
+    if home(text).exists():
+        return [text]
+    return [source.strip() for source in text.split(",") if source.strip()]
+
+
+def convert(
+    source: str,
+    workdir: Path,
+    *,
+    entry: str = "",
+    model: str = "",
+    name: str = "",
+    dtype: str = "",
+    std: float = 0.0,
+    sha256: str = "",
+) -> tuple[Path, list[str]]:
+    """Write one published file's weights as this project's; return where, and what to say.
+
+    Args:
+        source: a file, a folder, or the name of a published file.
+        workdir: gets the files.
+        entry, model, name, dtype, sha256: as in the section ``weights``.
+        std: 0, as one file has no other width than its own.
+
+    Raises:
+        UserError: as in `run`.
+    """
+    del std
+    changes = overrides(model)
+    fitted = fit(source, entry=entry or None, **changes)
+    found = digest(fitted.path)
+    if sha256 and found != sha256.lower():
         raise UserError(
-            f"{fitted.path} has sha256 {digest} and config.weights.sha256 is {section.sha256}: "
-            f"download it again"
+            f"{fitted.path} has sha256 {found} and weights.sha256 is {sha256}: download it again"
         )
-    name = section.name or fitted.path.stem
-    path = workdir / f"{name}.safetensors"
+    path = place(workdir, name or name_of(fitted.path))
+    made_of = {"sha256": found, "entry": entry, "model": model, "dtype": dtype}
+    if there(path, made_of):
+        return path, finished(path, fitted, "is there already")
     low, high = fitted.spec.sigma_range
     origin = {
-        "name": name,
-        "sha256": digest,
+        "name": path.stem,
+        "sha256": found,
         "date": datetime.date.today().isoformat(),
         "sigma_range": [low, high],
         "latent": fitted.spec.latent,
+        MADE_OF: made_of,
     }
-    write_pair(path, arrays(fitted, section.dtype), fitted.sidecar | origin)
-    return _finished(path, fitted, fitted.path.name)
+    write_pair(path, arrays(fitted, dtype), fitted.sidecar | origin)
+    return path, finished(path, fitted, "written")
 
 
-def _merge(section, sources: list[str], workdir: Path) -> Path:
-    """Write the average of a chosen width that snapshots of one run add up to."""
-    for field in ("entry", "model", "sha256"):
-        if section[field]:
+def merge(
+    sources: Sequence[str],
+    workdir: Path,
+    *,
+    std: float,
+    name: str = "",
+    dtype: str = "",
+    **of_one: str,
+) -> tuple[Path, list[str]]:
+    """Write the average of a chosen width that snapshots of one run add up to.
+
+    Args:
+        sources: files, or names of published files.
+        workdir: gets the files.
+        std: relative width of the average.
+        name, dtype: as in the section ``weights``.
+        of_one: fields that are of one file, which have to be empty.
+
+    Raises:
+        UserError: as in `run`; or no width.
+    """
+    for field, value in of_one.items():
+        if value:
             raise UserError(
-                f"config.weights.{field} is of one file, and {len(sources)} are merged: leave it "
-                f"empty"
+                f"weights.{field} is of one file, and {len(sources)} are merged: leave it empty"
             )
-    if not section.std:
+    if not std:
         raise UserError(
-            f"config.weights.source names {len(sources)} files: config.weights.std says which "
-            f"relative width the average made of them is to have"
+            f"weights.source names {len(sources)} files: weights.std says which relative width the "
+            f"average made of them is to have"
         )
-    name = section.name or f"merged-{section.std:.3f}"
-    path = workdir / f"{name}.safetensors"
+    require_ranges("weights", {"std": std}, {"std": WIDTH})
+    path = place(workdir, name or f"merged-{std:.3f}")
     snapshots = [snapshot_of_name(resolve(source)) for source in sources]
-    dtype = DTYPES[section.dtype or "float32"]
-    reconstruct_to(path, snapshots, section.std, dtype=dtype)
-    return _finished(path, fit(path), f"{len(sources)} snapshots")
+    files = sorted(digest(one.path) for one in snapshots)
+    made_of = {"sha256": files, "std": std, "dtype": dtype}
+    said = f"{len(sources)} snapshots"
+    if there(path, made_of):
+        return path, finished(path, fit(path), f"is there already, of {said}")
+    kind = DTYPES[dtype or "float32"]
+    reconstruct_to(path, snapshots, std, dtype=kind, facts={MADE_OF: made_of})
+    return path, finished(path, fit(path), f"written, of {said}")
 
 
-def _finished(path: Path, fitted: Fitted, source: str) -> Path:
-    """Write the config beside imported weights and say what was made."""
-    lines = [f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB): {described(fitted)}"]
+def name_of(path: Path) -> str:
+    """Return what weights are called where nothing else is asked for: their file's name, or the
+    folder's where all files of their kind have the same.
+    """
+    stem = path.name.partition(".")[0]
+    return path.parent.name if stem in STEMS else path.stem
+
+
+def place(workdir: Path, name: str) -> Path:
+    """Return where weights of a name go.
+
+    Raises:
+        UserError: a name that is none of a file.
+    """
+    # A colon would end the path of the config beside them on a command line.
+    if ":" in name:
+        raise UserError(f"weights.name is {name!r}: a colon cannot be in it")
+    return home(workdir) / f"{safe_name(name, 'weights.name')}.safetensors"
+
+
+def there(path: Path, made_of: Mapping[str, Any]) -> bool:
+    """Say whether an import was made before; what else lies in its place stays.
+
+    Raises:
+        UserError: files of another origin in its place.
+    """
+    sidecar = sidecar_of(path) if path.exists() else read_sidecar(path)
+    before = (sidecar or {}).get(MADE_OF)
+    # An earlier version noted the digest alone, and wrote a config of its own for each file.
+    earlier = bool(sidecar) and before is None and sidecar.get("sha256") == made_of["sha256"]
+    for file in (path, sidecar_path(path)):
+        if file.exists() and not earlier and before != made_of:
+            what = "is of another import" if before else "exists and --mode=import did not write it"
+            raise UserError(f"{file} {what}: {REMEDY}")
+    config = path.with_suffix(".py")
+    if config.exists() and not earlier and config.read_text(errors="replace") != CONFIG:
+        raise UserError(f"{config} exists and --mode=import did not write it: {REMEDY}")
+    return path.exists() and not earlier
+
+
+def finished(path: Path, fitted: Fitted, done: str) -> list[str]:
+    """Write the config beside imported weights and return what was made, in lines."""
+    lines = [f"{path} ({path.stat().st_size / 2**20:.2f} MiB) {done}: {described(fitted)}"]
     if fitted.spec.preconditioner is not None:
-        name, beside = path.stem, path.with_suffix(".py")
-        low, high = fitted.spec.sigma_range
-        beside.write_text(
-            CONFIG.format(
-                name=name, source=source, path=beside, weights=str(path), low=low, high=high
-            )
-        )
-        lines.append(f"python main.py --config={beside} --workdir=out/{name} --mode=sample")
-    print("\n".join(lines))
-    return path
+        beside = path.with_suffix(".py")
+        write_text(beside, CONFIG)
+        given = shlex.quote(str(beside)), shlex.quote(f"out/{path.stem}")
+        lines.append("python main.py --config={} --workdir={} --mode=sample".format(*given))
+    return lines
 
 
 def overrides(text: str) -> dict[str, Any]:
@@ -135,12 +239,14 @@ def overrides(text: str) -> dict[str, Any]:
     """
     try:
         call = ast.parse(f"dict({text})", mode="eval").body
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("only name=value")
-        return {keyword.arg: _value(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+        fields = call.keywords if isinstance(call, ast.Call) and not call.args else None
+        names = [field.arg for field in fields] if fields is not None else [None]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError("only name=value, each once")
+        return {str(field.arg): _value(field.value) for field in fields or ()}
+    except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError) as error:
         raise UserError(
-            f"config.weights.model={text!r} is not read ({error}): write fields of the model "
+            f"weights.model={text!r} is not read ({error}): write fields of the model "
             f"section with commas between, name=sit,heads=16"
         ) from error
 
@@ -172,7 +278,7 @@ def _cast(path: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if not np.isfinite(cast.astype(np.float32)).all():
         raise UserError(
             f"{path} has values up to {abs(value).max():.3g}, which {dtype} does not hold: choose "
-            f"another config.weights.dtype"
+            f"another weights.dtype"
         )
     return cast
 

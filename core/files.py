@@ -24,6 +24,8 @@ import numpy as np
 from .errors import UserError
 
 BLOCK = 2**24
+# What the name of a file may not have in it.
+UNSAFE = set("/\\'\"`")
 # How much of a file `sketch` reads.
 SKETCH_BLOCKS, SKETCH_BYTES = 16, 2**12
 # numpy's types by the names that safetensors gives them.
@@ -55,12 +57,13 @@ def safe_name(name: str, what: str) -> str:
     """Return a name that is to become that of a file.
 
     Raises:
-        UserError: empty, or with a separator or a leading dot in it, in the name of ``what``.
+        UserError: empty, or with a separator, a quote, a line's end or a leading dot in it, in the
+            name of ``what``.
     """
-    if not name or name.startswith(".") or {"/", "\\", "\0"} & set(name):
+    if not name.isprintable() or not name or name.startswith(".") or UNSAFE & set(name):
         raise UserError(
-            f"{what} is {name!r}: give the name of a file, without separators and not beginning "
-            f"with a dot"
+            f"{what} is {name!r}: give the name of a file, without separators and quotes and not "
+            f"beginning with a dot"
         )
     return name
 

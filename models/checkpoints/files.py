@@ -78,10 +78,15 @@ def sidecar_of(path: Path) -> dict | None:
     Raises:
         UserError: it is of other arrays than the file's.
     """
-    sidecar, _ = _read_sidecar(path)
+    sidecar = read_sidecar(path)
     if sidecar is not None:
         require_pair(path, sidecar)
     return sidecar
+
+
+def read_sidecar(path: Path) -> dict | None:
+    """Return the sidecar of a weight file, whether or not the file is there or the one it is of."""
+    return _read_sidecar(path)[0]
 
 
 def foreign(path: Path) -> str:

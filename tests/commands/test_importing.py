@@ -10,9 +10,10 @@ from places import GOLDEN
 from weight_files.writers import write_torch_zip
 
 from guidestar import models
-from guidestar.commands.import_ import overrides
+from guidestar.commands.import_ import files_of, overrides
 from guidestar.commands.import_ import run as import_weights
 from guidestar.configs import import_weights as config_file
+from guidestar.configs import imported
 from guidestar.core.errors import UserError
 from guidestar.core.files import sha256
 from guidestar.models.checkpoints.readers import open_weights
@@ -55,6 +56,102 @@ def test_the_config_beside_it_samples_it(tmp_path):
     assert tuple(config.sampler.schedule[k] for k in ("sigma_min", "sigma_max")) == (0.002, 80.0)
 
 
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_import_of_the_same_is_there_already(tmp_path, capsys):
+    path = run(tmp_path, EDM2, name="tiny")
+    before = files_in(tmp_path)
+    assert run(tmp_path, EDM2, name="tiny") == path
+    assert "is there already" in capsys.readouterr().out and files_in(tmp_path) == before
+    # Cut short after the arrays were written, it is finished.
+    path.with_suffix(".py").unlink()
+    run(tmp_path, EDM2, name="tiny")
+    assert files_in(tmp_path) == before
+    path.unlink()
+    run(tmp_path, EDM2, name="tiny")
+    assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json", ".py"])
+def test_what_another_wrote_is_not_replaced(ending, tmp_path):
+    (tmp_path / f"tiny{ending}").write_text("mine")
+    before = files_in(tmp_path)
+    with pytest.raises(UserError, match=rf"tiny\{ending} exists and .* did not write it: set weig"):
+        run(tmp_path, DIT, name="tiny", model="heads=4")
+    assert files_in(tmp_path) == before
+
+
+def test_an_import_of_other_weights_is_not_replaced(tmp_path):
+    run(tmp_path, EDM2, name="tiny")
+    before = files_in(tmp_path)
+    for source, fields in ((DIT, dict(model="heads=4")), (EDM2, dict(dtype="float16"))):
+        with pytest.raises(UserError, match=r"tiny\.safetensors is of another import: set weights"):
+            run(tmp_path, source, name="tiny", **fields)
+    assert files_in(tmp_path) == before
+
+
+def test_an_import_of_an_earlier_version_is_made_anew(tmp_path):
+    path = run(tmp_path, EDM2, name="tiny")
+    beside = path.with_suffix(".json")
+    sidecar = json.loads(beside.read_text())
+    del sidecar["import"]
+    beside.write_text(json.dumps(sidecar))
+    path.with_suffix(".py").write_text("# made by hand for these weights")
+    run(tmp_path, EDM2, name="tiny")
+    assert "import" in json.loads(beside.read_text())
+    assert "imported" in path.with_suffix(".py").read_text()
+
+
+NAMES = ["", "..", "../../x", "a/b", ".hidden", "a'b", 'a"""b', "a\nb", "a:b", "a\\b", "a`b"]
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_names_that_are_none_of_a_file_are_refused(name, tmp_path):
+    with pytest.raises(UserError, match=r"weights\.name is "):
+        run(tmp_path / "out", EDM2, name=name)
+    assert nothing_written(tmp_path / "out")
+
+
+def test_a_source_of_such_a_name_asks_for_another(tmp_path):
+    source = tmp_path / "it's.pkl"
+    source.write_bytes(EDM2.read_bytes())
+    with pytest.raises(UserError, match=r"weights\.name is "):
+        run(tmp_path / "out", source)
+    path = run(tmp_path / "out", source, name="its")
+    assert "it's" not in path.with_suffix(".py").read_text()
+
+
+def test_nothing_of_names_is_in_what_is_executed(tmp_path):
+    texts = {
+        run(tmp_path / folder, EDM2, name=name).with_suffix(".py").read_text()
+        for folder, name in (("a", "one"), ("b", "two with {braces} and $words"))
+    }
+    assert len(texts) == 1
+
+
+def test_the_folder_of_diffusers_names_its_weights(tmp_path):
+    path = run(tmp_path, GOLDEN / "diffusers_dit")
+    assert path.name == "diffusers_dit.safetensors"
+    assert json.loads(path.with_suffix(".json").read_text())["model"]["heads"] == 2
+
+
+def test_a_config_of_imported_weights_is_of_weights_that_were(tmp_path):
+    with pytest.raises(UserError, match="path after a colon"):
+        imported.get_config()
+    path = run(tmp_path, EDM2, name="tiny")
+    assert imported.get_config(str(path)).name == "tiny"
+    with pytest.raises(UserError, match="says nothing of its noise levels"):
+        imported.get_config("fashion_mnist_dit")
+
+
+def test_files_are_separated_by_commas_unless_one_has_one(tmp_path):
+    (tmp_path / "a,b.pt").write_bytes(b"x")
+    assert files_of(f"{tmp_path}/a,b.pt") == [f"{tmp_path}/a,b.pt"]
+    assert files_of("a.pt, b.pt,") == ["a.pt", "b.pt"]
+
+
 def test_half_precision_is_asked_for_and_stays_half(tmp_path):
     whole, half = run(tmp_path / "a", EDM2), run(tmp_path / "b", EDM2, dtype="float16")
     assert half.stat().st_size < 0.6 * whole.stat().st_size
@@ -75,15 +172,15 @@ def test_snapshots_merge_into_an_average_of_another_width(tmp_path, capsys):
     facts = json.loads(path.with_suffix(".json").read_text())["ema"]
     assert facts["std"] == 0.08 and len({one["weight"] for one in facts["snapshots"]}) == 4
     for fields, message in [
-        (dict(std=0.0), "config.weights.std says which relative width"),
-        (dict(std=0.08, entry="ema"), "config.weights.entry is of one file"),
+        (dict(std=0.0), "weights.std says which relative width"),
+        (dict(std=0.08, entry="ema"), "weights.entry is of one file"),
     ]:
         with pytest.raises(UserError, match=message):
             run(tmp_path, ",".join(map(str, files)), **fields)
 
 
 def test_a_checksum_is_compared_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match=r"has sha256 .* and config\.weights\.sha256 is 00"):
+    with pytest.raises(UserError, match=r"has sha256 .* and weights\.sha256 is 00"):
         run(tmp_path, EDM2, sha256="00")
     assert nothing_written(tmp_path)
     run(tmp_path, EDM2, sha256=sha256(EDM2).upper())
@@ -115,6 +212,15 @@ def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"final/bias has 32 of 32 values that are NaN"):
         run(tmp_path / "out", tmp_path / "nan.pt", model="heads=4")
     assert nothing_written(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["heads", "4", "a=1), (b=2", "**{'a': 1}", "a=1,a=2", "a=b.c", "a=f()", "a=", "((((", "\0"],
+)
+def test_fields_that_are_no_data_are_refused(text):
+    with pytest.raises(UserError, match=r"weights\.model=.* is not read"):
+        overrides(text)
 
 
 def test_fields_are_read_as_they_are_meant():

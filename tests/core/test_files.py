@@ -97,7 +97,25 @@ def test_a_pair_is_known_by_the_digest_of_its_arrays(tmp_path):
         files.require_pair(path, sidecar)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "a\\b", "a\0b", "/a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a/b",
+        "../a",
+        "a\\b",
+        "a\0b",
+        "/a",
+        "a'b",
+        'a"b',
+        "a`b",
+        "a\nb",
+        "a\udcff",
+    ],
+)
 def test_names_that_leave_the_folder_are_refused(name):
     with pytest.raises(UserError, match="import.name is .*: give the name of a file"):
         files.safe_name(name, "import.name")

@@ -151,6 +151,7 @@ def reconstruct_to(
     std: float,
     images: float | None = None,
     dtype=np.float16,
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the average of width ``std`` as a weight file of this project.
 
@@ -160,6 +161,7 @@ def reconstruct_to(
         std: relative width, best between half the smallest stored and twice the largest.
         images: when; at the last snapshot if None. Later snapshots are left out.
         dtype: float16 or float32.
+        facts: JSON data for the sidecar, beside what is said of the average.
 
     Raises:
         UserError: as in `coefficients` and `WeightSum`; or snapshots of different runs.
@@ -182,7 +184,8 @@ def reconstruct_to(
             ],
         },
     }
-    write_pair(path, files.arrays(weights, dtype), files.sidecar | {"name": path.stem} | origin)
+    sidecar = files.sidecar | {"name": path.stem} | (facts or {}) | origin
+    write_pair(path, files.arrays(weights, dtype), sidecar)
     return path
 
 
