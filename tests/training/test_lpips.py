@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from guidestar.models import builders
 from guidestar.training.losses.autoencoding import autoencoding
-from guidestar.training.losses.lpips import NUMBERS, STAGES, read_lpips
+from guidestar.training.losses.lpips import NUMBERS, SCALE, SHIFT, STAGES, SUMS_OF_0_0, read_lpips
 
 GOLDEN = np.load(places.GOLDEN / "lpips.npz")
 
@@ -82,6 +82,22 @@ def test_files_that_are_not_lpips_are_refused(separate, tmp_path):
     save_file({"features.0.weight": np.zeros((64, 1, 3, 3), np.float32)}, tmp_path / "vgg11.st")
     with pytest.raises(ValueError, match=r"has shape \(64, 1, 3, 3\) and LPIPS takes \(64, 3"):
         read_lpips(tmp_path / "vgg11.st", linear)
+
+
+def test_weights_of_version_0_0_are_for_images_that_are_not_scaled(separate, tmp_path):
+    vgg, _ = separate
+    linear = {name: value for name, value in arrays().items() if name.startswith("lin")}
+    for (name, value), total in zip(sorted(linear.items()), SUMS_OF_0_0, strict=True):
+        linear[name] = value * np.float32(total / value.sum())
+    save_file(linear, tmp_path / "old.st")
+    save_file(
+        {name: value * np.float32(1.1) for name, value in linear.items()}, tmp_path / "new.st"
+    )
+    old, new = (read_lpips(vgg, tmp_path / f"{name}.st") for name in ("old", "new"))
+    assert (old.scaled, new.scaled) == (False, True)
+    x, y = images("x")[:1], images("y")[:1]
+    scaled = [(one - np.float32(SHIFT)) / np.float32(SCALE) for one in (x, y)]
+    np.testing.assert_allclose(old(*scaled), new(x, y) / 1.1, rtol=2e-5)
 
 
 def test_other_channels_are_refused(whole):

@@ -2,7 +2,8 @@
 
 Its weights are two published files: torchvision's VGG-16 (``vgg16-397923af.pth``), and the weights
 of the features, which the authors' package has as ``weights/v0.1/vgg.pth``; or one file with the
-state dict of the package's ``LPIPS(net="vgg")``.
+state dict of the package's ``LPIPS(net="vgg")``. The package has weights of an older version 0.0
+too, of the same names and shapes, which are for images that are not scaled; their sums tell them.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 NUMBERS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 # Mean and standard deviation of ImageNet's colours, for images in [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+# What the weights of version 0.0 sum to, layer by layer; those of 0.1 to twice as much and more.
+SUMS_OF_0_0 = (3.6416, 1.9601, 1.1231, 20.1063, 25.6896)
 FEATURE = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(weight|bias)")
 LINEAR = re.compile(r"lin(\d)\.model\.1\.weight")
 
@@ -37,10 +40,12 @@ class LPIPS:
     Attributes:
         stages: kernels ``[3, 3, in, out]`` and biases of every stage's convolutions.
         weights: of each stage's channels.
+        scaled: whether images are brought to mean 0 and deviation 1 first; not in version 0.0.
     """
 
     stages: tuple[tuple[tuple[Array, Array], ...], ...]
     weights: tuple[Array, ...]
+    scaled: bool = True
 
     def __call__(
         self, x: Float[Array, "batch h w c"], y: Float[Array, "batch h w c"]
@@ -50,7 +55,7 @@ class LPIPS:
         Raises:
             ValueError: other channels than 1 or 3.
         """
-        x, y = _coloured(x), _coloured(y)
+        x, y = (_coloured(one, self.scaled) for one in (x, y))
         total = 0.0
         for number, (stage, weights) in enumerate(zip(self.stages, self.weights, strict=True)):
             x, y = (_through(stage, one if number == 0 else _halved(one)) for one in (x, y))
@@ -58,10 +63,11 @@ class LPIPS:
         return total
 
 
-def _coloured(x: Array) -> Array:
+def _coloured(x: Array, scaled: bool) -> Array:
     if x.shape[-1] not in (1, 3):
         raise ValueError(f"LPIPS is of images of 1 or 3 channels, got {x.shape[-1]}")
-    return (jnp.broadcast_to(x, (*x.shape[:-1], 3)) - np.float32(SHIFT)) / np.float32(SCALE)
+    x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
+    return (x - np.float32(SHIFT)) / np.float32(SCALE) if scaled else x
 
 
 def _through(stage: tuple, x: Array) -> Array:
@@ -125,7 +131,8 @@ def read_lpips(features: str | Path, linear: str | Path = "") -> LPIPS:
         )
         for k, widths in enumerate(STAGES)
     )
-    return LPIPS(tuple(stages), weights)
+    old = np.allclose([float(one.sum()) for one in weights], SUMS_OF_0_0, rtol=0.01)
+    return LPIPS(tuple(stages), weights, scaled=not old)
 
 
 def is_vgg(source: str | Path) -> bool:

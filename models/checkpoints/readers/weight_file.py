@@ -9,6 +9,7 @@ from io import FileIO
 from pathlib import Path
 
 from ....core.errors import UserError
+from ....core.files import home
 
 DOWNLOAD = "download it again and compare its size and checksum with the published ones"
 RESAVE = "save the state dict alone, as safetensors or with torch.save(model.state_dict(), path)"
@@ -36,7 +37,7 @@ class WeightFile:
         Raises:
             UserError: nothing there, no regular file (a folder, a pipe, a loop of links), or empty.
         """
-        path = Path(path)
+        path = home(path)
         try:
             found = os.stat(path)
         except (OSError, ValueError) as error:

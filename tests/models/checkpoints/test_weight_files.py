@@ -17,6 +17,7 @@ from guidestar.core.errors import UserError
 from guidestar.core.files import Array, write_pair
 from guidestar.models.checkpoints import load, resolve, save
 from guidestar.models.checkpoints.published import OTHERS, edm2, find, folder, lookup
+from guidestar.models.checkpoints.readers import open_weights
 from guidestar.models.checkpoints.stacking import Place, places
 
 TINY = dict(
@@ -137,6 +138,7 @@ def test_arrays_are_kept_whatever_their_memory_layout(tmp_path):
 def test_a_tilde_is_home_wherever_weights_are_named(tiny, monkeypatch):
     monkeypatch.setenv("HOME", str(tiny.parent))
     assert resolve("~/tiny.safetensors") == tiny
+    assert open_weights("~/tiny.safetensors").path == tiny
     monkeypatch.setenv("GUIDESTAR_WEIGHTS", "~/published")
     assert folder() == tiny.parent / "published"
     save("~/saved.safetensors", {"k": np.ones(2)}, TINY, {})
