@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from ..core.registry import checked, registry
 from .conditions import Condition, Label, described, without_null
 from .denoiser import Denoiser, Network, Origin, split
-from .preconditioning import SIGMA_RANGE, Preconditioner
+from .preconditioning import SIGMA_RANGE, Preconditioner, sigma_range
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -161,6 +161,53 @@ class Spec:
     def without_null(self) -> "Spec":
         """Return the spec of a network that was never shown what stands for no condition."""
         return dataclasses.replace(self, condition=without_null(self.condition))
+
+
+def class_conditional(
+    network: Any,
+    name: str,
+    preconditioner: Preconditioner,
+    size: str | None,
+    dtype: str,
+    latent: bool | None,
+    fields: Mapping[str, Any],
+) -> Spec:
+    """Return the spec of a class-conditional network whose sizes have names.
+
+    Args:
+        network: its class; one of published sizes has ``fields(size)``, one of parameters that
+            weight decay leaves alone ``undecayed(path)``.
+        name: what configs call it.
+        preconditioner: turns it into a denoiser.
+        size: a published one, whose fields hold where ``fields`` has none; None for none.
+        dtype: name of the compute type.
+        latent: whether it works on an autoencoder's latents; None where published sizes do.
+        fields: of the class.
+
+    Raises:
+        ValueError: unknown size, field or type; neither a size nor one of the fields that a
+            network cannot be without.
+    """
+    compute = compute_type(dtype)
+    fields = (network.fields(size) if size else {}) | dict(fields)
+    for field in ("image_size", "channels", "num_classes"):
+        if field not in fields:
+            raise ValueError(f"{field} is missing: give it, or a published size as size='XL/2'")
+    fields = checked_fields(network, name, fields)
+
+    def build(rngs):
+        return network(**fields, dtype=compute, rngs=rngs)
+
+    side = fields["image_size"]
+    return Spec(
+        build,
+        label_of(fields),
+        (side, side, fields["channels"]),
+        preconditioner,
+        sigma_range=sigma_range(preconditioner),
+        latent=bool(size) if latent is None else latent,
+        undecayed=getattr(network, "undecayed", nothing),
+    )
 
 
 def checked_fields(

@@ -22,21 +22,12 @@ from ...core.sites import (
     for_layer,
     require_offered,
 )
+from ..layers.dense import linear, modulate, plain_norm, small_normal, xavier, zeros
+from ..layers.frequencies import TIME_FREQUENCIES, time_features
 from ..layers.labels import label_or_null, where_known
+from ..layers.stacks import stack, through
 from ..preconditioning import from_config
-from ..spec import Spec
-from ..transformers.dit import transformer_spec
-from ..transformers.parts import (
-    TIME_FREQUENCIES,
-    linear,
-    modulate,
-    plain_norm,
-    small_normal,
-    time_features,
-    xavier,
-    zeros,
-)
-from ..transformers.stack import stack, through
+from ..spec import Spec, class_conditional
 
 # name -> (width, blocks of each stage, factor of the hidden width), arXiv 2505.11196 and its code.
 SIZES = {
@@ -263,7 +254,7 @@ class DiCo(nnx.Module):
             x: images of the network's channels; height and width divisible by 4.
             time: the network's time input.
             label: integers, ``num_classes`` being the null class; None is the null class.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
 
         Raises:
             ValueError: an input of other channels or of a size that does not divide, a mode at a
@@ -345,6 +336,6 @@ def dico_spec(
     """
     # 250 ln(sigma)/4 spans about 660 units over [0.002, 80], the range the sinusoids expect.
     chosen = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
-    return transformer_spec(
+    return class_conditional(
         DiCo, "dico", chosen, size=size, dtype=dtype, latent=latent, fields=fields
     )

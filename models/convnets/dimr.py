@@ -20,8 +20,7 @@ from ...core.sites import (
 )
 from ..layers.labels import label_or_null, where_known
 from ..preconditioning import Discrete, Preconditioner, from_config, sigma_range
-from ..spec import Spec
-from ..transformers.dit import transformer_spec
+from ..spec import Spec, class_conditional
 from .dimr_branch import Branch, ConvBlock, TransformerBlock
 
 # name -> (side of the input, widths of the branches, blocks of the branches). The published code
@@ -185,7 +184,7 @@ class DiMR(nnx.Module):
                 but the last, and not larger than it was made for.
             time: the network's time input.
             label: integers, ``num_classes`` being the null class; None is the null class.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
 
         Raises:
             ValueError: an input that it does not take, a mode at a site that is not offered or in
@@ -272,7 +271,7 @@ def dimr_spec(
     chosen = from_config(preconditioner, sigma_data=sigma_data, **SCHEDULE)
     if "time_range" not in fields:
         fields["time_range"] = _time_range(chosen)
-    return transformer_spec(
+    return class_conditional(
         DiMR, "dimr", chosen, size=size, dtype=dtype, latent=latent, fields=fields
     )
 

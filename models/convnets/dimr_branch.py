@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from ...core.sites import ATTENTION, BLOCK, around, for_layer
 from ..layers.attention import attend
-from ..transformers.extra_tokens import of_image
-from ..transformers.parts import linear, patchify, small_normal, unpatchify
-from ..transformers.stack import stack, through
-from ..unets.dhariwal import START
+from ..layers.dense import linear, small_normal
+from ..layers.extra_tokens import of_image
+from ..layers.stacks import stack, through
+from ..layers.starts import UNIFORM
+from ..layers.tokens import patchify, unpatchify
 from .time_norm import TimeDependentNorm
 
 
@@ -96,8 +97,8 @@ def spatial(
         (size, size),
         padding=((size // 2, size // 2),) * 2,
         feature_group_count=groups,
-        kernel_init=START.kernel,
-        bias_init=START.bias(fan_in // groups * size**2),
+        kernel_init=UNIFORM.kernel,
+        bias_init=UNIFORM.bias(fan_in // groups * size**2),
         dtype=dtype,
         rngs=rngs,
     )
@@ -139,8 +140,8 @@ class Branch(nnx.Module):
         self.image_in = nnx.Linear(
             inputs,
             width,
-            kernel_init=START.kernel,
-            bias_init=START.bias(inputs),
+            kernel_init=UNIFORM.kernel,
+            bias_init=UNIFORM.bias(inputs),
             dtype=dtype,
             rngs=rngs,
         )

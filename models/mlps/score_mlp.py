@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from ...core.registry import register
 from ...core.sites import BLOCK, TIME_EMBEDDING, around, changed, for_layer, require_offered
+from ..layers.magnitude import MPLinear, mp_silu, normalise_weights
 from ..preconditioning import Direct
 from ..spec import Spec, checked_fields
-from ..unets.magnitude import MPLinear, mp_silu, normalise_weights
 
 SIGMA_DATA = 0.5
 LAYERS = 4
@@ -50,7 +50,7 @@ class ScoreMLP(nnx.Module):
         Args:
             x: noisy points, sigma_data 0.5.
             sigma: their noise levels, positive.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
 
         Raises:
             ValueError: a mode at a site that is not offered, or in a layer beyond the depth.

@@ -21,25 +21,14 @@ from ...core.sites import (
     changed,
     require_offered,
 )
+from ..layers.attention import Attention
+from ..layers.dense import linear, modulate, plain_norm, small_normal, zeros
+from ..layers.frequencies import TIME_FREQUENCIES, time_features
 from ..layers.labels import label_or_null, where_known
-from ..preconditioning import Preconditioner, from_config, sigma_range
-from ..spec import Spec, checked_fields, compute_type, label_of, nothing
-from .parts import (
-    TIME_FREQUENCIES,
-    Attention,
-    linear,
-    modulate,
-    patchify,
-    plain_norm,
-    require_dividing,
-    sincos_positions,
-    small_normal,
-    time_features,
-    token_grid,
-    unpatchify,
-    zeros,
-)
-from .stack import stack, through
+from ..layers.stacks import stack, through
+from ..layers.tokens import patchify, require_dividing, sincos_positions, token_grid, unpatchify
+from ..preconditioning import from_config
+from ..spec import Spec, class_conditional
 
 # name -> (depth, width, heads), arXiv 2212.09748, Table 1.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -171,7 +160,7 @@ class DiT(nnx.Module):
         return cls(**(cls.fields(name) | overrides))
 
     def patchify(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch token patch"]:
-        """Cut images into the network's patches (see `parts.patchify`)."""
+        """Cut images into the network's patches (see `layers.tokens.patchify`)."""
         return patchify(x, self.patch_size)
 
     def unpatchify(
@@ -195,7 +184,7 @@ class DiT(nnx.Module):
             time: the network's time input.
             label: integers, ``num_classes`` being the null class; None is the null class. Another
                 is answered with NaN.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
 
         Raises:
             ValueError: an input of other channels or of a size that does not divide, a mode at a
@@ -228,53 +217,6 @@ class DiT(nnx.Module):
         return sincos_positions(self.positions.value.shape[1], *grid)
 
 
-def transformer_spec(
-    network: type[DiT],
-    name: str,
-    preconditioner: Preconditioner,
-    size: str | None,
-    dtype: str,
-    latent: bool | None,
-    fields: Mapping[str, Any],
-) -> Spec:
-    """Return the spec of a class-conditional transformer, or of a relative with its fields.
-
-    Args:
-        network: its class; one of published sizes has ``fields(size)``, one of parameters that
-            weight decay leaves alone ``undecayed(path)``.
-        name: what configs call it.
-        preconditioner: turns it into a denoiser.
-        size: a published one, whose fields hold where ``fields`` has none; None for none.
-        dtype: name of the compute type.
-        latent: whether it works on an autoencoder's latents; None where published sizes do.
-        fields: of the class.
-
-    Raises:
-        ValueError: unknown size, field or type; neither a size nor one of the fields that a
-            network cannot be without.
-    """
-    compute = compute_type(dtype)
-    fields = (network.fields(size) if size else {}) | dict(fields)
-    for field in ("image_size", "channels", "num_classes"):
-        if field not in fields:
-            raise ValueError(f"{field} is missing: give it, or a published size as size='XL/2'")
-    fields = checked_fields(network, name, fields)
-
-    def build(rngs):
-        return network(**fields, dtype=compute, rngs=rngs)
-
-    side = fields["image_size"]
-    return Spec(
-        build,
-        label_of(fields),
-        (side, side, fields["channels"]),
-        preconditioner,
-        sigma_range=sigma_range(preconditioner),
-        latent=bool(size) if latent is None else latent,
-        undecayed=getattr(network, "undecayed", nothing),
-    )
-
-
 @register("network", "2212.09748", name="dit")
 def dit_spec(
     size: str | None = None,
@@ -291,6 +233,6 @@ def dit_spec(
     """
     # 250 ln(sigma)/4 spans about 660 units over [0.002, 80], the range DiT's sinusoids expect.
     chosen = from_config(preconditioner, sigma_data=sigma_data, noise_scale=250.0)
-    return transformer_spec(
+    return class_conditional(
         DiT, "dit", chosen, size=size, dtype=dtype, latent=latent, fields=fields
     )

@@ -17,10 +17,11 @@ from jaxtyping import Array, Float
 
 from ...core.registry import register
 from ...core.sites import BLOCK, around
+from ..layers.attention import Attention
+from ..layers.dense import linear, modulate, zeros
 from ..preconditioning import from_config
-from ..spec import Spec
-from .dit import DiT, transformer_spec
-from .parts import Attention, linear, modulate, zeros
+from ..spec import Spec, class_conditional
+from .dit import DiT
 
 
 def rms_norm(width: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -151,6 +152,6 @@ def lightning_dit_spec(
     ``size`` is a published one, "XL/1"; ``preconditioner`` is "flow", the linear path.
     """
     chosen = from_config(preconditioner)
-    return transformer_spec(
+    return class_conditional(
         LightningDiT, "lightning_dit", chosen, size=size, dtype=dtype, latent=latent, fields=fields
     )

@@ -20,26 +20,14 @@ from ...core.pytrees import Constant
 from ...core.registry import register
 from ...core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
 from ..conditions import LEARNT, Values
-from ..layers.attention import attend
+from ..layers.attention import Attention, attend
+from ..layers.dense import linear, modulate, plain_norm, small_normal, zeros
+from ..layers.frequencies import TIME_FREQUENCIES, time_features
+from ..layers.stacks import stack, through
+from ..layers.tokens import patchify, require_dividing, sincos_positions, token_grid, unpatchify
 from ..preconditioning import from_config, sigma_range
 from ..spec import Spec, checked_fields, compute_type
 from .dit import SIZES
-from .parts import (
-    TIME_FREQUENCIES,
-    Attention,
-    linear,
-    modulate,
-    patchify,
-    plain_norm,
-    require_dividing,
-    sincos_positions,
-    small_normal,
-    time_features,
-    token_grid,
-    unpatchify,
-    zeros,
-)
-from .stack import stack, through
 
 # Pixels a latent on each side, for the image size that a network is told of.
 PIXELS = 8
@@ -231,7 +219,7 @@ class PixArt(nnx.Module):
             x: latents; height and width divisible by ``patch_size``.
             time: index of the noise level's step, 0 to 999.
             condition: see the class; None is the null caption.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`);
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`);
                 cross-attention is no site.
 
         Raises:

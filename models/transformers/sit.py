@@ -9,8 +9,8 @@ from typing import Any
 
 from ...core.registry import register
 from ..preconditioning import from_config
-from ..spec import Spec
-from .dit import DiT, transformer_spec
+from ..spec import Spec, class_conditional
+from .dit import DiT
 
 
 class SiT(DiT):
@@ -31,6 +31,6 @@ def sit_spec(
     its path and direction: ``{"name": "flow", "path": "gvp", "time": "to_data"}``.
     """
     chosen = from_config(preconditioner)
-    return transformer_spec(
+    return class_conditional(
         SiT, "sit", chosen, size=size, dtype=dtype, latent=latent, fields=fields
     )

@@ -26,14 +26,14 @@ from ...core.sites import (
     require_offered,
 )
 from ..layers.attention import attend
+from ..layers.dense import linear, modulate, small_normal, zeros
+from ..layers.extra_tokens import of_image
+from ..layers.frequencies import sinusoids
 from ..layers.labels import label_or_null, where_known
+from ..layers.stacks import stack, through
+from ..layers.tokens import patchify, require_dividing, unpatchify
 from ..preconditioning import Discrete, Preconditioner, from_config, sigma_range
-from ..spec import Spec
-from ..unets.layers import sinusoids
-from .dit import transformer_spec
-from .extra_tokens import of_image
-from .parts import linear, modulate, patchify, require_dividing, small_normal, unpatchify, zeros
-from .stack import stack, through
+from ..spec import Spec, class_conditional
 
 # name -> (width, blocks of the encoder, of the decoder, heads), as in the published code.
 SIZES = {"S": (384, 12, 4, 6), "B": (768, 12, 4, 12), "L": (1024, 24, 8, 16)}
@@ -248,7 +248,7 @@ class UMD(nnx.Module):
             x: images of the network's size and channels.
             time: the network's time input; ``clean_time`` where there is no noise.
             label: integers, ``num_classes`` being the null class; None is the null class.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
             visible: numbers, row by row, of the tokens that the encoder sees, each once and the
                 same number in every sample (see `draw_visible`); None is all of them.
 
@@ -378,7 +378,7 @@ def umd_spec(
     if "clean_time" not in fields:
         fields["clean_time"] = _lowest_time(chosen) - 1
     latent = size == LATENT if latent is None else latent
-    return transformer_spec(
+    return class_conditional(
         UMD, "umd", chosen, size=size, dtype=dtype, latent=latent, fields=fields
     )
 

@@ -20,7 +20,7 @@ from ...core.sites import (
     require_offered,
 )
 from ..layers.labels import label_or_null, one_hot
-from .layers import UNetBlock
+from .blocks import UNetBlock
 from .stages import Arrangement, Stage
 
 

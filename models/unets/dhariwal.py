@@ -10,26 +10,19 @@ from jaxtyping import Array, Float, Int, Key
 
 from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
+from ..layers.dense import zeros
+from ..layers.frequencies import sinusoids
+from ..layers.starts import UNIFORM, Keys, Start
 from ..preconditioning import from_config, sigma_range
 from ..spec import Spec, checked_fields, compute_type, label_of
 from .backbone import Backbone, Passage, sample_keys
-from .layers import Keys, Start, Style, UNetBlock, conv, group_norm, linear, sinusoids, zeros
+from .blocks import Style, UNetBlock, conv, group_norm, linear
 from .stages import Arrangement, arrange
 
 EPSILON = 1e-5
 CHANNELS_PER_HEAD = 64
 
 
-def _uniform_bias(fan_in: int) -> nnx.Initializer:
-    limit = fan_in**-0.5
-
-    def start(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return start
-
-
-START = Start(nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"), _uniform_bias)
 LAST = Start(zeros)
 LABEL = Start(nnx.initializers.normal(1.0))
 
@@ -123,20 +116,20 @@ class DhariwalUNet(Backbone):
             taps=(1, 1),
             project_resampled=False,
             channels_per_head=CHANNELS_PER_HEAD,
-            start=START,
+            start=UNIFORM,
             last=LAST,
-            attention=START,
+            attention=UNIFORM,
             dtype=dtype,
         )
         rngs = Keys(rngs)
         if augment_dim:
             self.map_augment = linear(augment_dim, model_channels, LAST, rngs=rngs, use_bias=False)
-        self.map_layer0 = linear(model_channels, style.embedding, START, rngs=rngs)
-        self.map_layer1 = linear(style.embedding, style.embedding, START, rngs=rngs)
+        self.map_layer0 = linear(model_channels, style.embedding, UNIFORM, rngs=rngs)
+        self.map_layer1 = linear(style.embedding, style.embedding, UNIFORM, rngs=rngs)
         if num_classes:
             self.map_label = linear(num_classes, style.embedding, LABEL, rngs=rngs, use_bias=False)
         finest, made = self.arrangement.levels[0], dict(dtype=dtype, rngs=rngs)
-        first = conv(channels, self.arrangement.width, 3, START, **made)
+        first = conv(channels, self.arrangement.width, 3, UNIFORM, **made)
         encoder, decoder = self.arrangement.encoder, self.arrangement.decoder
         self.enc = nnx.Dict(
             {f"{finest.label}_conv": first}

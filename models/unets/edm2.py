@@ -12,9 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, at_site, changed
+from ..layers.starts import Keys
 from .backbone import Backbone, Passage, sample_keys
 from .edm2_blocks import DESIGNS, BlockStyle, EDM2Block, scale_groups
-from .layers import Keys
 from .stages import Arrangement, arrange
 
 # name -> (model_channels, dropout), arXiv 2312.02696, table 6; XXS: arXiv 2406.02507.
@@ -195,7 +195,7 @@ class EDM2UNet(Backbone):
             x: images of the network's channels, sides divisible by two for each level but one.
             time: c_noise.
             label: integers, ``num_classes`` being the null class; None is the null class.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
             dropout_key: one, or one a sample; None drops nothing.
 
         Raises:

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from ...core.sites import ATTENTION, around
 from ..layers.attention import attend
-from .layers import StagedBlock, groups_of, heads_of
-from .magnitude import (
+from ..layers.magnitude import (
     EPSILON,
     Fourier,
     MPConv,
@@ -24,6 +23,7 @@ from .magnitude import (
     pixel_norm,
     unit_kernel,
 )
+from .blocks import StagedBlock, groups_of, heads_of
 from .stages import Stage
 
 # He's uniform init as EDM has it, which config C gives to every layer (appendix B.3).

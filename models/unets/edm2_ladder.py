@@ -22,13 +22,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ...core.registry import register
+from ..layers.magnitude import Fourier, is_constant, normalise_weights
+from ..layers.starts import UNIFORM
 from ..preconditioning import from_config
 from ..spec import Spec, checked_fields, compute_type, label_of, nothing, unchanged
-from .dhariwal import START, DhariwalUNet
+from .blocks import linear
+from .dhariwal import DhariwalUNet
 from .edm2 import EDM2UNet, published
 from .edm2_blocks import DESIGNS
-from .layers import linear
-from .magnitude import Fourier, is_constant, normalise_weights
 
 # What the baselines have beside the fields of a published size (figures 16 and 17).
 BASELINES = {"A": dict(attn_resolutions=(32, 16, 8)), "B": dict(attn_resolutions=(16, 8))}
@@ -48,7 +49,7 @@ class UncertainADM(DhariwalUNet):
     def __init__(self, *, log_variance_features: int = 128, rngs: nnx.Rngs, **fields: Any):
         super().__init__(rngs=rngs, **fields)
         self.logvar_fourier = Fourier(log_variance_features, scale=1.0, rngs=rngs)
-        self.logvar_linear = linear(log_variance_features, 1, START, rngs=rngs)
+        self.logvar_linear = linear(log_variance_features, 1, UNIFORM, rngs=rngs)
 
     def log_variance(self, time: Float[Array, " batch"]) -> Float[Array, " batch"]:
         """Return u(sigma), as `EDM2UNet.log_variance` does."""

@@ -15,22 +15,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
+from ..layers.frequencies import sinusoids
+from ..layers.magnitude import is_constant
+from ..layers.starts import Keys, Start
 from ..preconditioning import from_config, sigma_range
 from ..spec import Spec, checked_fields, compute_type, label_of
 from .backbone import Backbone, Passage, sample_keys
-from .layers import (
-    Keys,
-    Start,
-    Style,
-    UNetBlock,
-    conv,
-    downsampled,
-    group_norm,
-    linear,
-    sinusoids,
-    upsampled,
-)
-from .magnitude import is_constant
+from .blocks import Style, UNetBlock, conv, downsampled, group_norm, linear, upsampled
 from .stages import DOWN, Arrangement, arrange
 
 EPSILON = 1e-6
@@ -254,7 +245,7 @@ class SongUNet(Backbone):
             x: images; sides as in training unless a caller knows better.
             time: the network's time input.
             label: integers, ``num_classes`` being the null class; None is the null class.
-            modes: pairs (mode, where) that step in at the network's sites (see `models.sites`).
+            modes: pairs (mode, where) that step in at the network's sites (see `core.sites`).
             augment: labels of the augmentation of training images; None is none.
             dropout_key: one key, or one a sample; None drops nothing.
 

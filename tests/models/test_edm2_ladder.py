@@ -13,10 +13,10 @@ from networks.edm_unets import count
 from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.denoiser import split
+from guidestar.models.layers.magnitude import is_constant, normalise_weights
 from guidestar.models.spec import nothing, unchanged
 from guidestar.models.unets.edm2_blocks import scale_groups
 from guidestar.models.unets.edm2_ladder import CONFIGS
-from guidestar.models.unets.magnitude import is_constant, normalise_weights
 
 # Millions of parameters of size S on latents, arXiv 2312.02696, figures 16 to 22.
 PARAMETERS = dict(A=295.9, B=291.8, C=277.8, D=277.8, E=277.8, F=280.2, G=280.2)

@@ -8,7 +8,7 @@ from networks.filled import Doubled
 from guidestar.core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around
 from guidestar.guidance.references.attention import IdentityAttention
 from guidestar.guidance.references.blocks import SkippedBlocks
-from guidestar.models.transformers.extra_tokens import of_image
+from guidestar.models.layers.extra_tokens import of_image
 
 EXTRA, GRID = 2, (2, 3)
 QUERY, KEY, VALUE = jax.random.normal(jax.random.key(0), (3, 2, EXTRA + 6, 2, 4))

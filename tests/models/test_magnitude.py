@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from guidestar.models.unets.magnitude import (
+from guidestar.models.layers.magnitude import (
     SILU_GAIN,
     Fourier,
     MPConv,

@@ -12,8 +12,8 @@ from tables.loss_examples import mean_of
 
 from guidestar.models.denoiser import split
 from guidestar.models.exact.mixture import GaussianMixture
+from guidestar.models.layers.magnitude import normalise_weights
 from guidestar.models.mlps.score_mlp import ScoreMLP
-from guidestar.models.unets.magnitude import normalise_weights
 from guidestar.training.losses import ScoreMatching
 from guidestar.training.noise.levels import log_normal
 

@@ -10,7 +10,7 @@ from jax.tree_util import keystr
 from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.denoiser import Denoiser, split
-from guidestar.models.unets.magnitude import is_constant
+from guidestar.models.layers.magnitude import is_constant
 
 CLASSES = 3
 TINY = dict(

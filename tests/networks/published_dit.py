@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from guidestar.models.transformers.parts import sincos_positions
+from guidestar.models.layers.tokens import sincos_positions
 
 
 def published_dit(classes=3, null=True, width=16, depth=1, grid=4, outputs=8, seed=0):

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from ....core.errors import UserError
+from ...layers.tokens import sincos_positions
 from ...transformers.dit import SIZES
-from ...transformers.parts import sincos_positions
 from ..readers import WeightSource
 from .layout import Entry, as_is, linear
 

@@ -1,20 +1,8 @@
-"""What the diffusion transformers share: patches, positions, time features, self-attention."""
+"""Images as tokens: patches on a grid, their positions, and the sizes that divide into them."""
 
-import math
-
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
-
-from ...core.sites import ATTENTION, around
-from ..layers.attention import attend
-
-TIME_FREQUENCIES = 256
-
-xavier = nnx.initializers.xavier_uniform()
-small_normal = nnx.initializers.normal(0.02)
-zeros = nnx.initializers.zeros_init()
 
 
 def sincos_positions(
@@ -36,33 +24,6 @@ def sincos_positions(
     down, across = np.arange(rows) * spacing[0], np.arange(columns) * spacing[1]
     row, column = np.meshgrid(down, across, indexing="ij")
     return np.concatenate([embed(column), embed(row)], axis=1).astype(np.float32)
-
-
-def time_features(time: Float[Array, " batch"]) -> Float[Array, "batch 256"]:
-    """Sinusoidal features of the network's time input, cosines first, periods 2*pi to 2e4*pi."""
-    half = TIME_FREQUENCIES // 2
-    angles = time.astype(jnp.float32)[:, None] * jnp.exp(
-        -math.log(10000.0) / half * jnp.arange(half, dtype=jnp.float32)
-    )
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def modulate(x: Array, shift: Array, scale: Array) -> Array:
-    """Apply a per-channel affine map to every token: ``x * (1 + scale) + shift``."""
-    return x * (1 + scale[:, None]) + shift[:, None]
-
-
-def linear(fan_in: int, fan_out: int, *, dtype, rngs, kernel_init=xavier) -> nnx.Linear:
-    return nnx.Linear(
-        fan_in, fan_out, kernel_init=kernel_init, bias_init=zeros, dtype=dtype, rngs=rngs
-    )
-
-
-def plain_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation without parameters, in float32: its statistics do not survive less."""
-    return nnx.LayerNorm(
-        width, epsilon=1e-6, use_bias=False, use_scale=False, dtype=jnp.float32, rngs=rngs
-    )
 
 
 def patchify(x: Float[Array, "batch h w c"], side: int) -> Float[Array, "batch token patch"]:
@@ -111,30 +72,3 @@ def token_grid(network: nnx.Module, shape: tuple[int, ...]) -> tuple[int, int]:
             f"{channels} channels and sides divisible by {p}, got {shape[1:]}"
         )
     return shape[1] // p, shape[2] // p
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention with one fused qkv projection (rows ordered q, k, v)."""
-
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
-        self.heads = heads
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch token width"],
-        grid: tuple[int, int],
-        modes: tuple = (),
-    ) -> Float[Array, "batch token width"]:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        q, k = self.compared(q, k, grid)
-        run = around(modes, ATTENTION, attend, grid)
-        return self.proj(run(q, k, v).reshape(batch, tokens, width))
-
-    def compared(self, query: Array, key: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
-        """Return queries and keys as they are compared; here positions were added before."""
-        del grid
-        return query, key

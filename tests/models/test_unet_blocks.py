@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 from networks.edm_unets import DDPMPP, denoiser, inputs, run
 
+from guidestar.models.layers.frequencies import sinusoids
+from guidestar.models.layers.starts import Keys
+from guidestar.models.unets.blocks import downsampled, group_norm, upsampled
 from guidestar.models.unets.dhariwal import dhariwal_arrangement
-from guidestar.models.unets.layers import Keys, downsampled, group_norm, sinusoids, upsampled
 from guidestar.models.unets.song import song_arrangement
 from guidestar.training.gradients import rematerialised
 

@@ -1,10 +1,9 @@
 """Blocks of EDM's UNets, shared by `SongUNet` and `DhariwalUNet` (arXiv 2206.00364)."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from ...core.sites import ATTENTION, BLOCK, around, at_site
 from ..layers.attention import attend
+from ..layers.starts import Start
 from .stages import DOWN, UP, Stage
-
-zeros = nnx.initializers.zeros_init()
-
-
-class Start(NamedTuple):
-    """How a layer starts: its kernel's initialiser, and its bias's by the layer's fan-in."""
-
-    kernel: nnx.Initializer
-    bias: Callable[[int], nnx.Initializer] = lambda fan_in: zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,22 +47,6 @@ class Style:
     last: Start
     attention: Start
     dtype: jnp.dtype
-
-
-class Keys:
-    """Random keys for a network's layers, which take it in the place of `nnx.Rngs`.
-
-    Those count their draws in an array. Where that is traced, every draw goes over the whole
-    program so far, and building a network takes time quadratic in its number of layers.
-    """
-
-    def __init__(self, rngs: nnx.Rngs):
-        self._key, self._count = rngs.params(), 0
-
-    def params(self) -> Key[Array, ""]:
-        """Return a key that is like no other of them."""
-        self._count += 1
-        return jax.random.fold_in(self._key, self._count)
 
 
 def downsampled(
@@ -175,26 +150,6 @@ def group_norm(channels: int, epsilon: float, *, rngs) -> nnx.GroupNorm:
         dtype=jnp.float32,
         rngs=rngs,
     )
-
-
-def sinusoids(
-    time: Float[Array, " batch"], channels: int, *, endpoint: bool, sine_first: bool
-) -> Float[Array, "batch channels"]:
-    """Return sines and cosines of ``time * 10000^-f``, f evenly from 0 to 1.
-
-    Args:
-        time: the network's time input.
-        channels: of the result, even.
-        endpoint: whether f reaches 1.
-        sine_first: which half holds the sines.
-    """
-    half = channels // 2
-    steps = half - 1 if endpoint else half
-    angles = time.astype(jnp.float32)[:, None] * jnp.exp(
-        -math.log(10000.0) / steps * jnp.arange(half, dtype=jnp.float32)
-    )
-    halves = (jnp.sin(angles), jnp.cos(angles))
-    return jnp.concatenate(halves if sine_first else halves[::-1], axis=-1)
 
 
 def heads_of(stage: Stage, channels_per_head: int | None) -> int:
