@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
         *(sys.executable, "main.py", "--mode=sample"),
         "--config=tests/tiny_configs/command_line.py",
         f"--config.sampling.weights.main={weights['main']}",
-        *("--config.sampling.count=400", "--config.sampling.batch_size=4"),
+        *("--config.sampling.count=200", "--config.sampling.batch_size=4"),
         "--config.sampler.schedule.steps=4",
     ]
 
@@ -130,18 +131,46 @@ def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
     process, deadline = start(), time.monotonic() + 120
     images = tmp_path / "killed" / "images"
     while time.monotonic() < deadline and process.poll() is None:
-        if images.exists() and sum(1 for _ in images.iterdir()) > 100:
+        if images.exists() and sum(1 for _ in images.iterdir()) > 20:
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     assert start().wait() == 0
-    config.sampling.update(count=400, batch_size=4)
+    config.sampling.update(count=200, batch_size=4)
     sample(config, tmp_path / "whole")
     names = [p.name for p in (tmp_path / "whole" / "images").iterdir()]
-    assert len(names) == 400
+    assert len(names) == 200
     for name in names:
         assert (images / name).read_bytes() == (tmp_path / "whole/images" / name).read_bytes()
+
+
+@pytest.mark.longer
+def test_two_processes_share_the_images_whoever_is_slower(config, weights, tmp_path):
+    """The second reads its weights late, when the first would have begun."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = f"""
+import runpy, sys, time
+from guidestar.inference import networks
+index, read = int(sys.argv[1]), networks.load
+networks.load = lambda *a, **k: (time.sleep(4 * index), read(*a, **k))[1]
+sys.argv = ["main.py", "--config=tests/tiny_configs/command_line.py", "--mode=sample",
+    {f"--workdir={tmp_path / 'two'}"!r}, {f"--config.sampling.weights.main={weights['main']}"!r},
+    "--config.sampling.count=20", "--config.sampling.batch_size=4",
+    "--config.sampler.schedule.steps=4", "--config.hosts.coordinator=localhost:{port}",
+    "--config.hosts.count=2", f"--config.hosts.index={{index}}"]
+runpy.run_path("main.py", run_name="__main__")
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", script]
+    both = [subprocess.Popen([*command, str(i)], cwd=ROOT, env=environment) for i in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    sample(config, tmp_path / "one")
+    one, two = (Store.open(tmp_path / name, 20).read(np.arange(20)) for name in ("one", "two"))
+    assert np.abs(one.astype(int) - two).max() <= 1
+    assert (tmp_path / "two" / "grid.png").exists()
 
 
 def test_one_and_eight_devices_make_the_same_images(tmp_path):
