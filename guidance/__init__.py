@@ -1,8 +1,12 @@
-"""Guidance rules: small pure ``init``/``apply`` pairs that combine predictions.
+r"""Guidance rules: small pure ``init``/``apply`` pairs that combine predictions.
 
 Knows jax and nothing else of this project. ``D = D_ref + scale * (D_main - D_ref)``: 1 is off.
 A rule is a push away from a reference (`references`), through transforms (`transforms`), maybe
 with something around it (`wrappers`).
+
+In the equations of docstrings D is a prediction of the clean image, w the scale, y the condition
+given, ``\varnothing`` the null one and ``\Delta`` the pair that is pushed. Numbers may be arrays:
+one number a sample has as many axes as the samples, ``[batch, 1, 1, 1]`` for images.
 """
 
 from . import presets

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def _depths(classes: tuple[str, ...], size: int) -> tuple[np.ndarray, np.ndarray
 
 def save(
     panels: Mapping[str, Float[Array, "count 2"]],
-    path: str | os.PathLike,
+    path: str | os.PathLike | BinaryIO,
     *,
     classes: tuple[str, ...] = ("A",),
     dpi: int = 150,
@@ -41,7 +42,7 @@ def save(
 
     Args:
         panels: title to points, in the order shown; the titles may have several lines.
-        path: file to write; its directory must exist.
+        path: file to write; its directory must exist. Or an open one.
         classes: whose density and outline lie under the points.
         dpi: pixels an inch; a panel is 4 inches wide.
 

@@ -1,4 +1,4 @@
-"""References with perturbed self-attention: identity maps, blurred queries, a temperature.
+"""Perturbed self-attention: identity maps, blurred queries, a temperature.
 
 PAG (Ahn et al., arXiv 2403.17377), SEG (Hong, arXiv 2408.00760), and the attention temperature of
 ERG (Berrada Ifriqi et al., arXiv 2504.13987). All keep the condition and work without one.
@@ -192,9 +192,15 @@ def attention_temperature(layers: tuple[int, ...], temperature: float | Array = 
 
 @register("rule", "2403.17377")
 def pag(scale: float | Array, layers: tuple[int, ...]) -> Push:
-    """Return perturbed-attention guidance, ``D_pag + scale * (D_main - D_pag)``.
+    r"""Return perturbed-attention guidance, ``D_pag + scale * (D_main - D_pag)``.
 
     Needs no training and no condition. Costs one evaluation beside the plain one.
+
+    Equation:
+        D = D_I + w (D - D_I), \quad \mathrm{softmax}(Q K^\top / \sqrt d) \to I
+
+    When to use: For transformers without a condition, or on top of CFG with `together`. Which
+    blocks are perturbed matters as much as the scale: begin with one or two in the middle.
 
     Args:
         scale: 1 is off; the paper's ``s`` is ``scale - 1`` (3 for its ADM models, so scale 4).
@@ -212,9 +218,15 @@ def pag(scale: float | Array, layers: tuple[int, ...]) -> Push:
 
 @register("rule", "2408.00760")
 def seg(scale: float | Array, layers: tuple[int, ...], sigma: float | Array = math.inf) -> Push:
-    """Return smoothed energy guidance, ``D_seg + scale * (D_main - D_seg)``.
+    r"""Return smoothed energy guidance, ``D_seg + scale * (D_main - D_seg)``.
 
     Needs no training and no condition. Costs one evaluation beside the plain one.
+
+    Equation:
+        D = D_G + w (D - D_G), \quad Q \to G_\sigma * Q
+
+    When to use: Where PAG is too rough: the blur sets how far attention is perturbed, at a
+    fixed scale. An infinite blur replaces all queries by their mean.
 
     Args:
         scale: 1 is off; the paper's weight is ``scale - 1`` (3, so scale 4).
@@ -233,12 +245,19 @@ def seg(scale: float | Array, layers: tuple[int, ...], sigma: float | Array = ma
 
 @register("rule", "2504.13987")
 def erg(scale: float | Array, layers: tuple[int, ...], temperature: float | Array = 0.5) -> Push:
-    """Return entropy rectifying guidance of the denoiser, ``D_flat + scale * (D_main - D_flat)``.
+    r"""Return entropy rectifying guidance of the denoiser, ``D_flat + scale * (D_main - D_flat)``.
 
     This is the method's attention temperature alone: without the extra steps down the Hopfield
     energy of the attention, and without what it does to a text encoder. The default temperature
     is a choice of this library, not the paper's constant. To start it after the first steps, as
     the paper does, put it into `between`.
+
+    Equation:
+        D = D_\tau + w (D - D_\tau), \quad \mathrm{softmax}(Q K^\top / \sqrt d) \to
+        \mathrm{softmax}(\tau Q K^\top / \sqrt d)
+
+    When to use: The mildest of the attention perturbations: flatter maps instead of none. Works
+    with any condition or without one; begin it after the first steps with `between`.
 
     Args:
         scale: 1 is off, as in the paper.

@@ -19,7 +19,14 @@ def weak(network: str = GUIDE) -> At:
 
 @register("rule", "2406.02507")
 def autoguidance(scale: float | Array, *, network: str = GUIDE) -> Push:
-    """Return autoguidance, ``D_guide + scale * (D_main - D_guide)``, both on the condition given.
+    r"""Return autoguidance, ``D_guide + scale * (D_main - D_guide)``, both on the condition given.
+
+    Equation:
+        D = D_\text{guide} + w (D_y - D_\text{guide})
+
+    When to use: When a smaller or less trained copy of the network is at hand. It removes
+    outliers without drawing samples towards the middle of their class, and works without
+    classes.
 
     Args:
         scale: 1 is the main network, 0 the guide.

@@ -1,4 +1,4 @@
-"""References with perturbed blocks: some of them skipped, or given their tokens in disorder.
+"""Perturbed blocks: some of them skipped, or given their tokens in disorder.
 
 SLG (Stability AI, skip-layer guidance of Stable Diffusion 3.5) and TPG (Rajabi et al., arXiv
 2506.10036). Both keep the condition and work without one.
@@ -99,10 +99,17 @@ def permuted_tokens(layers: tuple[int, ...]) -> Permuted:
 
 @register("rule")
 def slg(scale: float | Array, layers: tuple[int, ...]) -> Push:
-    """Return skip-layer guidance, ``D_skip + scale * (D_main - D_skip)``.
+    r"""Return skip-layer guidance, ``D_skip + scale * (D_main - D_skip)``.
 
     Needs no training and no condition. Costs one evaluation beside the plain one. Published with
     CFG and in the first fifth of the steps alone: ``together(cfg(w), between(slg(...), ...))``.
+
+    Equation:
+        D = D_\text{skip} + w (D - D_\text{skip})
+
+    When to use: Cheap to try on deep transformers, where leaving out a block in the middle
+    weakens the network without breaking it. Published on top of CFG, in the first fifth of the
+    steps.
 
     Args:
         scale: 1 is off; the published weight is ``scale - 1`` (2.8, so scale 3.8).
@@ -119,9 +126,15 @@ def slg(scale: float | Array, layers: tuple[int, ...]) -> Push:
 
 @register("rule", "2506.10036")
 def tpg(scale: float | Array, layers: tuple[int, ...]) -> Push:
-    """Return token perturbation guidance, ``D_permuted + scale * (D_main - D_permuted)``.
+    r"""Return token perturbation guidance, ``D_permuted + scale * (D_main - D_permuted)``.
 
     Needs no training and no condition. Costs one evaluation beside the plain one.
+
+    Equation:
+        D = D_\pi + w (D - D_\pi), \quad h \to \pi h
+
+    When to use: For transformers without a condition. Shuffled tokens keep their norms, so the
+    reference is wrong in structure and not in contrast.
 
     Args:
         scale: 1 is off; the paper's weight is ``scale - 1`` (3, so scale 4).

@@ -19,7 +19,13 @@ def null(network: str = MAIN) -> At:
 
 @register("rule", "2207.12598")
 def cfg(scale: float | Array, *, network: str = MAIN) -> Push:
-    """Return classifier-free guidance, ``D_null + scale * (D_given - D_null)``.
+    r"""Return classifier-free guidance, ``D_null + scale * (D_given - D_null)``.
+
+    Equation:
+        D = D_\varnothing + w (D_y - D_\varnothing)
+
+    When to use: The first thing to try with any network trained on a null condition. Raise the
+    scale until samples are typical enough; too much of it costs variety and burns contrast.
 
     Args:
         scale: 1 is the conditional prediction, 0 the unconditional one, more than 1 guides.
@@ -38,7 +44,13 @@ def cfg(scale: float | Array, *, network: str = MAIN) -> Push:
 
 @register("rule", "2504.01521")
 def domain(scale: float | Array = 1.5, *, network: str = GUIDE) -> Push:
-    """Return domain guidance, ``D_base(null) + scale * (D_fine-tuned(given) - D_base(null))``.
+    r"""Return domain guidance, ``D_base(null) + scale * (D_fine-tuned(given) - D_base(null))``.
+
+    Equation:
+        D = D^\text{base}_\varnothing + w (D^\text{tuned}_y - D^\text{base}_\varnothing)
+
+    When to use: For a fine-tuned network whose base is still at hand: the base knows the
+    general domain better than a null class learnt while fine-tuning.
 
     Args:
         scale: 1 is the fine-tuned network, 0 the base; about 1.5 in the paper.

@@ -49,12 +49,17 @@ def classifier_gradient(condition: str = NULL) -> ClassifierGradient:
 
 @register("rule", "2105.05233")
 def classifier(scale: float | Array, *, condition: str = NULL) -> Push:
-    """Return classifier guidance, ``D_base + scale * sigma^2 grad_x log p(y | x; sigma)``.
+    r"""Return classifier guidance, ``D_base + scale * sigma^2 grad_x log p(y | x; sigma)``.
 
     The network ``classifier`` is a callable ``(x, sigma) -> logits`` trained on noisy samples;
     ``y`` is the label the sampler was given. Here scale 1 is not the plain conditional prediction
     but the base tilted by the classifier: with the exact posterior it is the conditional
     denoiser. Scale 0 is the base.
+
+    Equation:
+        D = D_\varnothing + w \sigma^2 \nabla_x \log p(y \mid x; \sigma)
+
+    When to use: For a network without classes and a classifier trained on noisy samples.
 
     Args:
         scale: the classifier's weight; the paper's scale, 0.5 to 10.

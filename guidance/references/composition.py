@@ -83,7 +83,13 @@ def negative_condition(condition: int | Array) -> Negative:
 
 @register("rule", "2206.01714")
 def negative(scale: float | Array, condition: int | Array) -> Push:
-    """Return guidance away from a negative condition, ``D_neg + scale * (D_given - D_neg)``.
+    r"""Return guidance away from a negative condition, ``D_neg + scale * (D_given - D_neg)``.
+
+    Equation:
+        D = D_n + w (D_y - D_n)
+
+    When to use: To move away from something that can be named. Where the two conditions agree,
+    it pushes nothing.
 
     Args:
         scale: 1 is off.
@@ -121,7 +127,13 @@ def compose_and(
     scales: Sequence[float | Array],
     scale: float | Array = 1.0,
 ) -> Push:
-    """Return the conjunction of conditions, ``D_null + scale sum_i scales_i (D_i - D_null)``.
+    r"""Return the conjunction of conditions, ``D_null + scale sum_i scales_i (D_i - D_null)``.
+
+    Equation:
+        D = D_\varnothing + w \sum_i w_i (D_{y_i} - D_\varnothing)
+
+    When to use: For samples that satisfy several conditions at once. It multiplies densities:
+    conditions that exclude each other give something in between.
 
     Args:
         conditions: ``given``, labels or arrays; one of them alone is CFG.
@@ -154,10 +166,16 @@ class Negation:
 
 @register("rule", "2206.01714")
 def compose_not(scale: float | Array, condition: int | Array) -> Push:
-    """Return the given condition and not another, ``D_null + scale * (D_given - D_not)``.
+    r"""Return the given condition and not another, ``D_null + scale * (D_given - D_not)``.
 
     Starts from the null prediction, where `negative` starts from the negative one: scale 1 is
     therefore not the plain prediction, scale 0 is the null one.
+
+    Equation:
+        D = D_\varnothing + w (D_y - D_\text{not})
+
+    When to use: For the condition given and not another, started from the null prediction. For
+    the class that is negated itself it leaves the null prediction.
 
     Raises:
         ValueError: scale not finite.
@@ -193,11 +211,19 @@ def perp_neg(
     negatives: Sequence[str | int | Array],
     weights: Sequence[float | Array] | None = None,
 ) -> Push:
-    """Return Perp-Neg: ``D_null + scale * (push - sum_i weight_i perpendicular_i)``.
+    r"""Return Perp-Neg: ``D_null + scale * (push - sum_i weight_i perpendicular_i)``.
 
     ``push = D_given - D_null``, and ``perpendicular_i`` is the part of ``D_i - D_null`` across
     it: what a negative condition shares with the positive one is left alone. Without weights
     (all 0) this is CFG.
+
+    Equation:
+        D = D_\varnothing + w \left(\Delta - \sum_i w_i \Delta_i^\perp\right), \quad
+        \Delta_i^\perp = \Delta_i - \frac{\langle \Delta_i, \Delta \rangle}{\langle \Delta,
+        \Delta \rangle} \Delta
+
+    When to use: For negatives that overlap with what is wanted: the part that they share with
+    the condition given is kept.
 
     Args:
         scale: 0 is the null prediction; 1 is the given one less the perpendicular parts.
@@ -241,10 +267,17 @@ def instruct(
     image: str = "image",
     text: str = "text",
 ) -> Push:
-    """Return guidance with two scales, by an image and by an instruction.
+    r"""Return guidance with two scales, by an image and by an instruction.
 
     ``D(0, 0) + image_scale (D(image, 0) - D(0, 0)) + scale (D(image, text) - D(image, 0))``; both
     at one value are CFG against ``D(0, 0)``.
+
+    Equation:
+        D = D_{\varnothing\varnothing} + w_I (D_{I\varnothing} - D_{\varnothing\varnothing}) + w
+        (D_{IT} - D_{I\varnothing})
+
+    When to use: For editing networks conditioned on an image and on a text, each with its own
+    scale.
 
     Args:
         scale: of the instruction.

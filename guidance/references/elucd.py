@@ -78,7 +78,7 @@ def elucd(
     sine: float | Array = 0.3,
     condition: str = NULL,
 ) -> Push:
-    """Return guidance by a classifier of clean images, ``D_base + scale * step(sigma) * g``.
+    r"""Return guidance by a classifier of clean images, ``D_base + scale * step(sigma) * g``.
 
     ``g = grad_D [tau1 f_y(D) - logsumexp(tau2 f(D))]`` with the logits ``f`` of the network
     ``classifier``, called at the predicted image ``D = D_base`` and sigma 0. The gradient stops
@@ -87,6 +87,13 @@ def elucd(
 
     The paper also replaces the classifier's ReLU by a softplus, which is for the callable given
     as ``classifier`` to do. Scale 1 is not the plain prediction; scale 0 is the base.
+
+    Equation:
+        D = D_\varnothing + w s(\sigma) \nabla_D \left(\tau_1 f_y(D) - \mathrm{logsumexp}(\tau_2
+        f(D))\right)
+
+    When to use: For a classifier of clean images, trained without noise, and best on top of a
+    condition.
 
     Args:
         scale: the classifier's weight; 1 in the paper.

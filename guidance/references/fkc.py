@@ -37,7 +37,7 @@ class FeynmanKac:
 
 @register("rule", "2503.02819")
 def fkc(scale: float | Array, *, network: str = MAIN) -> FeynmanKac:
-    """Return classifier-free guidance with the weights that make it sample what it names.
+    r"""Return classifier-free guidance with the weights that make it sample what it names.
 
     ``D = D_null + scale * (D_given - D_null)`` follows the score of
     ``p_given^scale p_null^(1 - scale)`` at every noise level, but does not arrive at that
@@ -48,6 +48,12 @@ def fkc(scale: float | Array, *, network: str = MAIN) -> FeynmanKac:
     ``info["log_weight_rate"]`` carries the factor before the parenthesis, which
     `samplers.feynman_kac` integrates and resamples by. Other solvers leave the weights aside: the
     rule is `cfg` there.
+
+    Equation:
+        d \log W = \tfrac12 w (w - 1) \lVert D_y - D_\varnothing \rVert^2 \sigma^{-4} d\sigma^2
+
+    When to use: To sample the distribution that CFG's formula names, where few dimensions and
+    many particles make that possible. Particles of a group depend on each other.
 
     Args:
         scale: 1 and 0 need no weights: they are the plain prediction and the reference.

@@ -1,4 +1,6 @@
-"""Gradient-free classifier guidance (Shenoy et al., arXiv 2411.15393).
+"""Gradient-free classifier guidance: away from what a sample is mistaken for.
+
+Shenoy et al., arXiv 2411.15393.
 
 The abstract is what this follows: a classifier in inference mode alone sets a reference class
 and a scale at every step. How it does so here (the most likely wrong class of the predicted
@@ -40,7 +42,7 @@ def confused_class() -> ConfusedClass:
 
 @register("rule", "2411.15393")
 def gfcg(scale: float | Array) -> Push:
-    """Return gradient-free classifier guidance, away from the class a sample is mistaken for.
+    r"""Return gradient-free classifier guidance, away from the class a sample is mistaken for.
 
     ``D_given + (scale - 1) (1 - p_given) (D_given - D_confused)`` with ``p`` the softmax of the
     classifier's logits on the predicted image ``D_given`` and ``confused`` its most likely class
@@ -49,6 +51,12 @@ def gfcg(scale: float | Array) -> Push:
 
     That a classifier without gradients chooses a reference class and a scale at each step is the
     paper's; the formula for both is this library's.
+
+    Equation:
+        D = D_y + (w - 1) (1 - p_y) (D_y - D_c), \quad c = \text{most likely wrong class}
+
+    When to use: To tell apart classes that are confused, with a classifier of clean images and
+    no gradient. Samples that are recognised already stay as they are.
 
     Args:
         scale: 1 is off; reached where the given class has probability 0.

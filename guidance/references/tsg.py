@@ -113,9 +113,16 @@ def tsg(
     integer_time: bool = False,
     time: str = "vp",
 ) -> Push:
-    """Return time-step guidance, ``D_perturbed + scale * (D_given - D_perturbed)``.
+    r"""Return time-step guidance, ``D_perturbed + scale * (D_given - D_perturbed)``.
 
     ``D_perturbed`` sees a noisy time embedding; `perturbed_time` explains the other arguments.
+
+    Equation:
+        D = D_{\tilde t} + w (D_t - D_{\tilde t}), \quad e(\tilde t) = e(t) + s t^\alpha
+        \mathrm{std}(e) n
+
+    When to use: For networks without a null condition, or without any condition: only the
+    embedding of the noise level is perturbed. Lower s if samples fall apart.
 
     Args:
         scale: 1 is off.

@@ -77,10 +77,17 @@ def sliding_windows(size: int, count: int = 2, masked: bool = False) -> SlidingW
 
 @register("rule", "2411.10257")
 def swg(scale: float | Array, size: int, count: int = 2, masked: bool = False) -> Push:
-    """Return sliding-window guidance, ``D_windows + scale * (D_main - D_windows)``.
+    r"""Return sliding-window guidance, ``D_windows + scale * (D_main - D_windows)``.
 
     Costs ``count^2`` evaluations of windows beside the plain one. Needs no training and no
     condition, but a network that takes inputs of the windows' size.
+
+    Equation:
+        D = D_\text{windows} + w (D - D_\text{windows})
+
+    When to use: To strengthen what needs the whole image, such as symmetry and layout, in
+    networks that take inputs of other sizes. Costs one evaluation a window, each smaller than
+    the image.
 
     Args:
         scale: 1 is off; the paper's weight is ``scale - 1``.

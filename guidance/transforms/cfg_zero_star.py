@@ -75,9 +75,16 @@ def zero_init(evaluations: int = 1) -> ZeroInit:
 
 @register("rule", "2503.18886")
 def cfg_zero_star(scale: float | Array, zero_init_steps: int = 1) -> Push:
-    """Return CFG-Zero*, ``v = s* v_null + scale * (v_given - s* v_null)``.
+    r"""Return CFG-Zero*, ``v = s* v_null + scale * (v_given - s* v_null)``.
 
     ``s* = <v_given, v_null> / |v_null|^2`` per sample.
+
+    Equation:
+        v = s^* v_\varnothing + w (v_y - s^* v_\varnothing), \quad s^* = \langle v_y,
+        v_\varnothing \rangle / \lVert v_\varnothing \rVert^2
+
+    When to use: For flow-matching networks that are not fully trained, whose first velocities
+    are worse than none.
 
     Args:
         scale: 1 is off (but for the first steps).

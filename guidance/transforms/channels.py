@@ -1,4 +1,4 @@
-"""Guiding some channels and leaving the others to the conditional prediction."""
+"""Some channels guided, the others left to the conditional prediction."""
 
 import numpy as np
 

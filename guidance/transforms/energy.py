@@ -1,4 +1,4 @@
-"""Energy-preserving guidance, EP-CFG (Zhang et al., arXiv 2412.09966)."""
+"""Energy-preserving guidance, EP-CFG: the norm of the main prediction kept (arXiv 2412.09966)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -42,7 +42,14 @@ def energy_preserving(only_shrink: bool = False) -> EnergyPreserving:
 
 @register("rule", "2412.09966")
 def ep_cfg(scale: float | Array, only_shrink: bool = False) -> Push:
-    """Return CFG followed by `energy_preserving`.
+    r"""Return CFG followed by `energy_preserving`.
+
+    Equation:
+        D = G \frac{\lVert D_y \rVert}{\lVert G \rVert}, \quad G = D_\varnothing + w (D_y -
+        D_\varnothing)
+
+    When to use: Like CFG rescale, with the norm in the place of the spread and nothing to
+    choose. Keeps brightness and contrast of the plain prediction at any scale.
 
     Raises:
         ValueError: scale not finite.

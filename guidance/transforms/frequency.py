@@ -133,7 +133,13 @@ def frequency_decoupled(
     scales: Sequence[float | Array] = (10.0, 5.0),
     parallel_weights: Sequence[float | Array] | None = None,
 ) -> Push:
-    """Return CFG with its own scale in every frequency band, ``D_b + (scale_b - 1) push_b``.
+    r"""Return CFG with its own scale in every frequency band, ``D_b + (scale_b - 1) push_b``.
+
+    Equation:
+        D_b = D_{y, b} + (w_b - 1) \Delta_b, \quad b = \text{bands of a Laplacian pyramid}
+
+    When to use: To sharpen details without what a high scale does to colour and contrast: a
+    high scale for high frequencies, a low one for low frequencies.
 
     Args:
         scales: one a band, from the highest frequencies to the lowest; 1 is off. As many bands

@@ -1,4 +1,4 @@
-"""Magnitude-aware guidance, MAMBO-G (arXiv 2508.03442)."""
+"""Magnitude-aware guidance, MAMBO-G: long pushes damped (arXiv 2508.03442)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -42,7 +42,14 @@ def damp_magnitude(alpha: float | Array = 8.0) -> MagnitudeAware:
 
 @register("rule", "2508.03442")
 def magnitude_aware(scale: float | Array = 10.0, alpha: float | Array = 8.0) -> Push:
-    """Return CFG with the scale ``1 + (scale - 1) exp(-alpha |D_given - D_null| / |D_null|)``.
+    r"""Return CFG with the scale ``1 + (scale - 1) exp(-alpha |D_given - D_null| / |D_null|)``.
+
+    Equation:
+        w_\text{eff} = 1 + (w - 1) e^{-\alpha \lVert D_y - D_\varnothing \rVert / \lVert
+        D_\varnothing \rVert}
+
+    When to use: For high scales in few steps: the push is damped where the two predictions are
+    far apart, mostly in the first steps. The right alpha depends on the network.
 
     Args:
         scale: 1 is off; reached where the two predictions agree.

@@ -1,4 +1,6 @@
-"""Adaptive projected guidance and its three parts (Sadat et al., arXiv 2410.02416).
+"""Adaptive projected guidance: momentum, a bound, less of the push along the prediction.
+
+Sadat et al., arXiv 2410.02416.
 
 Norms are per sample over the whole sample, in the units of the data: the published norm bounds
 belong to the latent spaces they were chosen in.
@@ -112,10 +114,18 @@ def apg(
     norm: float | Array = 2.5,
     momentum: float | Array = -0.75,
 ) -> Push:
-    """Return adaptive projected guidance, ``D_given + (scale - 1) * update``.
+    r"""Return adaptive projected guidance, ``D_given + (scale - 1) * update``.
 
     ``chain(momentum, clip_norm, project, scale)`` on the null reference. The defaults are the
     paper's for EDM2-S.
+
+    Equation:
+        D = D_y + (w - 1) (m_\perp + \eta m_\parallel), \quad m = \Delta + \beta m_\text{before}
+        \text{ clipped to } \lVert m \rVert \le r
+
+    When to use: For high scales, where CFG burns contrast. What lies along the prediction is
+    dropped, the rest is bounded, in the data's units. Leave the momentum out with few steps or
+    a solver of two stages: a negative one tears samples apart there.
 
     Args:
         scale: 1 is off.

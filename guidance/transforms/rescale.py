@@ -47,7 +47,14 @@ def std_rescale(phi: float | Array) -> StdRescale:
 
 @register("rule", "2305.08891")
 def cfg_rescale(scale: float | Array, phi: float | Array = 0.7) -> Push:
-    """Return CFG followed by `std_rescale`.
+    r"""Return CFG followed by `std_rescale`.
+
+    Equation:
+        D = \phi G \frac{\mathrm{std}(D_y)}{\mathrm{std}(G)} + (1 - \phi) G, \quad G =
+        D_\varnothing + w (D_y - D_\varnothing)
+
+    When to use: The simplest cure for too much contrast: the spread of the plain prediction,
+    kept. Made for networks with zero terminal SNR.
 
     Raises:
         ValueError: an argument that is not finite.

@@ -44,10 +44,17 @@ def tangential() -> Tangential:
 
 @register("rule", "2503.18137")
 def tcfg(scale: float | Array) -> Push:
-    """Return tangential-damping CFG, ``e_null' + scale * (e_given - e_null')`` in noise space.
+    r"""Return tangential-damping CFG, ``e_null' + scale * (e_given - e_null')`` in noise space.
 
     ``e_null'`` is the unconditional noise prediction projected on the first right singular
     vector of the pair of predictions, per sample.
+
+    Equation:
+        \epsilon = \epsilon_\varnothing' + w (\epsilon_y - \epsilon_\varnothing'), \quad
+        \epsilon_\varnothing' = v_1 v_1^\top \epsilon_\varnothing
+
+    When to use: To make CFG gentler without a new number to choose: of the unconditional noise
+    stays what it shares with the conditional one.
 
     Raises:
         ValueError: scale not finite.

@@ -132,9 +132,15 @@ def scheduled_cfg(
     power: float | Array = 1.0,
     time: str = "vp",
 ) -> Push:
-    """Return classifier-free guidance with a weight that depends on the noise level.
+    r"""Return classifier-free guidance with a weight that depends on the noise level.
 
     Arguments and errors are those of `scheduled`.
+
+    Equation:
+        w(u) = 1 + (w - 1) g(u), \quad \int_0^1 g(u) du = 1
+
+    When to use: To spend the same guidance at other noise levels: rising shapes leave variety
+    to the first steps and guide the details.
 
     Source: Wang et al., arXiv 2404.13040.
     """

@@ -165,7 +165,7 @@ def cads(
     dynamic: bool = False,
     time: str = "vp",
 ) -> Cads:
-    """Return a rule whose given condition is drowned in noise early on, and clear at the end.
+    r"""Return a rule whose given condition is drowned in noise early on, and clear at the end.
 
     The condition's embedding y becomes ``sqrt(gamma) y + noise sqrt(1 - gamma) n``, whose mean and
     standard deviation are then set to those of y; gamma is 1 up to the time tau1 and falls to 0 at
@@ -176,6 +176,13 @@ def cads(
     the network has to offer its ``condition_embedding``. Branches of a fixed label or array keep
     theirs. Rules on ready-made predictions cannot edit a condition: `combine` asks for
     predictions made with an annealed one, by the name ``given_annealed_condition``.
+
+    Equation:
+        \hat y = \sqrt{\gamma(t)} y + s \sqrt{1 - \gamma(t)} n
+
+    When to use: When samples of one condition look too much alike. The condition is drowned in
+    noise while the layout is decided; more noise or a lower tau1 gives more variety and less
+    fidelity.
 
     Args:
         rule: any rule.

@@ -1,4 +1,4 @@
-"""History-guided sampling, HiGS (Sadat et al., arXiv 2509.22300)."""
+"""History-guided sampling, HiGS: a push away from the run's own past (arXiv 2509.22300)."""
 
 from typing import Any, NamedTuple
 
@@ -87,13 +87,19 @@ def higs(
     window: tuple[float, float] = (0.4, 0.95),
     time: str = "vp",
 ) -> HistoryGuided:
-    """Push what a rule predicts away from the average of its past predictions.
+    r"""Push what a rule predicts away from the average of its past predictions.
 
     ``D = g + w(t) P(g - h)`` with the rule's prediction g, its running average
     ``h <- (1 - alpha) h + alpha g``, a filter P and ``w(t) = weight sqrt((t - t_min) /
     (t_max - t_min))`` inside the window, 0 outside. No network is evaluated for it, and the first
     evaluation is left as it is. The average moves once an evaluation, so twice a step of a
     two-stage solver, and outside the window as well.
+
+    Equation:
+        D = G + w(t) (G - h), \quad h \leftarrow (1 - \alpha) h + \alpha G
+
+    When to use: To sharpen what any rule gives at no further evaluation, most of all with few
+    steps. Solvers that remember earlier steps themselves leave it less to do.
 
     Args:
         rule: any rule; its ``renoise_from`` stays as it is.

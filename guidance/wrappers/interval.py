@@ -37,10 +37,18 @@ class Between:
 
 @register("rule", "2404.07724")
 def between(rule: Rule, low: float, high: float) -> Between:
-    """Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
+    r"""Apply ``rule`` where ``low < sigma <= high`` and nothing elsewhere.
 
     The ends are structure: they decide which evaluations exist, and outside them the reference
     is never evaluated. A sampler decides once per step, from the step's starting sigma.
+
+    Equation:
+        w(\sigma) = w \text{ for } \sigma_\text{low} < \sigma \le \sigma_\text{high}, \quad 1
+        \text{ elsewhere}
+
+    When to use: Around nearly any rule: at the highest noise levels guidance costs variety, at
+    the lowest it does nothing. It also costs less, since the reference is not evaluated
+    outside.
 
     Args:
         rule: what holds inside.

@@ -1,4 +1,4 @@
-"""Rectified gradient guidance, REG (Gao et al., arXiv 2501.18865)."""
+"""Rectified gradient guidance, REG: the push times the network's gradient (arXiv 2501.18865)."""
 
 import dataclasses
 
@@ -51,13 +51,19 @@ class Rectified(Wrapper):
 
 @register("rule", "2501.18865")
 def reg(rule: Push) -> Rectified:
-    """Return a push rectified by the network's gradient, ``J * (D_main - D_ref)``.
+    r"""Return a push rectified by the network's gradient, ``J * (D_main - D_ref)``.
 
     ``J = d(sum of D_main)/dx``, an array like x: the prediction's sensitivity to each input. It
     multiplies the push element by element before the push's transforms, so ``reg(cfg(scale))`` is
     ``D_given + (scale - 1) J * (D_given - D_null)``, and scale 0 need not be the reference. It
     costs no further forward pass, but a backward pass through the plain one. (The paper's weight
     is ``scale - 1``.)
+
+    Equation:
+        D = D_y + (w - 1) J \odot \Delta, \quad J = \nabla_x \textstyle\sum D_y
+
+    When to use: To bring CFG closer to the guidance that its theory asks for, where memory and
+    time allow a backward pass at every evaluation.
 
     Args:
         rule: a push, `cfg`, `autoguidance`, `apg`, ...; intervals and condition edits go around:

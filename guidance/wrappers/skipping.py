@@ -67,12 +67,18 @@ class SkipAligned(Wrapper):
 
 @register("rule", "2312.12487")
 def skip_aligned(rule: Push, threshold: float | Array = 0.991) -> SkipAligned:
-    """Return a push that a sample drops for good once ``cos(D_main, D_ref) > threshold``.
+    r"""Return a push that a sample drops for good once ``cos(D_main, D_ref) > threshold``.
 
     The evaluation that finds a sample aligned is still pushed; from the next one on the sample
     keeps the plain prediction. Once all samples of the batch have dropped the reference it is no
     longer evaluated; what a sample becomes never depends on the others. The main prediction and
     the reference are evaluated one after the other, never in one stacked call.
+
+    Equation:
+        \cos(D_y, D_\varnothing) > c \implies D = D_y \text{ from then on}
+
+    When to use: To save the reference's evaluations once it agrees with the plain prediction,
+    with nearly the same samples. Choose the threshold for the network.
 
     Args:
         rule: a push away from one branch: `cfg`, `autoguidance`, `apg`, ...; intervals go around.

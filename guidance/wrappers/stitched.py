@@ -91,7 +91,7 @@ def stitched(
     high: float = math.inf,
     replaces: str = MAIN,
 ) -> Stitched:
-    """Answer for one network by another where ``low < sigma <= high``.
+    r"""Answer for one network by another where ``low < sigma <= high``.
 
     A small network at high noise levels: ``stitched(cfg(2.0), "small", low=4.0)``, with ``low``
     from `stitch_point` where a share of the steps is meant. Experts by noise level nest:
@@ -102,6 +102,13 @@ def stitched(
 
     The ends are structure, decided once per step from the step's starting sigma, so that outside
     them the other network is never evaluated.
+
+    Equation:
+        D = D^\text{small} \text{ for } \sigma > \sigma_\text{low}, \quad D^\text{main} \text{
+        below}
+
+    When to use: To save time where a smaller network does as well: it draws the layout, the
+    large one the details. Nested, it gives each range of noise levels an expert of its own.
 
     Args:
         rule: any rule.

@@ -33,7 +33,13 @@ class StaticThreshold(Wrapper):
 def static_threshold(
     rule: Rule, bound: float | Array = 1.0, *, latents: bool = False
 ) -> StaticThreshold:
-    """Return ``clip(D, -bound, bound)`` of what a rule predicts; for pixel models.
+    r"""Return ``clip(D, -bound, bound)`` of what a rule predicts; for pixel models.
+
+    Equation:
+        D = \mathrm{clip}(G, -b, b)
+
+    When to use: For networks of pixels at any scale above 1: predictions outside the data's
+    range drive the next step astray. Not for latents.
 
     Args:
         rule: any rule; its ``renoise_from`` stays as it is.
@@ -81,10 +87,16 @@ def dynamic_threshold(
     *,
     latents: bool = False,
 ) -> DynamicThreshold:
-    """Return ``clip(D, -q, q) * bound / q`` with ``q = max(quantile(|D|), bound)``.
+    r"""Return ``clip(D, -q, q) * bound / q`` with ``q = max(quantile(|D|), bound)``.
 
     The quantile is each sample's own, over everything in it, interpolated linearly. A prediction
     within the range stays as it is, and no result leaves it; for pixel models.
+
+    Equation:
+        D = \mathrm{clip}(G, -q, q) \frac{b}{q}, \quad q = \max(\mathrm{quantile}_p |G|, b)
+
+    When to use: For networks of pixels at high scales, where plain clipping saturates. Where
+    most pixels of the data are at the ends of the range, lower the percentile.
 
     Args:
         rule: any rule; its ``renoise_from`` stays as it is.

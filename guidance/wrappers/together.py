@@ -78,11 +78,17 @@ class Together:
 
 @register("rule")
 def together(*rules: Rule) -> Together:
-    """Return ``D_main + sum_i (D_i - D_main)``, where ``D_i`` is what rule i makes of it alone.
+    r"""Return ``D_main + sum_i (D_i - D_main)``, where ``D_i`` is what rule i makes of it alone.
 
     ``together(cfg(2.0), between(autoguidance(1.5), 0.3, 3.0))`` pushes away from the null
     condition and from a weak network, each with its own scale and interval. Predictions that
     several rules ask for are evaluated once.
+
+    Equation:
+        D = D_y + \sum_i (D_i - D_y)
+
+    When to use: To add up pushes with different references, each with its own scale and
+    interval. What several of them evaluate is evaluated once.
 
     Raises:
         ValueError: no rules.
@@ -95,9 +101,15 @@ def together(*rules: Rule) -> Together:
 
 @register("rule", "2406.02507")
 def cfg_and_autoguidance(scale: float | Array, mix: float | Array = 0.5) -> Together:
-    """Return autoguidance and CFG at once, sharing one scale.
+    r"""Return autoguidance and CFG at once, sharing one scale.
 
     ``D_given + (1 - mix) (scale - 1) (D_given - D_null) + mix (scale - 1) (D_given - D_guide)``.
+
+    Equation:
+        D = D_y + (w - 1) \left((1 - m) (D_y - D_\varnothing) + m (D_y - D_\text{guide})\right)
+
+    When to use: Where a condition is followed too loosely under autoguidance alone, as with
+    texts: one scale, and a number that mixes the two.
 
     Args:
         scale: 1 is off.

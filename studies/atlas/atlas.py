@@ -1,8 +1,8 @@
-"""The atlas verb: a page that shows every rule once, beside what it improves on."""
+"""A page that shows every rule once, beside what it improves on."""
 
 import dataclasses
-import hashlib
 import inspect
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from ... import guidance, samplers
 from ...core.errors import UserError
+from ...core.files import sha256, write_bytes, write_text
+from ...core.random import root_key
 from ...data.images import grid, to_uint8
 from ...data.sources import fractal2d
 from ...guidance.citations import PAPERS
@@ -25,6 +27,7 @@ from ...inference.job import Job
 from ...inference.networks import load_networks
 from ...models.checkpoints import resolve
 from .. import point_cloud_plot
+from .texts import equation, when, write_tables
 
 IMAGES, FRACTAL, BOTH = "images", "fractal", "both classes"
 GAP = 14  # pixels between the two halves
@@ -67,7 +70,9 @@ class Side:
 
 
 def atlas(config, workdir: Path) -> None:
-    """Write ``atlas.md``, and a picture an entry below ``atlas``, skipping those that are current.
+    """Write ``atlas.md``, and a picture an entry below ``atlas`` unless it is current.
+
+    The tables of rules in a ``README.md`` beside the working directory are made anew as well.
 
     Args:
         config: has ``atlas`` (entries, seeds, the noise level of the costs) and ``fractal``.
@@ -83,7 +88,7 @@ def atlas(config, workdir: Path) -> None:
     for name, entry in pictured.items():
         for side in sides[name]:
             if missing := sorted(side.plan.totals.keys() - networks[entry.subject].keys()):
-                raise UserError(f"config.atlas.entries.{name} needs a network {missing[0]!r}")
+                raise UserError(f"atlas.entries.{name} needs a network {missing[0]!r}")
     folder = workdir / "atlas"
     folder.mkdir(parents=True, exist_ok=True)
     identities = {name: identity(config, name, sides[name]) for name in pictured}
@@ -101,8 +106,10 @@ def atlas(config, workdir: Path) -> None:
                 halves.append(sampled[record])
             draw = _draw_images if entry.subject == IMAGES else _draw_points
             draw(folder / f"{name}.png", config, sides[name], halves, identities[name])
-    (workdir / "atlas.md").write_text(render(config, sides))
-    print(f"wrote {workdir / 'atlas.md'}: {len(sides)} rules, {len(todo)} new pictures")
+    write_text(workdir / "atlas.md", render(config, sides))
+    readme = workdir.resolve().parent / "README.md"
+    also = f"; the tables of {readme} are current" if write_tables(readme) else ""
+    print(f"wrote {workdir / 'atlas.md'}: {len(sides)} rules, {len(todo)} new pictures{also}")
 
 
 def prepared(config) -> dict[str, tuple[Side, Side]]:
@@ -117,7 +124,7 @@ def prepared(config) -> dict[str, tuple[Side, Side]]:
             base = _side(config, entry, entry.base.to_dict(), entry.base_solver)
             sides[name] = base, _side(config, entry, entry.guidance.to_dict(), entry.solver)
         except ValueError as error:
-            raise UserError(f"config.atlas.entries.{name}: {error}") from error
+            raise UserError(f"atlas.entries.{name}: {error}") from error
     return sides
 
 
@@ -158,7 +165,7 @@ def _record(config, entry, side: Side) -> str:
 
 def digest(source: str) -> str:
     """Return the beginning of the SHA-256 of a weight file."""
-    return hashlib.sha256(resolve(source).read_bytes()).hexdigest()[:12]
+    return sha256(resolve(source))[:12]
 
 
 def _weights(config, subject: str) -> dict[str, str]:
@@ -197,17 +204,18 @@ def _images(config, entry, side: Side, networks) -> np.ndarray:
 
 def _points(config, entry, side: Side, networks) -> np.ndarray:
     section = config.fractal
-    root, indices = jax.random.key(section.seed), jnp.arange(section.points)
+    root, indices = root_key(section.seed), jnp.arange(section.points)
     classes = fractal2d.CLASSES if entry.subject == BOTH else fractal2d.CLASSES[:1]
     clean, _ = fractal2d.sample(root, section.points, classes)
     noise = samplers.unit_noise(samplers.sample_keys(root, samplers.NOISE, indices), (2,))
     points = samplers.sample(
-        networks,
+        {name: networks[name] for name in side.plan.totals},
         side.rule,
         side.sampler.solver,
         side.sampler.sigmas,
         clean / np.float32(side.sampler.sigmas[0]) + noise,
-        jnp.zeros(section.points, jnp.int32),  # class A, for those who ask
+        # Class A, for the classifier: no network of the fractal takes a condition.
+        jnp.zeros(section.points, jnp.int32) if entry.subject == BOTH else None,
         samplers.sample_keys(root, samplers.STEPS, indices),
     )
     return np.asarray(points)
@@ -227,8 +235,9 @@ def _draw_points(path: Path, config, sides, halves: list[np.ndarray], made: str)
     del config
     titles = (_shown(side, sides) for side in sides)
     panels = {title.replace("`", ""): half for title, half in zip(titles, halves, strict=True)}
-    point_cloud_plot.save(panels, path, dpi=DPI)
-    with Image.open(path) as image:
+    drawn = io.BytesIO()
+    point_cloud_plot.save(panels, drawn, dpi=DPI)
+    with Image.open(drawn) as image:
         _save(path, image.convert("RGB"), made)
 
 
@@ -236,13 +245,15 @@ def _save(path: Path, image: Image.Image, made: str) -> None:
     text = PngInfo()
     text.add_text(MADE_FROM, made)
     # Few colours make a small file.
-    image.quantize(COLOURS).save(path, pnginfo=text, optimize=True)
+    buffer = io.BytesIO()
+    image.quantize(COLOURS).save(buffer, "PNG", pnginfo=text, optimize=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def _section(config, name: str, base: Side, shown: Side) -> str:
     entry = config.atlas.entries[name]
     parts = [f'<a id="{name}"></a>', f"### `{call(shown.rule_config)}`", f"{entry.title}."]
-    parts.append(f"```math\n{entry.equation}\n```")
+    parts.append(f"```math\n{equation(name)}\n```")
     if entry.subject:
         sides = (base, shown)
         left, right = _shown(base, sides), _shown(shown, sides)
@@ -257,8 +268,10 @@ def _section(config, name: str, base: Side, shown: Side) -> str:
         f"**Cost**: {_cost(config, entry, base, shown)}",
         f"**Arguments**: {_defaults(name)}",
         f"**Source**: {_source(name, entry)}",
-        f"**When**: {entry.when}",
+        f"**When**: {when(name)}",
     ]
+    if entry.note:
+        facts.append(f"**Here**: {entry.note}")
     if entry.why:
         facts.append(entry.why)
     return "\n\n".join([*parts, "\n".join(f"- {fact}" for fact in facts)]) + "\n"
@@ -319,23 +332,9 @@ def render(config, sides: Mapping[str, tuple[Side, Side]]) -> str:
 
 
 def call(config: Mapping) -> str:
-    """Return a rule's config as the Python call that makes it.
+    """Return the Python call that makes the rule of a config.
 
     >>> call({"name": "between", "rule": {"name": "cfg", "scale": 3.0}, "low": 0.3, "high": 3.0})
     'between(cfg(3.0), low=0.3, high=3.0)'
     """
-    parameters = inspect.signature(CONSTRUCTORS[config["name"]].build).parameters
-    first = next(iter(parameters), None)
-    shown: list[str] = []
-    for key, parameter in parameters.items():
-        if key not in config:
-            continue
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            shown += map(_argument, config[key])
-        else:
-            shown.append(("" if key == first else f"{key}=") + _argument(config[key]))
-    return f"{config['name']}({', '.join(shown)})"
-
-
-def _argument(value) -> str:
-    return call(value) if isinstance(value, Mapping) else repr(value)
+    return repr(guidance.from_config(config))

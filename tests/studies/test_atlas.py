@@ -1,5 +1,7 @@
 """The atlas: every rule has an entry, and the committed page is what its generator writes."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from guidestar.core.errors import UserError
 from guidestar.data.sources import fractal2d
 from guidestar.guidance.config import CONSTRUCTORS
 from guidestar.samplers.evaluator import Evaluator
-from guidestar.studies.atlas import atlas
+from guidestar.studies.atlas import atlas, texts
 
 DOCS = ROOT / "docs"
 # Rules that are put together by hand, and the one that guides nothing.
@@ -50,8 +52,8 @@ def test_every_entry_builds_the_rule_that_it_names(config, sides):
         assert guidance.to_config(shown.rule)["name"] == name
         assert base.rule != shown.rule
         entry = config.atlas.entries[name]
-        assert entry.equation and entry.title
-        assert entry.when.endswith(".") and len(entry.when.split(". ")) <= 3
+        assert texts.equation(name) and entry.title
+        assert texts.when(name).endswith(".") and len(texts.when(name).split(". ")) <= 3
         assert bool(entry.subject) != bool(entry.why)
         assert bool(CONSTRUCTORS[name].sources) != bool(entry.source)
 
@@ -65,6 +67,33 @@ def test_the_calls_on_the_page_make_the_rules_of_the_pictures(sides):
 
 def test_the_committed_page_is_current(config, sides):
     assert (DOCS / "atlas.md").read_text() == atlas.render(config, sides), "run make atlas"
+
+
+def test_every_rule_and_part_is_in_the_tables_of_the_readme():
+    tables = texts.rules_tables()
+    elsewhere = {"unguided", "push", "scale", "chain"}  # what they are all made of
+    assert set(re.findall(r"`(\w+)`", tables)) == set(CONSTRUCTORS) - elsewhere
+    readme = (ROOT / "README.md").read_text()
+    if texts.BEGIN in readme:
+        assert readme == texts.with_tables(readme), "run make atlas"
+
+
+def test_tables_replace_what_is_between_the_markers_alone(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before {texts.BEGIN} stale {texts.END} after")
+    assert texts.write_tables(page)
+    text = page.read_text()
+    assert text.startswith("before ") and text.endswith(" after") and "stale" not in text
+    assert text == texts.with_tables(text) and "| `apg` |" in text
+    page.write_text("no markers")
+    assert not texts.write_tables(page) and page.read_text() == "no markers"
+    with pytest.raises(ValueError, match="put <!-- rules:begin --> and"):
+        texts.with_tables("no markers")
+
+
+def test_a_stale_text_makes_a_stale_page(config, sides, monkeypatch):
+    monkeypatch.setattr(atlas, "when", lambda name: "Never.")
+    assert (DOCS / "atlas.md").read_text() != atlas.render(config, sides)
 
 
 def test_the_committed_pictures_are_current_and_small(config, sides):
