@@ -61,6 +61,8 @@ READS = (
 )
 # Examples at once when samples of an evaluator are made and looked at.
 SAMPLES_AT_ONCE = 64
+# Of every config that says nothing else.
+USUAL_DROPOUT = 0.1
 
 
 def run(config, workdir: Path) -> TrainState:
@@ -88,7 +90,7 @@ def run(config, workdir: Path) -> TrainState:
     _require_shares(where, batch_size, training.accumulate)
     setup = setup_of(config, where, networks)
     source = source_of(config)
-    _require_fit(spec, source, config.data.name)
+    _require_fit(spec, source, config.data.name, plain(training.label_dropout))
     data = data_of(config, source)
     key = root_key(seed)
     step_key = int(jax.random.bits(jax.random.fold_in(key, TRAINING_STEPS), dtype=jnp.uint32))
@@ -196,12 +198,17 @@ def _require_shares(where: Layout, batch_size: int, accumulate: int) -> None:
         )
 
 
-def _require_fit(spec: Spec, source: Source, name: str) -> None:
+def _require_fit(spec: Spec, source: Source, name: str, rate: Any) -> None:
     """Refuse data of other samples or conditions than the network takes."""
     if tuple(source.shape) != spec.shape:
         raise UserError(
             f"the model takes inputs of shape {spec.shape} and the data set {name} has "
             f"{tuple(source.shape)}: set model.image_size and model.channels to match"
+        )
+    if spec.condition is None and rate not in (0, USUAL_DROPOUT):
+        raise UserError(
+            f"training.label_dropout is {rate} and has no effect on a model that takes no "
+            f"condition: leave it out"
         )
     if isinstance(spec.condition, Mapping):
         _require_parts(spec, source, name)

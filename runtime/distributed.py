@@ -76,7 +76,9 @@ def is_primary() -> bool:
 def say(message: str, *, error: bool = False) -> None:
     """Print a line once, from the primary process; to stderr where it is about an error."""
     if is_primary():
-        print(message, file=sys.stderr if error else sys.stdout, flush=True)
+        stream = sys.stderr if error else sys.stdout
+        stream.write(f"{message}\n")
+        stream.flush()
 
 
 def from_primary(number: int) -> int:

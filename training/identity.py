@@ -29,7 +29,7 @@ def identity(
     """Return the parts that decide a run's result, as JSON data; machine paths and length are none.
 
     Args:
-        seed, model, training, optimizer, ema: of the config.
+        seed, model, training, optimizer, ema: the sections.
         roles: by role, what a network begins from and how it is trained, where that is more than
             fresh parameters and ``optimizer``.
         data: what the data are (`identity_of_data`); left out where they are not at hand.

@@ -57,7 +57,10 @@ def shrink(config: ConfigDict, **model: Any) -> ConfigDict:
     for length in ("warmup_images", "decay_images"):
         config.optimizer[length] = round(config.optimizer[length] / ratio / 64)
     config.optimizer.learning_rate = max(config.optimizer.learning_rate, 1e-3)
-    config.ema.update(images=2_000, decay=0.99)
+    if config.ema.profile == "constant":
+        config.ema.decay = 0.99
+    else:
+        config.ema.images = 2_000
     if config.ema.snapshot_images:
         config.ema.snapshot_images = 25 * 32
     config.checkpoint.every_steps = 100

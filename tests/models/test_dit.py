@@ -198,6 +198,7 @@ def test_preconditioning_keeps_variances_at_one():
 
 def test_an_untrained_denoiser_returns_c_skip_x_and_has_loss_one():
     from guidestar.training.losses import Denoising
+    from guidestar.training.losses.loss import Role
     from guidestar.training.noise.corruption import Corruption
     from guidestar.training.noise.levels import log_normal
 
@@ -209,7 +210,8 @@ def test_an_untrained_denoiser_returns_c_skip_x_and_has_loss_one():
     image = 0.5 * jax.random.normal(jax.random.key(0), (512, 8, 8, 2))
     batch = {"x": image, "condition": jnp.zeros(512, jnp.int32)}
     loss = Denoising(preconditioner, Corruption(log_normal()))
-    values, _ = loss(network, fresh, batch, jax.random.split(jax.random.key(1), 512))
+    roles = {"main": Role(network, fresh)}
+    values, _ = loss(roles, batch, jax.random.split(jax.random.key(1), 512))
     assert float(values.mean()) == pytest.approx(1.0, abs=0.02)
 
 

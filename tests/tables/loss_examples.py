@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from guidestar.models.conditions import described, like, null_of
 from guidestar.training.losses.loss import MAIN, Role
 from guidestar.training.noise.corruption import Corruption
 from guidestar.training.noise.levels import log_normal
@@ -18,11 +19,18 @@ class Stub:
         log_variance: what its module learns beside.
     """
 
-    condition = ()
+    name = "Stub"
 
     def __init__(self, function, num_classes=0, log_variance=None):
         self.function, self.num_classes, self.log_variance = function, num_classes, log_variance
+        self.condition = described(num_classes)
         self.seen = []
+
+    def null_condition(self, params):
+        return null_of(self.condition, {})
+
+    def condition_like(self, batch):
+        return like(self.condition, batch)
 
     def __call__(self, params, x, time, condition, modes=(), **inputs):
         self.seen.append(dict(x=x, time=time, condition=condition, modes=modes, **inputs))

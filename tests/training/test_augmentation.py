@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables.loss_examples import Stub, fixed, images, keys
+from tables.loss_examples import Stub, fixed, images, keys, only
 
 from guidestar.core.random import fold_each
 from guidestar.models.preconditioning import EDM
@@ -137,7 +137,7 @@ def test_an_image_is_augmented_the_same_in_any_batch():
 def test_a_loss_shows_the_network_the_augmented_image_and_its_labels():
     network, batch = Stub(lambda params, x, time: jnp.zeros_like(x)), images(4)
     pipe = AugmentPipe(0.9)
-    Denoising(EDM(), fixed(1e-4, augment=pipe))(network, {}, batch, keys(4))
+    Denoising(EDM(), fixed(1e-4, augment=pipe))(only(network, {}), batch, keys(4))
     given = network.seen[0]
     image, labels = pipe(batch["x"], fold_each(keys(4), AUGMENT))
     np.testing.assert_array_equal(given["augment"], labels)

@@ -11,6 +11,7 @@ from scipy.stats import kstest, norm
 from tables.loss_examples import Stub, fixed, gradient_of, images, keys, mean_of, only
 
 from guidestar.models import preconditioning as p
+from guidestar.models.conditions import Values, described
 from guidestar.training.losses import Denoising, FlowMatching, Hybrid, Uncertainty
 from guidestar.training.losses.hybrid import reverse_steps
 from guidestar.training.noise import levels, weightings
@@ -54,7 +55,7 @@ def test_every_loss_is_the_weighted_error_of_the_denoiser(name, weighting):
     preconditioner, weigh = PRECONDITIONERS[name], WEIGHTINGS[weighting]
     batch, sigma = images(3), 0.7
     network = Stub(guess)
-    values, _ = Denoising(preconditioner, fixed(sigma), weigh)(network, {}, batch, keys(3))
+    values, _ = Denoising(preconditioner, fixed(sigma), weigh)(only(network, {}), batch, keys(3))
     column = jnp.full((3, 1, 1, 1), sigma)
     skip, out, inside, time = preconditioner.coefficients(column)
     given = network.seen[0]
@@ -69,7 +70,7 @@ def test_edms_loss_is_the_plain_error_of_the_networks_output(sigma):
     batch, network = images(3), Stub(guess)
     with jax.enable_x64(True):
         batch = jax.tree.map(lambda a: a.astype(float) if a.dtype == np.float32 else a, batch)
-        values, _ = Denoising(EDM, fixed(sigma))(network, {}, batch, keys(3))
+        values, _ = Denoising(EDM, fixed(sigma))(only(network, {}), batch, keys(3))
         given = network.seen[0]
         skip, out, inside, time = EDM.coefficients(jnp.full((3, 1, 1, 1), jnp.float32(sigma)))
         target = (batch["x"] - skip * given["x"] / inside) / out
@@ -89,16 +90,18 @@ def test_an_unconditional_network_gets_no_label_and_a_conditional_one_its_own():
     for classes in (0, 3):
         network = Stub(guess, num_classes=classes)
         batch = images(2) | {"condition": jnp.array([2, 3])}
-        Denoising(EDM, fixed(1.0))(network, {}, batch, keys(2))
+        Denoising(EDM, fixed(1.0))(only(network, {}), batch, keys(2))
         condition = network.seen[0]["condition"]
         assert condition is None if not classes else condition.tolist() == [2, 3]
 
 
 def test_another_kind_of_condition_comes_with_the_batch():
     network, text = Stub(guess), jnp.ones((2, 5))
-    network.condition = (("text", (5,)),)
-    Denoising(EDM, fixed(1.0))(network, {}, images(2) | {"condition": text}, keys(2))
-    assert network.seen[0]["condition"] is text
+    network.condition = described({"text": Values((5,))})
+    Denoising(EDM, fixed(1.0))(
+        only(network, {}), images(2) | {"condition": {"text": text}}, keys(2)
+    )
+    assert network.seen[0]["condition"]["text"] is text
 
 
 class TestFlowMatching:
@@ -111,7 +114,7 @@ class TestFlowMatching:
         """For a network of zeros the loss is the mean of the squared velocity."""
         batch, network = images(2), Stub(lambda params, x, time: jnp.zeros_like(x))
         corruption = fixed(sigma)
-        values, _ = FlowMatching(p.Flow(path), corruption)(network, {}, batch, keys(2))
+        values, _ = FlowMatching(p.Flow(path), corruption)(only(network, {}), batch, keys(2))
         given = corruption(network, batch, keys(2))
         time = float(p.Flow(path).network_time(jnp.float32(sigma)))
         with jax.enable_x64(True):
@@ -124,7 +127,9 @@ class TestFlowMatching:
         one = Stub(lambda params, x, time: jnp.tanh(x) * time.reshape(-1, 1, 1, 1))
         other = Stub(lambda params, x, time: -jnp.tanh(x) * (1 - time).reshape(-1, 1, 1, 1))
         losses = [
-            FlowMatching(flow, Corruption(levels.flow_times()))(network, {}, batch, keys(2))[0]
+            FlowMatching(flow, Corruption(levels.flow_times()))(only(network, {}), batch, keys(2))[
+                0
+            ]
             for flow, network in ((to_data, one), (to_noise, other))
         ]
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
@@ -136,7 +141,7 @@ class TestFlowMatching:
         velocity = batch["x"] - given.noise
         network = Stub(lambda params, x, time: factor * velocity)
         values, metrics = FlowMatching(p.Flow(), corruption, cosine=0.5)(
-            network, {}, batch, keys(3)
+            only(network, {}), batch, keys(3)
         )
         np.testing.assert_allclose(metrics["direction_error"], direction, atol=2e-3)
         error = ((factor - 1) ** 2 * velocity**2).mean((1, 2, 3))
@@ -177,7 +182,7 @@ class TestUncertainty:
             return Stub(guess, log_variance=lambda time: jnp.broadcast_to(u, time.shape))
 
         batch, own = images(64), keys(64)
-        plain = float(Denoising(EDM, fixed(0.5))(Stub(guess), {}, batch, own)[0].mean())
+        plain = float(Denoising(EDM, fixed(0.5))(only(Stub(guess), {}), batch, own)[0].mean())
         loss = Uncertainty(EDM, fixed(0.5))
         slope = jax.jit(jax.grad(lambda u: loss(only(network(u), {}), batch, own)[0].mean()))
         for _ in range(200):
@@ -288,7 +293,7 @@ class TestHybrid:
         with pytest.raises(ValueError, match="steps of a table"):
             Hybrid(p.Discrete(), Corruption(levels.log_normal()))
         with pytest.raises(ValueError, match=r"set model\.learn_variance"):
-            self.loss(5)(ZERO, {}, images(2), keys(2))
+            self.loss(5)(only(ZERO, {}), images(2), keys(2))
 
 
 class _OneLevel(levels.Levels):

@@ -1,6 +1,6 @@
 """Losses, one family a file; `training.recipes` composes them from a config."""
 
-from .autoencoding import Autoencoding, autoencoding
+from .autoencoding import Autoencoding
 from .classification import CrossEntropy
 from .denoising import Denoising
 from .flow_matching import FlowMatching
@@ -20,5 +20,4 @@ __all__ = [
     "Masked",
     "ScoreMatching",
     "Uncertainty",
-    "autoencoding",
 ]

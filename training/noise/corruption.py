@@ -1,7 +1,6 @@
 """From a clean batch to what a network is trained on: noise, augmentation, perturbed conditions."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -86,7 +85,7 @@ def pfgmpp(D: float = 2048.0) -> PFGMPPKernel:
 
     Source: Xu et al., arXiv 2302.04265; see `samplers.pfgmpp_kernel`.
     """
-    if not 0 < D < math.inf:
+    if not D > 0:
         raise ValueError(f"pfgmpp: D counts the extra dimensions and must be above 0, got {D}")
     return PFGMPPKernel(float(D))
 
@@ -198,6 +197,5 @@ class Corruption:
             inputs["dropout_key"] = fold_each(keys, DROPOUT)
         sigma = levels.draw(self.levels, fold_each(keys, SIGMA), span)
         noise = self.kernel(clean, sigma, fold_each(keys, NOISE))
-        takes = network.num_classes or network.condition
-        condition = batch.get("condition") if takes else None
+        condition = None if network.condition is None else batch.get("condition")
         return Corrupted(clean, noise, sigma, condition, modes, inputs)
