@@ -352,9 +352,10 @@ def layout(
     """
     require_choice("sharding.preset", preset, PRESETS)
     chosen = PRESETS[preset]
-    require_choice("sharding.mesh: the axis", next(iter(mesh.keys() - set(AXES)), AXES[0]), AXES)
+    for axis in mesh:
+        require_choice("sharding.mesh: the axis", axis, AXES)
     require_ranges("sharding", {"whole_below": whole_below}, {"whole_below": count(0)})
-    require_ranges("sharding.mesh", mesh, dict.fromkeys(AXES, SIZE))
+    require_ranges("sharding.mesh", dict(mesh), dict.fromkeys(AXES, SIZE))
     read = tuple(_read_rule(rule) for rule in rules)
     sizes = {axis: mesh.get(axis, 0) or chosen.mesh[axis] for axis in AXES}
     if chosen.pmap and (read or {sizes["fsdp"], sizes["tensor"]} != {1}):

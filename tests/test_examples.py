@@ -2,9 +2,11 @@
 
 import runpy
 
+import jax
 import numpy as np
 import pytest
 from places import ROOT
+from tiny_configs.configs import setup, tiny
 
 from guidestar.core.registry import registry
 
@@ -44,3 +46,25 @@ def test_a_network_of_ones_own_is_sampled_by_its_weights(name):
     first, second = (np.asarray(example["main"](seed)) for seed in (0, 1))
     assert first.shape == (4, 8, 8, 1) and np.isfinite(first).all()
     assert np.abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("file", "sections", "metric"),
+    [
+        ("own_loss", {"loss": {"name": "huber", "delta": 0.5}}, "far_share"),
+        ("own_noise", {"noise": {"name": "spike", "at": 0.4}}, "loss"),
+    ],
+)
+def test_a_part_of_ones_own_is_trained_by_name(file, sections, metric):
+    runpy.run_path(str(EXAMPLES / f"{file}.py"))
+    assert (EXAMPLES / f"{file}.py").read_text().count("\n") <= 40
+    config = tiny()
+    for name, section in sections.items():
+        config.training[name] = section
+    start = setup(config)
+    batch = {
+        "x": jax.ShapeDtypeStruct((8, 8, 8, 1), np.float32),
+        "condition": jax.ShapeDtypeStruct((8,), np.int32),
+    }
+    _, metrics = jax.eval_shape(start.step(0), start.abstract, batch)
+    assert metrics[metric].shape == ()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import input_pipeline
-from ...core.checks import at_least_0, count, positive, require_ranges, share
+from ...core.checks import Range, at_least_0, count, positive, require_ranges, share
 from ...core.errors import UserError
 from ...data.source import Source
 from ...data.sources import fractal2d
@@ -20,6 +20,7 @@ from ...runtime.checkpointer import RANGES as CHECKPOINT_RANGES
 from ...runtime.checkpointer import Checkpoints
 from ...runtime.sharding import Layout
 from ...training import identity
+from ...training.averages.ema import WIDEST
 from ...training.losses.loss import MAIN
 from ...training.recipes import recipe_of
 from ...training.setup import Setup, set_up
@@ -36,7 +37,11 @@ TRAINING = {
     "accumulate": count(1),
 }
 LOG = {"every_steps": count(0, "0 is never"), "preview_every_steps": count(0, "0 is never")}
-EMA = {"snapshot_images": count(0, "0 is never"), "at_images": at_least_0("0 is the last")}
+EMA = {
+    "snapshot_images": count(0, "0 is never"),
+    "at_images": at_least_0("0 is the last"),
+    "reconstruct": Range(0, WIDEST, open_high=True, hint="0 makes none"),
+}
 # What of ``ema`` says which averages a run keeps.
 KEPT = ("profile", "images", "ramp_up", "std", "decay", "tracked")
 AVERAGES = tuple(f"ema.{name}" for name in KEPT)

@@ -18,6 +18,7 @@ def restored():
     """Leave the process as it was."""
     before = {name: getattr(jax.config, name) for name in OPTIONS}
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_compilation_cache_dir", None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)

@@ -200,9 +200,9 @@ def test_the_verb_writes_weights_that_load_and_say_where_they_come_from(short, c
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "--config.ema.reconstruct=0.15 says which"),
+        ({}, "ema.reconstruct is 0: say which"),
         ({"reconstruct": 0.1, "reconstruct_dtype": "int8"}, "'int8' is not one of float16"),
-        ({"reconstruct": 0.1}, "holds no averages: train with --config.ema.snapshot_images"),
+        ({"reconstruct": 0.1}, "holds no averages: train with ema.snapshot_images"),
     ],
 )
 def test_the_verb_refuses_what_it_cannot_make(tmp_path, fields, message):

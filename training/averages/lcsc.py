@@ -151,7 +151,7 @@ def _read(record: Path | None, about: Any) -> list[dict]:
             f"{record} is of a search in other weights or data, or with other settings: remove it "
             f"to search anew, or give the settings that it was begun with"
         )
-    if not began:
+    if head and not began:
         write_text(record, "".join(json.dumps(one) + "\n" for one in head))
     return known
 
