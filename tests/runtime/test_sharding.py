@@ -79,7 +79,7 @@ def test_eight_devices_train_like_one_in_every_way(longer, model, way):
 
 def test_these_runs_change_every_parameter_and_another_seed_changes_the_result():
     losses, params = one("dit")
-    before = jax.tree.leaves(setup("dit").create(jax.random.key(0)).params)
+    before = jax.tree.leaves(setup("dit").create(jax.random.key(0)).main.params)
     before = np.concatenate([np.ravel(leaf) for leaf in before])
     assert np.abs(params - before).max() > 1e-3
     other, _, _ = trained("dit", on_one_device(jax.devices()[0]), seed=4)

@@ -176,7 +176,7 @@ def test_a_width_needs_snapshots_of_one_run(short, tmp_path):
     config, _, workdir = short
     other = tmp_path / "other.safetensors"
     state = load(p.snapshots_below(workdir)[0].path)
-    save(other, state.main.params, config.model.to_dict(), {"config": {"seed": 7}})
+    save(other, state.params, config.model.to_dict(), {"config": {"seed": 7}})
     mixed = [*p.snapshots_below(workdir)[:2], p.Snapshot(other, 0.05, 128)]
     with pytest.raises(UserError, match="of runs with different configs"):
         p.reconstruct_to(tmp_path / "x.safetensors", mixed, 0.1)
