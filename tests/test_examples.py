@@ -8,6 +8,7 @@ import pytest
 from places import ROOT
 from tiny_configs.configs import setup, tiny
 
+from guidestar import guidance, samplers
 from guidestar.core.registry import registry
 
 EXAMPLES = ROOT / "examples"
@@ -68,3 +69,46 @@ def test_a_part_of_ones_own_is_trained_by_name(file, sections, metric):
     }
     _, metrics = jax.eval_shape(start.step(0), start.abstract, batch)
     assert metrics[metric].shape == ()
+
+
+def mirrored(x, given, null):
+    return x / 2 + 2.0  # the lean cancels, the condition's 1 is doubled
+
+
+def clipped(x, given, null):
+    return given + 2.0 * np.clip(given - null, -0.5, 0.5)
+
+
+def coarse(x, given, null):
+    cells = x.reshape(2, 2, 2, 2, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2)
+    push = given - (given - x / 2 + cells / 2)
+    along = (push * given).sum((1, 2, 3), keepdims=True) / (given**2).sum((1, 2, 3), keepdims=True)
+    return given + push - along * given
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected", "cost"),
+    [
+        ("own_rule", "mirrored", mirrored, "0.1 < sigma <= 5: main 4"),
+        ("own_transform", "clip_values", clipped, "one prediction: main 2"),
+        ("own_reference", "coarse", coarse, "one prediction: main 2"),
+    ],
+)
+def test_a_part_of_a_rule_of_ones_own_is_built_described_and_counted(name, kind, expected, cost):
+    rule = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]()
+    assert kind in registry("rule")
+    assert (EXAMPLES / f"{name}.py").read_text().count("\n") <= 40
+    assert f"{kind}(" in guidance.describe(rule) and cost in guidance.describe(rule)
+    assert guidance.from_config(guidance.to_config(rule)) == rule
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 1)).astype(np.float32)
+
+    def denoise(x, sigma, condition):
+        lean = np.linspace(-1, 1, 4, dtype=np.float32)[:, None]
+        return x / 2 + lean + (0.0 if condition is None else 1.0)
+
+    given, null = denoise(x, 1.0, 0), denoise(x, 1.0, None)
+    end = np.array([1.0, 0.0])  # to noise level 0, a step of Euler's is the prediction
+    keys = samplers.sample_keys(samplers.root_key(0), samplers.STEPS, np.arange(2))
+    labels = np.zeros(2, np.int32)
+    guided = samplers.sample(denoise, rule, samplers.euler(), end, x, labels, keys)
+    np.testing.assert_allclose(guided, expected(x, given, null), atol=1e-5)
