@@ -36,7 +36,7 @@ from .solvers.unipc import unipc
 FILE = "scheduler_config.json"
 # Schedules of fewer steps end in lower orders, where `lower_order_final` says so.
 FEW_STEPS = 15
-# What schedulers have in common, where a config does not say it.
+# What schedulers have in common, where one does not say it.
 DEFAULTS: dict[str, Any] = dict(
     num_train_timesteps=1000,
     beta_start=0.0001,
@@ -99,27 +99,27 @@ def like_diffusers(
         UserError: no such file, a scheduler that is not known, an option that no solver here
             stands for, or fewer steps than the order.
     """
-    config = _read(scheduler)
+    options = _read(scheduler)
     whole("like_diffusers", steps=steps)
     positive("like_diffusers", sigma_max=sigma_max)
-    name = str(config.get("_class_name", ""))
+    name = str(options.get("_class_name", ""))
     if name not in SCHEDULERS:
         raise UserError(
             f"samplers.like_diffusers: the scheduler {name!r} is not one of {', '.join(SCHEDULERS)}"
         )
-    config = DEFAULTS | OWN_DEFAULTS.get(name, {}) | config
-    if config.get("interpolation_type", "linear") != "linear":
+    options = DEFAULTS | OWN_DEFAULTS.get(name, {}) | options
+    if options.get("interpolation_type", "linear") != "linear":
         raise UserError(
             f"samplers.like_diffusers: {name} with interpolation_type "
-            f"{config['interpolation_type']!r} asks the network at other levels than it steps "
+            f"{options['interpolation_type']!r} asks the network at other levels than it steps "
             f"through: set it to linear"
         )
     for field, remedy in REFUSED.items():
-        if config.get(field):
+        if options.get(field):
             raise UserError(
                 f"samplers.like_diffusers: {name} with {field} is not had here: {remedy}"
             )
-    solver, sigmas, prior = SCHEDULERS[name](config, int(steps), mu, float(sigma_max))
+    solver, sigmas, prior = SCHEDULERS[name](options, int(steps), mu, float(sigma_max))
     return Sampler(solver, _decreasing(name, sigmas), prior)
 
 
@@ -149,14 +149,14 @@ def _decreasing(name: str, sigmas: np.ndarray) -> Float[np.ndarray, " levels"]:
     return sigmas
 
 
-def _table(config: Mapping[str, Any]) -> Float[np.ndarray, " steps"]:
+def _table(options: Mapping[str, Any]) -> Float[np.ndarray, " steps"]:
     """Return the noise level of every training step, increasing."""
-    count, betas = config["num_train_timesteps"], config["beta_schedule"]
-    if config["trained_betas"] is not None:
-        each = np.asarray(config["trained_betas"], np.float64)
+    count, betas = options["num_train_timesteps"], options["beta_schedule"]
+    if options["trained_betas"] is not None:
+        each = np.asarray(options["trained_betas"], np.float64)
     elif betas in ("linear", "scaled_linear"):
         power = 2 if betas == "scaled_linear" else 1
-        ends = (config[name] ** (1 / power) for name in ("beta_start", "beta_end"))
+        ends = (options[name] ** (1 / power) for name in ("beta_start", "beta_end"))
         each = np.linspace(*ends, count) ** power
     elif betas == "squaredcos_cap_v2":
         # Nichol and Dhariwal, arXiv 2102.09672, eq. 17.
@@ -171,15 +171,15 @@ def _table(config: Mapping[str, Any]) -> Float[np.ndarray, " steps"]:
     return np.sqrt(np.expm1(-np.cumsum(np.log1p(-each))))
 
 
-def _spaced(config: Mapping[str, Any], steps: int, *, beyond: bool) -> np.ndarray:
+def _spaced(options: Mapping[str, Any], steps: int, *, beyond: bool) -> np.ndarray:
     """Return the training steps of a grid, from high to low.
 
     Args:
-        config: of the scheduler.
+        options: of the scheduler.
         steps: how many.
         beyond: whether the grid is that of one step more, without its lowest.
     """
-    count, spacing = config["num_train_timesteps"], config["timestep_spacing"]
+    count, spacing = options["num_train_timesteps"], options["timestep_spacing"]
     if spacing == "trailing":
         return np.round(count - np.arange(steps) * (count / steps)) - 1
     wanted = steps + beyond
@@ -187,7 +187,7 @@ def _spaced(config: Mapping[str, Any], steps: int, *, beyond: bool) -> np.ndarra
         grid = np.linspace(0, count - 1, wanted)
         grid = grid.round() if beyond else grid
     elif spacing == "leading":
-        grid = np.arange(wanted) * (count // wanted) + config["steps_offset"]
+        grid = np.arange(wanted) * (count // wanted) + options["steps_offset"]
     else:
         raise UserError(
             f"samplers.like_diffusers: timestep_spacing {spacing!r} is not one of linspace, "
@@ -200,24 +200,24 @@ def _levels(table: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
     return np.interp(timesteps, np.arange(len(table)), table)
 
 
-def _respaced(config: Mapping[str, Any], high: float, low: float, steps: int) -> np.ndarray | None:
+def _respaced(options: Mapping[str, Any], high: float, low: float, steps: int) -> np.ndarray | None:
     """Return the grid that replaces the timesteps' own; None where none does."""
-    low = config.get("sigma_min") or low
-    high = config.get("sigma_max") or high
-    if config.get("use_karras_sigmas"):
+    low = options.get("sigma_min") or low
+    high = options.get("sigma_max") or high
+    if options.get("use_karras_sigmas"):
         return np.linspace(high ** (1 / 7), low ** (1 / 7), steps) ** 7
-    if config.get("use_exponential_sigmas"):
+    if options.get("use_exponential_sigmas"):
         return np.exp(np.linspace(math.log(high), math.log(low), steps))
     return None
 
 
-def _end(config: Mapping[str, Any], lowest: float) -> float:
-    if config["final_sigmas_type"] == "zero":
+def _end(options: Mapping[str, Any], lowest: float) -> float:
+    if options["final_sigmas_type"] == "zero":
         return 0.0
-    if config["final_sigmas_type"] == "sigma_min":
+    if options["final_sigmas_type"] == "sigma_min":
         return lowest
     raise UserError(
-        f"samplers.like_diffusers: final_sigmas_type {config['final_sigmas_type']!r} is not zero "
+        f"samplers.like_diffusers: final_sigmas_type {options['final_sigmas_type']!r} is not zero "
         f"or sigma_min"
     )
 
@@ -225,16 +225,16 @@ def _end(config: Mapping[str, Any], lowest: float) -> float:
 def _sigma_space(solver: Callable[[Mapping[str, Any]], Solver], *, ends: bool = False) -> Callable:
     """Return the reader of a scheduler that works in sigma: Euler's, Heun's, LMS."""
 
-    def read(config, steps, mu, sigma_max):
+    def read(options, steps, mu, sigma_max):
         del mu, sigma_max
-        table = _table(config)
-        levels = _levels(table, _spaced(config, steps, beyond=False))
-        again = _respaced(config, levels[0], levels[-1], steps)
+        table = _table(options)
+        levels = _levels(table, _spaced(options, steps, beyond=False))
+        again = _respaced(options, levels[0], levels[-1], steps)
         levels = levels if again is None else again
-        end = _end(config, table[0]) if ends else 0.0
-        leading = config["timestep_spacing"] == "leading"
+        end = _end(options, table[0]) if ends else 0.0
+        leading = options["timestep_spacing"] == "leading"
         prior: Prior = variance_preserving() if leading else gaussian()
-        return solver(config), _ended(levels, end), prior
+        return solver(options), _ended(levels, end), prior
 
     return read
 
@@ -250,62 +250,62 @@ def _log_space(
     """Return the reader of a scheduler that works in log-SNR: DPM-Solver, DEIS, UniPC.
 
     Args:
-        solver: from the config, whether the last steps are of lower orders, and the last level.
-        end: where the grid ends, if the config does not say.
+        solver: from the options, whether the last steps are of lower orders, and the last level.
+        end: where the grid ends, if the options do not say.
     """
 
-    def read(config, steps, mu, sigma_max):
-        config = config if end is None else config | {"final_sigmas_type": end}
-        if config.get("use_flow_sigmas"):
-            levels, prior = _flow_grid(config, steps, mu, sigma_max), gaussian()
+    def read(options, steps, mu, sigma_max):
+        options = options if end is None else options | {"final_sigmas_type": end}
+        if options.get("use_flow_sigmas"):
+            levels, prior = _flow_grid(options, steps, mu, sigma_max), gaussian()
             lowest = float(levels[-1])
         else:
-            table, prior = _table(config), variance_preserving()
-            levels = _levels(table, _spaced(config, steps, beyond=True))
-            again = _respaced(config, table[-1], table[0], steps)
+            table, prior = _table(options), variance_preserving()
+            levels = _levels(table, _spaced(options, steps, beyond=True))
+            again = _respaced(options, table[-1], table[0], steps)
             lowest = float(table[0])
             levels = levels if again is None else again
-        last = _end(config, lowest)
+        last = _end(options, lowest)
         sigmas = _ended(levels, last)
-        lower = bool(config["lower_order_final"]) and steps < FEW_STEPS
+        lower = bool(options["lower_order_final"]) and steps < FEW_STEPS
         if lower and len(sigmas) <= steps:
             # The scheduler spends its last step, of order 1, on nothing.
-            if config["solver_order"] > 2:
+            if options["solver_order"] > 2:
                 raise UserError(
-                    f"samplers.like_diffusers: {config['_class_name']} of order 3 with so few "
+                    f"samplers.like_diffusers: {options['_class_name']} of order 3 with so few "
                     f"steps ends in a step of no length: take solver_order 2"
                 )
             lower = False
-        return solver(config, lower, last), sigmas, prior
+        return solver(options, lower, last), sigmas, prior
 
     return read
 
 
-def _flow_grid(config: Mapping[str, Any], steps: int, mu, sigma_max: float) -> np.ndarray:
+def _flow_grid(options: Mapping[str, Any], steps: int, mu, sigma_max: float) -> np.ndarray:
     """Return the noise levels of a solver in log-SNR on a flow's times."""
-    times = np.linspace(1, 1 / config["num_train_timesteps"], steps + 1)
-    if config["_class_name"] == "UniPCMultistepScheduler":
-        times = _stretched(_shifted(config, times[:-1], mu, config["flow_shift"]), config)
+    times = np.linspace(1, 1 / options["num_train_timesteps"], steps + 1)
+    if options["_class_name"] == "UniPCMultistepScheduler":
+        times = _stretched(_shifted(options, times[:-1], mu, options["flow_shift"]), options)
     else:
-        times = _shifted(config, (1 - times)[::-1], mu, config["flow_shift"])[:-1]
+        times = _shifted(options, (1 - times)[::-1], mu, options["flow_shift"])[:-1]
     return _flow_levels(times, sigma_max)
 
 
-def _shifted(config: Mapping[str, Any], times: np.ndarray, mu, shift: float) -> np.ndarray:
+def _shifted(options: Mapping[str, Any], times: np.ndarray, mu, shift: float) -> np.ndarray:
     """Return times of a flow, shifted; Esser et al., arXiv 2403.03206, eq. 23."""
-    if config.get("use_dynamic_shifting"):
+    if options.get("use_dynamic_shifting"):
         if mu is None:
             raise UserError(
                 "samplers.like_diffusers: the scheduler shifts by the image's size "
                 "(use_dynamic_shifting): give mu, which its pipeline computes"
             )
-        shift = float(mu) if config.get("time_shift_type") == "linear" else math.exp(mu)
+        shift = float(mu) if options.get("time_shift_type") == "linear" else math.exp(mu)
     return shift * times / (1 + (shift - 1) * times)
 
 
-def _stretched(times: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
+def _stretched(times: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
     """Return times that end at ``shift_terminal``."""
-    terminal = config.get("shift_terminal")
+    terminal = options.get("shift_terminal")
     if not terminal:
         return times
     return 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
@@ -316,17 +316,17 @@ def _flow_levels(times: np.ndarray, sigma_max: float) -> np.ndarray:
     return times / (1 - times)
 
 
-def _flow_matching(config, steps, mu, sigma_max) -> tuple[Solver, np.ndarray, Prior]:
+def _flow_matching(options, steps, mu, sigma_max) -> tuple[Solver, np.ndarray, Prior]:
     """Read a scheduler of flow matching, whose grid is shifted twice.
 
     The ends of the grid are taken from the table of training times, which is shifted already.
     """
-    count, shift = config["num_train_timesteps"], config["shift"]
+    count, shift = options["num_train_timesteps"], options["shift"]
     ends = np.array([1.0, 1 / count])
-    if not config.get("use_dynamic_shifting"):
-        ends = _shifted(config, ends, mu, shift)
-    times = _stretched(_shifted(config, np.linspace(*ends, steps), mu, shift), config)
-    again = _respaced(config, times[0], times[-1], steps)
+    if not options.get("use_dynamic_shifting"):
+        ends = _shifted(options, ends, mu, shift)
+    times = _stretched(_shifted(options, np.linspace(*ends, steps), mu, shift), options)
+    again = _respaced(options, times[0], times[-1], steps)
     levels = _flow_levels(times if again is None else again, sigma_max)
     return euler(), np.append(levels, 0.0), gaussian()
 
@@ -334,28 +334,28 @@ def _flow_matching(config, steps, mu, sigma_max) -> tuple[Solver, np.ndarray, Pr
 def _ddim(solver: Callable[[Mapping[str, Any]], Solver]) -> Callable:
     """Return the reader of a scheduler whose steps go down by equal numbers of training steps."""
 
-    def read(config, steps, mu, sigma_max):
+    def read(options, steps, mu, sigma_max):
         del mu, sigma_max
-        table, count = _table(config), config["num_train_timesteps"]
-        timesteps = _spaced(config, steps, beyond=False).round().astype(int)
+        table, count = _table(options), options["num_train_timesteps"]
+        timesteps = _spaced(options, steps, beyond=False).round().astype(int)
         # What a step leads to is found by the stride, not in the grid.
         reached = timesteps - count // steps
         if (reached[:-1] != timesteps[1:]).any():
             raise UserError(
-                f"samplers.like_diffusers: {config['_class_name']} with {steps} steps of spacing "
-                f"{config['timestep_spacing']} leads to other levels than it asks the network at: "
+                f"samplers.like_diffusers: {options['_class_name']} with {steps} steps of spacing "
+                f"{options['timestep_spacing']} leads to other levels than it asks the network at: "
                 f"choose a number of steps that divides {count}, or the spacing leading"
             )
-        end = 0.0 if config["set_alpha_to_one"] else table[0]
+        end = 0.0 if options["set_alpha_to_one"] else table[0]
         levels = table[np.minimum(timesteps, count - 1)]
         last = table[reached[-1]] if reached[-1] >= 0 else end
-        return solver(config), _ended(levels, last), variance_preserving()
+        return solver(options), _ended(levels, last), variance_preserving()
 
     return read
 
 
-def _plms(config: Mapping[str, Any]) -> Solver:
-    if not config["skip_prk_steps"]:
+def _plms(options: Mapping[str, Any]) -> Solver:
+    if not options["skip_prk_steps"]:
         raise UserError(
             "samplers.like_diffusers: PNDMScheduler without skip_prk_steps takes Runge-Kutta steps "
             "halfway in its own time: set skip_prk_steps to true, or use samplers.pndm()"
@@ -363,11 +363,11 @@ def _plms(config: Mapping[str, Any]) -> Solver:
     return pndm(warm_up="heun")
 
 
-def _dpm_solver(config: Mapping[str, Any], lower: bool, last: float) -> Solver:
-    order, kind = config["solver_order"], config.get("algorithm_type", "dpmsolver++")
+def _dpm_solver(options: Mapping[str, Any], lower: bool, last: float) -> Solver:
+    order, kind = options["solver_order"], options.get("algorithm_type", "dpmsolver++")
     slopes = {"midpoint": "midpoint", "heun": "taylor"}
-    slope = slopes.get(config.get("solver_type", "midpoint"), "midpoint")
-    if config.get("euler_at_final") and not lower and last > 0 and order > 1:
+    slope = slopes.get(options.get("solver_type", "midpoint"), "midpoint")
+    if options.get("euler_at_final") and not lower and last > 0 and order > 1:
         if order > 2:
             raise UserError(
                 "samplers.like_diffusers: euler_at_final without lower_order_final, of order 3, is "
@@ -388,50 +388,50 @@ def _dpm_solver(config: Mapping[str, Any], lower: bool, last: float) -> Solver:
         return dpmpp_2m_sde(slope=slope)
     raise UserError(
         f"samplers.like_diffusers: DPMSolverMultistepScheduler with algorithm_type {kind}, "
-        f"solver_order {order}, solver_type {config.get('solver_type', 'midpoint')} and "
-        f"final_sigmas_type {config['final_sigmas_type']} is not had here: take dpmsolver++, or "
+        f"solver_order {order}, solver_type {options.get('solver_type', 'midpoint')} and "
+        f"final_sigmas_type {options['final_sigmas_type']} is not had here: take dpmsolver++, or "
         f"sde-dpmsolver++ of order 2 with final_sigmas_type zero"
     )
 
 
-def _unipc(config: Mapping[str, Any], lower: bool, last: float) -> Solver:
+def _unipc(options: Mapping[str, Any], lower: bool, last: float) -> Solver:
     del lower
-    if not config.get("predict_x0", True):
+    if not options.get("predict_x0", True):
         raise UserError("samplers.like_diffusers: UniPC with predict_x0 false is not had here")
     # A first step is corrected by no scheduler.
-    off = [step for step in config.get("disable_corrector") or [] if step > 0]
+    off = [step for step in options.get("disable_corrector") or [] if step > 0]
     if off:
         raise UserError(
             f"samplers.like_diffusers: UniPC with disable_corrector {off} is not had here: leave "
             f"it empty"
         )
-    variant = config.get("solver_type", "bh2")
-    if variant == "bh1" and config["solver_order"] == 2 and last == 0:
+    variant = options.get("solver_type", "bh2")
+    if variant == "bh1" and options["solver_order"] == 2 and last == 0:
         # diffusers itself returns NaN there.
         raise UserError(
             "samplers.like_diffusers: UniPC of solver_type bh1 has no step to sigma 0: set "
             "final_sigmas_type to sigma_min, or solver_type to bh2"
         )
     return unipc(
-        config["solver_order"],
+        options["solver_order"],
         variant if variant in ("bh1", "bh2") else "bh2",
-        lower_order_final=bool(config["lower_order_final"]),
+        lower_order_final=bool(options["lower_order_final"]),
     )
 
 
-def _deis(config: Mapping[str, Any], lower: bool, last: float) -> Solver:
+def _deis(options: Mapping[str, Any], lower: bool, last: float) -> Solver:
     del last
-    order = config["solver_order"]
+    order = options["solver_order"]
     return euler() if order == 1 else deis(order, "logrho", lower_order_final=lower)
 
 
 SCHEDULERS: dict[str, Callable] = {
-    "EulerDiscreteScheduler": _sigma_space(lambda config: euler(), ends=True),
-    "EulerAncestralDiscreteScheduler": _sigma_space(lambda config: ancestral()),
-    "HeunDiscreteScheduler": _sigma_space(lambda config: heun()),
-    "KDPM2DiscreteScheduler": _sigma_space(lambda config: dpm_2()),
-    "LMSDiscreteScheduler": _sigma_space(lambda config: lms(lower_order_final=False)),
-    "DDIMScheduler": _ddim(lambda config: euler()),
+    "EulerDiscreteScheduler": _sigma_space(lambda options: euler(), ends=True),
+    "EulerAncestralDiscreteScheduler": _sigma_space(lambda options: ancestral()),
+    "HeunDiscreteScheduler": _sigma_space(lambda options: heun()),
+    "KDPM2DiscreteScheduler": _sigma_space(lambda options: dpm_2()),
+    "LMSDiscreteScheduler": _sigma_space(lambda options: lms(lower_order_final=False)),
+    "DDIMScheduler": _ddim(lambda options: euler()),
     "PNDMScheduler": _ddim(_plms),
     "DPMSolverMultistepScheduler": _log_space(_dpm_solver),
     "DEISMultistepScheduler": _log_space(_deis, end="sigma_min"),
