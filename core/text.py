@@ -29,10 +29,14 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def written(made: Any) -> str:
+def written(made: Any, always: tuple[str, ...] = ()) -> str:
     """Return the call that makes a part, such as ``between(cfg(3.0), low=0.3, high=3.0)``.
 
     A part that was made by hand is written as its class with all its fields.
+
+    Args:
+        made: the part.
+        always: arguments to name also where they were left at their defaults.
     """
     known = getattr(made, "_origin", None)
     if known is None and not dataclasses.is_dataclass(made):
@@ -43,12 +47,12 @@ def written(made: Any) -> str:
         return f"{type(made).__name__}({inside})"
     arguments: list[str] = []
     for number, (key, parameter) in enumerate(known.constructor.parameters.items()):
-        if key not in known.arguments:
+        if key not in known.arguments and key not in always:
             continue
-        value = known.arguments[key]
+        value = known.arguments.get(key, parameter.default)
         if parameter.kind is parameter.VAR_POSITIONAL:
             arguments += map(shown, value)
         else:
-            named = number > 0 or parameter.kind is parameter.KEYWORD_ONLY
+            named = number > 0 or parameter.kind is parameter.KEYWORD_ONLY or key in always
             arguments.append(f"{key}={shown(value)}" if named else shown(value))
     return f"{known.constructor.name}({', '.join(arguments)})"

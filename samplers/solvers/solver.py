@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ...core.text import written
 from ...guidance.protocol import Guided
 
 
@@ -94,6 +95,15 @@ class Common:
     """Base of solvers that take every step alike, any batch, and have no constants."""
 
     renoises: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        # Put into the class itself, as a dataclass would otherwise write one of its own.
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Common.__repr__
+
+    def __repr__(self) -> str:
+        return written(self, always=("order",))
 
     def check(self, batch, condition):
         """Take any batch."""

@@ -57,6 +57,10 @@ class Statistics:
                 f"lambdas, {self.lambdas.shape}, got {shapes}"
             )
 
+    def __repr__(self) -> str:
+        levels = f"{len(self.lambdas)} levels, sigma {self.sigma_min:.4g} to {self.sigma_max:.4g}"
+        return f"Statistics(shape={self.shape}, {levels})"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """One sample's shape; () where every element has the same statistics."""

@@ -176,3 +176,29 @@ def test_sigmas_that_cannot_be_followed_are_refused(sigmas, message):
 def test_traced_sigmas_are_refused():
     with pytest.raises(ValueError, match="known on the host"):
         jax.jit(lambda sigmas: checked(sigmas).sum())(jnp.array([2.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("solver", "shown"),
+    [
+        (samplers.dpmpp(), "dpmpp(order=2)"),
+        (samplers.dpmpp(3, singlestep=True), "dpmpp(order=3, singlestep=True)"),
+        (samplers.unipc(3, "bh1"), "unipc(order=3, variant='bh1')"),
+        (samplers.deis(), "deis(order=4)"),
+        (samplers.lms(2), "lms(order=2)"),
+        (samplers.euler(), "euler()"),
+        (samplers.edm_churn(30.0), "edm_churn(30.0)"),
+        (samplers.per_step([("data", 2)]), "per_step([('data', 2)])"),
+    ],
+)
+def test_a_solver_is_shown_as_the_call_that_makes_it(solver, shown):
+    assert repr(solver) == shown
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_is_shown_in_a_line(name):
+    text = repr(SOLVERS[name].solver)
+    assert len(text) < 200 and "\n" not in text and "array(" not in text
+    made = SOLVERS[name].solver
+    known = getattr(made, "_origin", None)
+    assert known and ("order=" in text) == ("order" in known.constructor.parameters)

@@ -27,6 +27,23 @@ def test_saved_statistics_give_the_same_bits(tmp_path, kind):
     np.testing.assert_array_equal(*ends)
 
 
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda a: a[::-1].copy()[::-1]])
+def test_arrays_of_any_memory_layout_are_saved_as_they_are(tmp_path, layout):
+    made = waves(shape=(2, 3))
+    arrays = [layout(np.array(getattr(made, name))) for name in ("l", "s", "b")]
+    Statistics(*arrays, made.lambdas).save(tmp_path / "statistics.safetensors")
+    read = Statistics.load(tmp_path / "statistics.safetensors")
+    for name in ("l", "s", "b", "lambdas"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
+
+
+def test_a_home_folder_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    waves().save("~/statistics.safetensors")
+    assert (tmp_path / "statistics.safetensors").exists()
+    assert Statistics.load("~/statistics.safetensors").shape == (3,)
+
+
 def test_files_that_hold_no_statistics_are_refused(tmp_path):
     path = tmp_path / "statistics.safetensors"
     with pytest.raises(ValueError, match="no file .*samplers.calibrate"):

@@ -317,6 +317,13 @@ def test_a_fit_survives_its_file(by_class, tmp_path):
     np.testing.assert_array_equal(prior(noise, 5.0, keys(3)), expected)
 
 
+def test_a_fit_of_any_memory_layout_is_saved_as_it_is(tmp_path):
+    fit = fit_gaussian(data())
+    arrays = [np.asfortranarray(getattr(fit, n)) for n in ("mean", "eigenvalues", "eigenvectors")]
+    GaussianFit(*arrays, fit.shape).save(tmp_path / "fit.npz")
+    jax.tree.map(np.testing.assert_array_equal, GaussianFit.load(tmp_path / "fit.npz"), fit)
+
+
 def broken(tmp_path, **changes):
     fit_gaussian(data()).save(tmp_path / "fit.npz")
     arrays = dict(np.load(tmp_path / "fit.npz")) | changes
