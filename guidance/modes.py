@@ -9,11 +9,12 @@ mode holds for some of its samples alone.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float
 
 
+@runtime_checkable
 class Mode(Protocol):
     """A perturbation of a network's forward pass.
 

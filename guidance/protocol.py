@@ -6,7 +6,7 @@ are x0 estimates in EDM coordinates, ``x = x0 + sigma * noise``.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,7 @@ class Guided(NamedTuple):
         return np.array(self.denoised, dtype=dtype, copy=copy)
 
 
+@runtime_checkable
 class Evaluate(Protocol):
     """What a rule asks for predictions.
 
@@ -97,6 +98,7 @@ class Evaluate(Protocol):
         """
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A guidance rule: a frozen dataclass registered as a pytree.
 

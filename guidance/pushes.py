@@ -4,7 +4,7 @@
 ``(scale - 1)``: with nothing in between this is ``D_ref + scale * (D_main - D_ref)``.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -14,6 +14,7 @@ from ..core.registry import register
 from .protocol import Branch, Evaluate, Guided, per_sample, require_finite
 
 
+@runtime_checkable
 class Reference(Protocol):
     """Where a push comes from: a pytree that asks for predictions and returns the two ends of it.
 
@@ -62,6 +63,7 @@ class Context(NamedTuple):
     sigma: Float[Array, ""]
 
 
+@runtime_checkable
 class Transform(Protocol):
     """A map of the push; a rule-like pytree with a state of its own."""
 

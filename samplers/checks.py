@@ -1,9 +1,16 @@
 """What schedules, solvers and searches refuse before anything is compiled."""
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np
+from jaxtyping import Array, Key, UInt32
+
+# Noise levels that are known on the host, decreasing.
+Levels = Sequence[float] | np.ndarray | Array
+# One key, or one a sample; also as the two words of `jax.random.PRNGKey`.
+Keys = Key[Array, ""] | Key[Array, " batch"] | UInt32[Array, "... 2"]
 
 
 def checked(sigmas, owner: str = "sample") -> np.ndarray:

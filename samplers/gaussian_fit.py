@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from ..core.files import home, replacing
 from ..core.pytrees import pytree, static
 from ..core.random import fold_each, keys_per_sample, unit_noise
-from .checks import positive, whole
+from .checks import Keys, positive, whole
 
 ARRAYS = ("mean", "eigenvalues", "eigenvectors", "shape")
 
@@ -34,9 +34,9 @@ class GaussianFit:
         shape: one sample's.
     """
 
-    mean: Float[Array, " *classes dim"]
-    eigenvalues: Float[Array, " *classes rank"]
-    eigenvectors: Float[Array, " *classes dim rank"]
+    mean: Float[Array | np.ndarray, " *classes dim"]
+    eigenvalues: Float[Array | np.ndarray, " *classes rank"]
+    eigenvectors: Float[Array | np.ndarray, " *classes dim rank"]
     shape: tuple[int, ...] = static()
 
     @property
@@ -50,7 +50,10 @@ class GaussianFit:
         return self.num_classes or None
 
     def denoise(
-        self, x: Float[Array, " batch *shape"], sigma: Float[Array, ""] | float, condition=None
+        self,
+        x: Float[Array | np.ndarray, " batch *shape"],
+        sigma: Float[Array, ""] | float,
+        condition=None,
     ) -> Float[Array, " batch *shape"]:
         """Return ``E[x0 | x] = mu + U diag(c^2/(c^2 + sigma^2)) U^T (x - mu)``.
 
@@ -69,7 +72,7 @@ class GaussianFit:
 
     def jump(
         self,
-        x: Float[Array, " batch *shape"],
+        x: Float[Array | np.ndarray, " batch *shape"],
         sigma: Float[Array, ""] | float,
         to: Float[Array, ""] | float,
         condition=None,
@@ -90,7 +93,10 @@ class GaussianFit:
         return self._moved(x, condition, gain, to / sigma)
 
     def draw(
-        self, noise: Float[Array, " batch *shape"], sigma: Float[Array, ""] | float, condition=None
+        self,
+        noise: Float[Array | np.ndarray, " batch *shape"],
+        sigma: Float[Array, ""] | float,
+        condition=None,
     ) -> Float[Array, " batch *shape"]:
         """Return draws from ``N(mu, Sigma + sigma^2)``, made of unit noise."""
         mean, values, vectors = self._of(condition, noise)
@@ -101,9 +107,9 @@ class GaussianFit:
     def error(
         self,
         denoise: Callable,
-        data: Float[Array, " batch *shape"],
+        data: Float[Array | np.ndarray, " batch *shape"],
         sigmas: Sequence[float],
-        key: Key[Array, ""] | Key[Array, " batch"],
+        key: Keys,
         condition: Any = None,
     ) -> Float[np.ndarray, " sigmas"]:
         """Return how far the Gaussian's denoiser is from another, by noise level.
@@ -199,7 +205,7 @@ def _stretched(offset: Array, vectors: Array, gain: Array, rest: Array | float) 
 
 
 def fit_gaussian(
-    data: Float[Array, " sample *shape"],
+    data: Float[Array | np.ndarray, " sample *shape"],
     labels: Int[Array, " sample"] | None = None,
     rank: int | None = None,
     floor: float = 1e-10,

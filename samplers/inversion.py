@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ..core.random import fold_each, keys_per_sample
 from ..guidance.protocol import Rule
 from .arguments import Fixed, floats, opaque, separated, state_of
-from .checks import checked
+from .checks import Keys, Levels, checked
 from .conditions import checked_condition
 from .evaluator import MODES
 from .loop import Calls, GuidedDenoiser, segments
@@ -89,8 +89,8 @@ def upward(
     denoise: Callable | Networks,
     rule: Rule,
     solver: Solver,
-    sigmas: np.ndarray,
-    x: Float[Array, " batch *shape"],
+    sigmas: Levels,
+    x: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
     branches: str,
 ) -> Upward:
@@ -125,10 +125,10 @@ def upward(
 def invert(
     denoise: Callable | Networks,
     rule: Rule,
-    sigmas: np.ndarray,
-    x: Float[Array, " batch *shape"],
+    sigmas: Levels,
+    x: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     *,
     refinements: int = 0,
     branches: str = "fused",

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ..core.random import fold_each, keys_per_sample
 from ..core.registry import name_of
 from ..guidance.protocol import Guided, Rule
-from .checks import positive, whole
+from .checks import Keys, Levels, positive, whole
 from .inversion import upward
 from .loop import SOLVER_STREAM, GuidedDenoiser
 from .networks import Networks
@@ -25,10 +25,10 @@ TRACES = ("hutchinson", "exact")
 def log_likelihood(
     denoise: Callable | Networks,
     rule: Rule,
-    sigmas: np.ndarray,
-    x: Float[Array, " batch *shape"],
+    sigmas: Levels,
+    x: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     *,
     trace: str = "hutchinson",
     probes: int = 1,
@@ -151,11 +151,11 @@ class _Traced:
 
 
 def bits_per_dimension(
-    log_likelihood: Float[Array, " batch"],
+    log_likelihood: Float[Array | np.ndarray, " batch"],
     shape: tuple[int, ...],
     levels: int = 256,
     span: float = 2.0,
-) -> Float[Array, " batch"]:
+) -> Float[Array | np.ndarray, " batch"]:
     """Return ``-log p / (dim log 2) + log2(levels / span)``, the bits that one value takes.
 
     The density of continuous values becomes the probability of a cell of width ``span/levels``;

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ..core.random import fold_each, keys_per_sample
 from ..core.registry import name_of
 from ..guidance.protocol import Guided, Rule
 from .arguments import floats, opaque, separated, state_of
-from .checks import checked
+from .checks import Keys, Levels, checked
 from .conditions import checked_condition
 from .config import SOLVERS
 from .evaluator import MODES, Evaluator
@@ -82,10 +82,10 @@ def sample(
     denoise: Callable | Networks,
     rule: Rule,
     solver: Solver,
-    sigmas: np.ndarray,
-    noise: Float[Array, " batch *shape"],
+    sigmas: Levels,
+    noise: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     *,
     prior: Prior = Gaussian(),  # noqa: B008  (immutable)
     save: str | tuple[str, ...] | None = None,

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ Networks = Mapping[str, Callable]
 LOW_START = 0.1
 
 
+@runtime_checkable
 class Part(Protocol):
     """Consecutive steps of a schedule with one rule."""
 

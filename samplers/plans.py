@@ -10,7 +10,7 @@ import numpy as np
 
 from ..guidance.evaluations import SHAPE, Counting, counts_text
 from ..guidance.protocol import Guided, Rule
-from .checks import checked
+from .checks import Levels, checked
 from .loop import segments
 from .solvers.solver import Interval, Solver
 
@@ -72,7 +72,7 @@ class Plan:
 
 def plan(
     solver: Solver,
-    sigmas: np.ndarray,
+    sigmas: Levels,
     rule: Rule,
     shape: tuple[int, ...] = SHAPE,
     *,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from numbers import Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from ..core.pytrees import pytree, static
 from ..core.random import fold_each, keys_per_sample, unit_noise
 from ..core.registry import register
-from .checks import positive
+from .checks import Keys, positive
 from .gaussian_fit import GaussianFit
 
 STARTS = ("noise", "fit")
@@ -24,15 +24,16 @@ SMALL, LARGE, FEW = 0.2, 5.0, 64
 LOOKED_AT = 2**20
 
 
+@runtime_checkable
 class Prior(Protocol):
     """Make first states; a pytree whose arrays are arguments of the compiled program."""
 
-    def check(self, sigmas: np.ndarray, noise: Float[Array, " batch *shape"]) -> None:
+    def check(self, sigmas: np.ndarray, noise: Float[Array | np.ndarray, " batch *shape"]) -> None:
         """Refuse a schedule or samples that it cannot serve; on the host, before any tracing."""
 
     def __call__(
         self,
-        noise: Float[Array, " batch *shape"],
+        noise: Float[Array | np.ndarray, " batch *shape"],
         sigma: Float[Array, ""],
         keys: Key[Array, " batch"],
         condition: Any = None,
@@ -148,10 +149,10 @@ def pfgmpp(D: float) -> Pfgmpp:
 
 
 def pfgmpp_kernel(
-    x0: Float[Array, " batch *shape"],
+    x0: Float[Array | np.ndarray, " batch *shape"],
     sigma: float | Float[Array, ""] | Float[Array, " batch"],
     D: float,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
 ) -> Float[Array, " batch *shape"]:
     """Perturb data with the kernel of PFGM++, ``x0 + sigma * noise * sqrt(D / chi^2_D)``.
 
@@ -183,8 +184,8 @@ def pfgmpp_kernel(
 
 
 def student_t(
-    noise: Float[Array, " batch *shape"],
-    sigma: Array,
+    noise: Float[Array | np.ndarray, " batch *shape"],
+    sigma: Array | float,
     D: float | Float[Array, ""],
     keys: Key[Array, " batch"],
 ) -> Float[Array, " batch *shape"]:

@@ -25,10 +25,10 @@ class Table(NamedTuple):
         below: share of effective particles below which a group is resampled.
     """
 
-    keep: Float[Array, " *steps"]
-    noise: Float[Array, " *steps"]
-    growth: Float[Array, " *steps"]
-    below: Float[Array, " *steps"]
+    keep: Float[Array | np.ndarray, " *steps"]
+    noise: Float[Array | np.ndarray, " *steps"]
+    growth: Float[Array | np.ndarray, " *steps"]
+    below: Float[Array | np.ndarray, " *steps"]
 
 
 @pytree

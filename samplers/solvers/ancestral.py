@@ -28,9 +28,9 @@ class Levels(NamedTuple):
         middle: the geometric mean of the start and ``down``.
     """
 
-    down: Float[Array, " *steps"]
-    up: Float[Array, " *steps"]
-    middle: Float[Array, " *steps"]
+    down: Float[Array | np.ndarray, " *steps"]
+    up: Float[Array | np.ndarray, " *steps"]
+    middle: Float[Array | np.ndarray, " *steps"]
 
 
 def levels(start: np.ndarray, end: np.ndarray, eta: float) -> Levels:

@@ -23,8 +23,8 @@ class Jump(NamedTuple):
         noise: standard deviation of what is added there.
     """
 
-    to: Float[Array, " *steps"]
-    noise: Float[Array, " *steps"]
+    to: Float[Array | np.ndarray, " *steps"]
+    noise: Float[Array | np.ndarray, " *steps"]
 
 
 @pytree

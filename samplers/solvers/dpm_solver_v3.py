@@ -39,12 +39,12 @@ class Table(NamedTuple):
         ahead: of each past f, less this one; zero for one that is not there yet.
     """
 
-    rest: Float[Array, " *steps shape"]
-    keep: Float[Array, " *steps shape"]
-    share: Float[Array, " *steps shape"]
-    shift: Float[Array, " *steps shape"]
-    gain: Float[Array, " *steps past shape"]
-    ahead: Float[Array, " *steps past shape"]
+    rest: Float[Array | np.ndarray, " *steps shape"]
+    keep: Float[Array | np.ndarray, " *steps shape"]
+    share: Float[Array | np.ndarray, " *steps shape"]
+    shift: Float[Array | np.ndarray, " *steps shape"]
+    gain: Float[Array | np.ndarray, " *steps past shape"]
+    ahead: Float[Array | np.ndarray, " *steps past shape"]
 
 
 @dataclasses.dataclass(frozen=True)

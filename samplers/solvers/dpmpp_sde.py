@@ -28,13 +28,13 @@ class Stages(NamedTuple):
         same: correlation of the noise at the two places.
     """
 
-    middle: Float[Array, " *steps"]
-    middle_down: Float[Array, " *steps"]
-    middle_up: Float[Array, " *steps"]
-    down: Float[Array, " *steps"]
-    up: Float[Array, " *steps"]
-    slope: Float[Array, " *steps"]
-    same: Float[Array, " *steps"]
+    middle: Float[Array | np.ndarray, " *steps"]
+    middle_down: Float[Array | np.ndarray, " *steps"]
+    middle_up: Float[Array | np.ndarray, " *steps"]
+    down: Float[Array | np.ndarray, " *steps"]
+    up: Float[Array | np.ndarray, " *steps"]
+    slope: Float[Array | np.ndarray, " *steps"]
+    same: Float[Array | np.ndarray, " *steps"]
 
 
 @pytree

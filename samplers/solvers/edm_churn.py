@@ -25,8 +25,8 @@ class Churn(NamedTuple):
         down: the constants of the step from there.
     """
 
-    sigma: Float[Array, " *steps"]
-    noise: Float[Array, " *steps"]
+    sigma: Float[Array | np.ndarray, " *steps"]
+    noise: Float[Array | np.ndarray, " *steps"]
     down: Any
 
 

@@ -81,9 +81,9 @@ LASTS = ("tweedie", "mean", "euler")
 class Table(NamedTuple):
     """A step's constants: of the prediction, of the noise direction and of fresh noise."""
 
-    answer: Float[Array, " *steps"]
-    keep: Float[Array, " *steps"]
-    noise: Float[Array, " *steps"]
+    answer: Float[Array | np.ndarray, " *steps"]
+    keep: Float[Array | np.ndarray, " *steps"]
+    noise: Float[Array | np.ndarray, " *steps"]
 
 
 @pytree

@@ -36,12 +36,12 @@ class Levels(NamedTuple):
         square: ``(sigma'/sigma)^2``.
     """
 
-    beyond: Float[Array, " *steps"]
-    ratio: Float[Array, " *steps"]
-    base: Float[Array, " *steps"]
-    weight: Float[Array, " *steps"]
-    per_sigma: Float[Array, " *steps"]
-    square: Float[Array, " *steps"]
+    beyond: Float[Array | np.ndarray, " *steps"]
+    ratio: Float[Array | np.ndarray, " *steps"]
+    base: Float[Array | np.ndarray, " *steps"]
+    weight: Float[Array | np.ndarray, " *steps"]
+    per_sigma: Float[Array | np.ndarray, " *steps"]
+    square: Float[Array | np.ndarray, " *steps"]
 
 
 class Table(NamedTuple):
@@ -54,8 +54,8 @@ class Table(NamedTuple):
         before: of the step that led here; all zero where there is nothing to do again.
     """
 
-    keep: Float[Array, " *steps"]
-    gain: Float[Array, " *steps"]
+    keep: Float[Array | np.ndarray, " *steps"]
+    gain: Float[Array | np.ndarray, " *steps"]
     here: Levels
     before: Levels
 

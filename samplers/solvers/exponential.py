@@ -35,10 +35,10 @@ class Table(NamedTuple):
         correct: of each past prediction beyond this one, added to x once D(x) is known.
     """
 
-    keep: Float[Array, " *steps"]
-    ahead: Float[Array, " *steps past"]
-    noise: Float[Array, " *steps"] | None = None
-    correct: Float[Array, " *steps past"] | None = None
+    keep: Float[Array | np.ndarray, " *steps"]
+    ahead: Float[Array | np.ndarray, " *steps past"]
+    noise: Float[Array | np.ndarray, " *steps"] | None = None
+    correct: Float[Array | np.ndarray, " *steps past"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def orders(sigmas: np.ndarray, order: int, *, lower_order_final: bool = False) -
     return np.where(sigmas[1:] == 0, 1, result)
 
 
-def integrals(h: float, nodes: Sequence[float], k: float = 1.0) -> np.ndarray:
+def integrals(h: float, nodes: Sequence[float] | np.ndarray, k: float = 1.0) -> np.ndarray:
     """Return ``k int_0^h e^(-k(h-u)) l_j(u) du``, l_j the Lagrange basis at ``nodes``.
 
     Args:
@@ -120,7 +120,7 @@ def integrals(h: float, nodes: Sequence[float], k: float = 1.0) -> np.ndarray:
     return weights
 
 
-def past_nodes(sigmas: np.ndarray, step: int, count: int) -> np.ndarray:
+def past_nodes(sigmas: np.ndarray, step: int | np.integer, count: int | np.integer) -> np.ndarray:
     """Return the places of this prediction and of those before it, newest first.
 
     Args:

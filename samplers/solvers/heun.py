@@ -20,8 +20,8 @@ class Table(NamedTuple):
         weight: of the second direction in twice the step, ``1/alpha``.
     """
 
-    level: Float[Array, " *steps"]
-    weight: Float[Array, " *steps"]
+    level: Float[Array | np.ndarray, " *steps"]
+    weight: Float[Array | np.ndarray, " *steps"]
 
 
 @pytree

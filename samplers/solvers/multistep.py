@@ -34,7 +34,7 @@ class Table(NamedTuple):
             that is not there yet.
     """
 
-    beyond: Float[Array, " *steps directions"]
+    beyond: Float[Array | np.ndarray, " *steps directions"]
 
 
 def table(weights: np.ndarray, sigmas: np.ndarray, *, lower_order_final: bool = True) -> Table:

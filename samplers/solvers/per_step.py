@@ -49,12 +49,12 @@ class Table(NamedTuple):
         correct_data, correct_noise: of the same, added to x once D(x) is known.
     """
 
-    keep: Float[Array, " *steps"]
-    follow: Float[Array, " *steps"]
-    data: Float[Array, " *steps past"]
-    noise: Float[Array, " *steps past"]
-    correct_data: Float[Array, " *steps past"]
-    correct_noise: Float[Array, " *steps past"]
+    keep: Float[Array | np.ndarray, " *steps"]
+    follow: Float[Array | np.ndarray, " *steps"]
+    data: Float[Array | np.ndarray, " *steps past"]
+    noise: Float[Array | np.ndarray, " *steps past"]
+    correct_data: Float[Array | np.ndarray, " *steps past"]
+    correct_noise: Float[Array | np.ndarray, " *steps past"]
 
 
 @pytree
@@ -135,7 +135,7 @@ class PerStep(Common):
         return after, guided, state
 
 
-def _weights(prediction: str, sigma: float, h: float, nodes: Sequence[float]) -> np.ndarray:
+def _weights(prediction: str, sigma: float, h: float, nodes: np.ndarray) -> np.ndarray:
     """Return the weights of predictions at ``nodes`` in a step of length ``h`` from ``sigma``."""
     if prediction == "data":
         return integrals(h, nodes)

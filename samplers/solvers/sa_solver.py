@@ -70,7 +70,7 @@ class SaSolver(ExponentialMultistep):
             correct if self.corrector_order else None,
         )
 
-    def _weights(self, h: float, nodes: Sequence[float], k: float) -> np.ndarray:
+    def _weights(self, h: float, nodes: Sequence[float] | np.ndarray, k: float) -> np.ndarray:
         weights = integrals(h, nodes, k)
         if self.few_step and len(nodes) == 2:
             slope = np.array([1.0, -1.0]) / (nodes[0] - nodes[1])

@@ -32,8 +32,8 @@ class Table(NamedTuple):
             predictions and the first.
     """
 
-    levels: Float[Array, " *steps stages"]
-    beyond: Float[Array, " *steps stages"]
+    levels: Float[Array | np.ndarray, " *steps stages"]
+    beyond: Float[Array | np.ndarray, " *steps stages"]
 
 
 class Stage(NamedTuple):
@@ -175,7 +175,7 @@ def singlestep_orders(evaluations: int, order: int) -> list[int]:
     return [order] * full + [left] * (left > 0)
 
 
-def slope_weight(h: float, node: float, slope: str, k: float = 1.0) -> float:
+def slope_weight(h: float, node: float, slope: str, k: float | int = 1.0) -> float:
     """Return the weight of how much a prediction changes from this noise level to another.
 
     Args:

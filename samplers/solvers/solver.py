@@ -1,7 +1,7 @@
 """The protocol of solvers: an ``init``/``step`` pair around a guided denoiser."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ class Interval(NamedTuple):
     table: Any
 
 
+@runtime_checkable
 class Denoise(Protocol):
     """The guided denoiser that a step is given: it carries the rule's state between calls."""
 
@@ -45,8 +46,12 @@ class Denoise(Protocol):
         """
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A way to follow dx/dsigma from one noise level to the next.
+
+    One that asks at higher levels than a step starts from has a method ``tables_within(sigmas,
+    highest)`` beside, which returns `tables` that stay at or below ``highest``, a level a step.
 
     Attributes:
         order: stated order of convergence of the global error, for smooth denoisers and without
@@ -64,12 +69,6 @@ class Solver(Protocol):
 
     def tables(self, sigmas: np.ndarray) -> Any:
         """Return per-step constants, computed in float64: a pytree of ``[steps, ...]`` arrays."""
-
-    def tables_within(self, sigmas: np.ndarray, highest: np.ndarray) -> Any:
-        """Return `tables` that ask no network above ``highest``, one noise level a step.
-
-        May be left out by solvers that ask at no higher level than a step starts from.
-        """
 
     def init(self, x: Float[Array, " batch *shape"]) -> Any:
         """Return the state before the first step; ``()`` when stateless."""

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.random import fold_each, keys_per_sample, unit_noise
 from ...guidance.protocol import Rule
-from ..checks import checked, plain
+from ..checks import Keys, Levels, checked, plain
 from ..loop import PRIOR_STREAM, sample
 from ..networks import Networks
 from ..schedules.spaced import exponential
@@ -24,8 +24,8 @@ LEVELS = 100
 class Shares(NamedTuple):
     """What a step of `Bridge` keeps of the noise, and what it draws anew."""
 
-    keep: Float[Array, " *steps"]
-    draw: Float[Array, " *steps"]
+    keep: Float[Array | np.ndarray, " *steps"]
+    draw: Float[Array | np.ndarray, " *steps"]
 
 
 @pytree
@@ -39,7 +39,7 @@ class Bridge(Common):
     """
 
     order: ClassVar[int] = 0
-    x0: Float[Array, " batch *shape"]
+    x0: Float[Array | np.ndarray, " batch *shape"]
 
     def tables(self, sigmas):
         """Return each step's `Shares`."""
@@ -61,9 +61,9 @@ class Bridge(Common):
 def frozen_costs(
     denoise: Callable | Networks,
     rule: Rule,
-    x0: Float[Array, " batch *shape"],
+    x0: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     levels: np.ndarray,
     power: float,
 ) -> np.ndarray:
@@ -110,11 +110,11 @@ def align(
     denoise: Callable | Networks,
     rule: Rule,
     steps: int,
-    x0: Float[Array, " batch *shape"],
+    x0: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     *,
-    fine: np.ndarray | None = None,
+    fine: Levels | None = None,
     power: float = 3.0,
 ) -> np.ndarray:
     """Return the schedule on which a prediction frozen for a step is wrong least.

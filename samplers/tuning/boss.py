@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ...guidance.protocol import Rule
+from ..checks import Keys, Levels
 from ..networks import Networks
 from ..schedules.diffusion_time import flow
 from ..solvers.euler import euler
@@ -22,11 +23,11 @@ def boss(
     denoise: Callable | Networks,
     rule: Rule,
     steps: int,
-    noise: Float[Array, " batch *shape"],
+    noise: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     *,
-    fine: np.ndarray | None = None,
+    fine: Levels | None = None,
     solver: Solver | None = None,
 ) -> np.ndarray:
     """Return the schedule whose Euler jumps leave a fine trajectory least.

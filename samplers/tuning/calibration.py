@@ -40,7 +40,7 @@ ROUNDINGS = 100
 def calibrate(
     denoise: Callable | Networks,
     rule: Rule,
-    x0: Float[Array, " data *shape"] | None,
+    x0: Float[Array | np.ndarray, " data *shape"] | None,
     condition: Any,
     key: Key[Array, ""],
     *,

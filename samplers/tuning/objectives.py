@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ...guidance.protocol import Rule
+from ..checks import Keys
 from ..loop import sample
 from ..networks import Networks
 from ..solvers.solver import Solver
@@ -17,10 +18,10 @@ Objective = Callable[[Solver, np.ndarray], float]
 def endpoint_error(
     denoise: Callable | Networks,
     rule: Rule,
-    noise: Float[Array, " batch *shape"],
+    noise: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
-    truth: Float[Array, " batch *shape"],
+    key: Keys,
+    truth: Float[Array | np.ndarray, " batch *shape"],
     **options,
 ) -> Objective:
     """Return an objective: the RMS distance of samples from a fine solution of the same noise.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import checked
+from ..checks import Levels, checked
 from ..solvers.per_step import MENU, MOST, PREDICTIONS, Choice, PerStep, per_step
 from .objectives import Objective
 from .study import Candidate, Result, Space, minimise
@@ -52,7 +52,7 @@ def _solver(parameters: Mapping[str, Any], steps: int) -> PerStep:
 
 def strategies(
     objective: Objective,
-    sigmas: np.ndarray,
+    sigmas: Levels,
     *,
     candidates: np.ndarray | None = None,
     trials: int = 200,

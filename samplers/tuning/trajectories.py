@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from ...core.registry import name_of
 from ...guidance.evaluations import Counting
 from ...guidance.protocol import Rule
-from ..checks import checked
+from ..checks import Keys, Levels, checked
 from ..loop import sample, segments
 from ..networks import Networks
 from ..solvers.euler import euler
@@ -42,11 +42,11 @@ class Trajectories(NamedTuple):
 def teacher(
     denoise: Callable | Networks,
     rule: Rule,
-    noise: Float[Array, " batch *shape"],
+    noise: Float[Array | np.ndarray, " batch *shape"],
     condition: Any,
-    key: Key[Array, ""] | Key[Array, " batch"],
+    key: Keys,
     *,
-    fine: np.ndarray,
+    fine: Levels,
     solver: Solver | None = None,
 ) -> Trajectories:
     """Sample on a fine schedule and keep every state and prediction.
