@@ -1,67 +1,65 @@
-"""Stored evidence as a Markdown page."""
+"""Measurements and judged claims as Markdown tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..guidance.evaluations import counts_text
-
+# What is known of a metric: what a table calls it, and how its numbers are written.
 COLUMNS = {
     "frechet_distance": ("Frechet distance", "{:.2f}"),
     "precision": ("precision", "{:.3f}"),
     "recall": ("recall", "{:.3f}"),
+    "density": ("density", "{:.3f}"),
+    "coverage": ("coverage", "{:.3f}"),
+    "kernel_distance": ("kernel distance", "{:.5f}"),
+    "kernel_distance_error": ("its standard error", "{:.5f}"),
+    "inception_score": ("Inception score", "{:.2f}"),
+    "vendi_score": ("Vendi score", "{:.2f}"),
     "agreement": ("classifier agrees", "{:.1%}"),
     "contrast": ("contrast", "{:.3f}"),
+    "saturation": ("saturation", "{:.3f}"),
     "white": ("white pixels", "{:.1%}"),
 }
 VERDICTS = {True: "holds", False: "does not hold here", None: "not measured"}
 
 
-def _line(cells) -> str:
-    return "| " + " | ".join(cells) + " |"
+def line(cells: Sequence[str]) -> str:
+    """Return one line of a table; what would end a cell or the line is escaped."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _value(row: Mapping[str, Any], metric: str) -> str:
-    return COLUMNS[metric][1].format(row[metric]) if row.get(metric) is not None else ""
+def shown(metric: str, value: float | None) -> str:
+    """Return a number as tables write it; nothing where it was not measured."""
+    return "" if value is None else COLUMNS.get(metric, (metric, "{:.4g}"))[1].format(value)
 
 
-def render(evidence: Mapping[str, Any]) -> str:
-    """Return the page of what `evaluate` measured.
+def measured_table(
+    rows: Mapping[str, Mapping[str, Any]],
+    metrics: Sequence[str],
+    costs: Mapping[str, str],
+) -> list[str]:
+    """Return the lines of a table of rows against metrics.
 
     Args:
-        evidence: the contents of an ``evidence.json``.
+        rows: title and measured numbers, by name.
+        metrics: the columns, in their order.
+        costs: of one image, in words, by name.
     """
-    sampler, real = evidence["sampler"], evidence["real"]
-    head = ["rule", *(title for title, _ in COLUMNS.values()), "evaluations an image"]
-    lines = [
-        "# Evidence",
-        "",
-        "What guidance does. How networks train, and CIFAR-10 by EDM's recipe: "
-        "[training.md](training.md).",
-        "",
-        f"Written by `{evidence['command']}` ({evidence['date']}, {evidence['device']}).",
-        "",
-        f"{evidence['images']} images a row, the same noise in every row, "
-        f"{sampler['schedule']['steps']} {sampler['solver']['name']} steps, against the "
-        f"{real['images']} images of {real['data']} ({real['split']}) in the features of the "
-        f"shipped classifier `{real['classifier']}`. Contrast is the standard deviation of an "
-        f"image's gray levels, white the share of pixels at the top of the range: the gray "
-        f"counterparts of oversaturation. The real images have contrast {real['contrast']:.3f} "
-        f"and {real['white']:.1%} white pixels.",
-        "",
-        _line(head),
-        _line(["---"] * len(head)),
-    ]
-    for row in evidence["rows"].values():
-        cells = [f"{row['title']}", *(_value(row, metric) for metric in COLUMNS)]
-        lines.append(_line([*cells, counts_text(row["evaluations"])]))
-    lines += ["", "## What the papers claim", "", _line(["claim", "found", "against", ""])]
-    lines.append(_line(["---"] * 4))
-    for claim in evidence["claims"]:
+    titles = [COLUMNS.get(metric, (metric,))[0] for metric in metrics]
+    head = ["row", *titles, "evaluations an image"]
+    lines = [line(head), line(["---"] * len(head))]
+    for name, row in rows.items():
+        cells = [shown(metric, row.get(metric)) for metric in metrics]
+        lines.append(line([str(row["title"]), *cells, costs[name]]))
+    return lines
+
+
+def claims_table(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table of claims as `claims.judge` judged them."""
+    lines = [line(["claim", "found", "against", ""]), line(["---"] * 4)]
+    for claim in claims:
         known = claim["holds"] is not None
-        shown = COLUMNS[claim["metric"]][1] if known else "{}"
-        values = [shown.format(claim[name]) if known else "" for name in ("found", "against")]
-        lines.append(_line([claim["title"], *values, VERDICTS[claim["holds"]]]))
-    lines += ["", "## The rules, and a command for each", ""]
-    for row in evidence["rows"].values():
-        lines += [f"**{row['title']}**", "", "```", row["rule"], row["command"], "```", ""]
-    return "\n".join(lines)
+        values = [
+            shown(claim["metric"], claim[name]) if known else "" for name in ("found", "against")
+        ]
+        lines.append(line([claim["title"], *values, VERDICTS[claim["holds"]]]))
+    return lines
