@@ -26,12 +26,9 @@ def get_config():
         dict(
             classifier="cifar10_classifier",
             statistics="cifar10_statistics",
+            extractor=dict(name="classifier"),
+            metrics=("frechet_distance", "manifold_scores", "agreement", "contrast", "white"),
             count=500,
-            command="configs/cifar10_evidence.py",
-            row_command=(
-                "python main.py --config=configs/cifar10_evidence.py --workdir=out/{row} "
-                "--mode=evaluate"
-            ),
         )
     )
     return config

@@ -16,18 +16,18 @@ def judge(claim: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> di
         rows: measured values by row and metric.
 
     Returns:
-        The claim's title, whether it ``holds`` (None while a row is missing), the row's value
-        ``found`` and the value ``against``.
+        The claim's title and metric, whether it ``holds`` (None while a row is missing, or the
+        metric was not measured), the row's value ``found`` and the value ``against``.
 
     Raises:
         ValueError: an unknown relation.
     """
     if claim["relation"] not in RELATIONS:
         raise ValueError(f"relation {claim['relation']!r} is not one of {', '.join(RELATIONS)}")
-    if any(name not in rows for name in (claim["row"], *claim["than"])):
-        return {"title": claim["title"], "holds": None}
-    found = rows[claim["row"]][claim["metric"]]
-    others = [rows[name][claim["metric"]] for name in claim["than"]]
+    values = [rows.get(name, {}).get(claim["metric"]) for name in (claim["row"], *claim["than"])]
+    if None in values:
+        return {"title": claim["title"], "metric": claim["metric"], "holds": None}
+    found, *others = values
     if claim["relation"] == "below":
         against, holds = min(others), found < min(others)
     elif claim["relation"] == "above":

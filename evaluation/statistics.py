@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from ..core.errors import UserError
 from ..core.files import DIGEST, home, read_json, require_pair, sidecar_path, write_pair
-from ..data.source import Source
+from ..data.source import Source, content_digest
 from .extractors.extractor import Extractor, require_images
 from .metrics.appearance import contrast, white
 from .metrics.frechet import Gaussian, Moments, moments_of_batches
@@ -97,6 +97,11 @@ class RealStatistics:
         """What two statistics share when they are of the same images in the same features."""
         names = ("images", "shape", "data_sha256", "extractor")
         return {name: self.description[name] for name in names if name in self.description}
+
+    @property
+    def digest(self) -> str:
+        """The digest of the numbers themselves, whatever is said of them."""
+        return content_digest((tuple(self.moments), self.features))
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with a JSON sidecar.

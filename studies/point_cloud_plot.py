@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import BinaryIO
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ..core.files import replacing
 from ..data.sources import fractal2d
 
 VIEW = 1.6
@@ -42,12 +44,13 @@ def save(
 
     Args:
         panels: title to points, in the order shown; the titles may have several lines.
-        path: file to write; its directory must exist. Or an open one.
+        path: file to write, whole or not at all; or an open one.
         classes: whose density and outline lie under the points.
         dpi: pixels an inch; a panel is 4 inches wide.
 
     Raises:
         ValueError: no panels.
+        UserError: the file cannot be written.
     """
     if not panels:
         raise ValueError("no panels to draw: give at least one title with its points")
@@ -77,4 +80,6 @@ def save(
         ax.scatter(points[:, 0], points[:, 1], s=1.0, color=POINT_COLOUR, linewidths=0, alpha=0.6)
         ax.set(xlim=(-VIEW, VIEW), ylim=(-VIEW, VIEW), aspect="equal", xticks=[], yticks=[])
         ax.set_title(title, fontsize=10)
-    figure.savefig(path, format="png")
+    opened = replacing(path) if isinstance(path, (str, os.PathLike)) else nullcontext(path)
+    with opened as file:
+        figure.savefig(file, format="png")

@@ -5,7 +5,15 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.registry import register, registry
-from .extractor import Extracted, Extractor, FeatureFunction, Together, in_batches, require_images
+from .extractor import (
+    Extracted,
+    Extractor,
+    FeatureFunction,
+    Together,
+    features_of,
+    in_batches,
+    require_images,
+)
 
 __all__ = [
     "Extracted",
@@ -13,6 +21,7 @@ __all__ = [
     "FeatureFunction",
     "Together",
     "classifier",
+    "features_of",
     "in_batches",
     "make_extractor",
     "require_images",

@@ -118,6 +118,11 @@ def in_batches(
     )
 
 
+def features_of(extractor: Extractor, shape: tuple[int, ...]) -> int:
+    """Return how many numbers an extractor gives for one image of a shape."""
+    return extractor(np.zeros((1, *shape), np.uint8)).features.shape[-1]
+
+
 def require_images(
     extractor: Extractor, shape: tuple[int, ...], what: str, unit: str = "images"
 ) -> None:

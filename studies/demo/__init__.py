@@ -6,12 +6,17 @@ from .demo import report as run
 READS = (
     "seed",
     "rows",
-    "claims",
     "demo",
-    "evaluation",
+    "evaluation.classifier",
     "sampler",
-    "sampling",
-    "fractal",
+    "sampling.weights",
+    "sampling.classes",
+    "sampling.branches",
+    "fractal.weights",
+    "fractal.rows",
+    "fractal.points",
+    "fractal.seed",
+    "fractal.sampler",
 )
 
 

@@ -2,18 +2,37 @@
 
 from .experiment import experiment as run
 
-# What this mode reads of a config.
+# What this mode reads of a config: not what `experiment` says for each network.
 READS = (
-    "seed",
-    "data",
-    "model",
-    "training",
+    *(f"data.{field}" for field in ("name", "dir", "flip", "most_damaged")),
+    "model.name",
+    *(
+        f"training.{field}"
+        for field in (
+            "batch_size",
+            "label_dropout",
+            "loss",
+            "noise",
+            "weighting",
+            "kernel",
+            "augmentation",
+            "perturbation",
+            "objective",
+            "loss_scale",
+            "accumulate",
+            "remat",
+        )
+    ),
     "optimizer",
     "ema",
     "sharding",
     "checkpoint",
     "log",
-    "experiment",
+    "experiment.networks",
+    "experiment.rows",
+    "experiment.points",
+    "experiment.seed",
+    "experiment.sampler",
 )
 
 

@@ -4,23 +4,27 @@ Source: Karras et al., arXiv 2406.02507, section 3 and appendix C.
 """
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from ... import guidance, samplers
+from ...commands.config.sections import section as section_of
 from ...commands.export import commit
 from ...commands.export import run as export
 from ...commands.train import run as train
+from ...core.errors import UserError
+from ...core.files import write_json
+from ...core.random import root_key
 from ...data.sources import fractal2d
 from ...evaluation.metrics import point_clouds
 from ...inference.networks import load_networks
 from .. import point_cloud_plot
+
+EXAMPLE = "configs/fractal2d.py"
 
 
 def clouds(
@@ -38,23 +42,32 @@ def clouds(
     Returns:
         Points by title, and what `point_clouds.evaluate` says of them, with points of the
         density itself as the first row of the latter.
+
+    Raises:
+        UserError: networks or rules that cannot be, before anything is sampled; or points that are
+            not finite.
     """
     networks = load_networks(weights)
+    rules = {
+        row.title: guidance.from_config(row.guidance.to_dict()) for row in section.rows.values()
+    }
     solver, sigmas, _ = samplers.from_config(section.sampler.to_dict())
-    root = jax.random.key(section.seed)
+    root = root_key(section.seed)
     indices = jnp.arange(section.points)
     clean, _ = fractal2d.sample(root, section.points, ("A",))
     noise = samplers.unit_noise(samplers.sample_keys(root, samplers.NOISE, indices), (2,))
     keys = samplers.sample_keys(root, samplers.STEPS, indices)
     panels: dict[str, np.ndarray] = {}
     measured = {"The density itself": point_clouds.evaluate(clean)}
-    for row in section.rows.values():
-        rule = guidance.from_config(row.guidance.to_dict())
+    for title, rule in rules.items():
         points = samplers.sample(
             networks, rule, solver, sigmas, clean / np.float32(sigmas[0]) + noise, None, keys
         )
-        panels[row.title] = np.asarray(points)
-        measured[row.title] = point_clouds.evaluate(points)
+        panels[title] = np.asarray(points)
+        try:
+            measured[title] = point_clouds.evaluate(points)
+        except ValueError as error:
+            raise UserError(f"{title}: {error}") from error
     return panels, measured
 
 
@@ -73,9 +86,13 @@ def network_config(config, name: str) -> ConfigDict:
 def experiment(config, workdir: Path) -> None:
     """Train every network, sample every row, write ``fractal2d.json`` and ``fractal2d.png``.
 
-    A verb; run again after an interruption it goes on.
+    Run again after an interruption it goes on.
+
+    Raises:
+        UserError: as training and export; no ``experiment`` in the config.
     """
-    section, weights = config.experiment, {}
+    fields = ("networks", "rows", "points", "seed", "sampler")
+    section, weights = section_of(config, "experiment", fields=fields, example=EXAMPLE), {}
     for name in section.networks:
         one = network_config(config, name)
         train(one, workdir / name)
@@ -89,6 +106,6 @@ def experiment(config, workdir: Path) -> None:
         "points": section.points,
         "rows": measured,
     }
-    (workdir / "fractal2d.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(workdir / "fractal2d.json", record)
     for title, row in measured.items():
         print(title + ": " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()))

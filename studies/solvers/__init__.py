@@ -11,7 +11,9 @@ READS = (
     "margins",
     "guidance",
     "sampler.schedule",
-    "sampling",
+    "sampling.weights",
+    "sampling.classes",
+    "sampling.branches",
 )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ...core.files import replacing
+
 BASELINE = "euler"
 # Nearest the top of a legend: those that a page's margins are about.
 STYLES = ("-", "--", ":", "-.")
@@ -152,4 +154,5 @@ def draw(found: Mapping[str, Any], path: str | os.PathLike) -> None:
         axes.set_title("Fashion-MNIST" if name == "images" else "mixture")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=6, ncols=2)
-    figure.savefig(path, dpi=80)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=80, format="png")

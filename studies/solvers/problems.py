@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -11,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from ... import guidance, samplers
+from ...core.random import root_key
 from ...data.images import to_uint8
 from ...evaluation.extractors import Extractor, in_batches
 from ...evaluation.metrics.frechet import frechet_distance, moments
@@ -57,6 +57,12 @@ class Line:
         self.denoise = jax.tree_util.Partial(self._predict)
 
     @property
+    def made_of(self) -> dict[str, Any]:
+        """What decides the measurements, beside a solver and its schedule."""
+        numbers = (self.weights, self.means, self.deviations)
+        return {"mixture": [list(one) for one in numbers], "count": self.count}
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """One sample's shape."""
         return self.noise.shape[1:]
@@ -85,7 +91,7 @@ class Line:
     def ends(self, sampler: samplers.Sampler) -> Float[np.ndarray, "count 1"]:
         """Sample."""
         solver, sigmas, prior = sampler
-        noise, key = jnp.asarray(self.noise), jax.random.key(0)
+        noise, key = jnp.asarray(self.noise), root_key(0)
         ends = samplers.sample(
             self.denoise, self.rule, solver, sigmas, noise, None, key, prior=prior
         )
@@ -123,9 +129,20 @@ class Images:
     }
 
     @property
+    def made_of(self) -> dict[str, Any]:
+        """What decides the measurements, beside a solver and its schedule: by contents."""
+        job = self.job.made_of()
+        return {
+            **{name: job[name] for name in ("seed", "rule", "classes", "weights")},
+            "count": self.count,
+            "extractor": {k: v for k, v in self.extractor.identity.items() if k != "weights"},
+            "statistics": self.real.digest,
+        }
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """One sample's shape."""
-        return self.job.networks["main"].shape
+        return self.job.main.shape
 
     @property
     def rule(self) -> guidance.Rule:
@@ -145,7 +162,7 @@ class Images:
     def other_noise(self, count: int) -> Float[np.ndarray, " count *shape"]:
         """Return noise that images are not made of, for searches."""
         indices = self.count + jnp.arange(count)
-        keys = samplers.sample_keys(jax.random.key(self.job.seed), samplers.NOISE, indices)
+        keys = samplers.sample_keys(root_key(self.job.seed), samplers.NOISE, indices)
         return samplers.unit_noise(keys, self.shape)
 
     def ends(self, sampler: samplers.Sampler) -> Float[np.ndarray, " count *shape"]:
@@ -156,7 +173,12 @@ class Images:
         return np.concatenate(parts)
 
     def measure(self, ends, truth) -> dict[str, float]:
-        """Return the metrics of images, ``truth`` being the ends of the exact flow."""
+        """Return the metrics of images, ``truth`` being the ends of the exact flow.
+
+        Images that are not finite are infinitely far from everything.
+        """
+        if not np.isfinite(ends).all():
+            return dict.fromkeys(self.metrics, np.inf)
         features = in_batches(self.extractor, to_uint8(ends)).features
         return {
             "frechet_distance": float(frechet_distance(self.real.moments, moments(features))),

@@ -2,8 +2,6 @@
 
 import bisect
 import datetime
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,20 @@ import jax
 import numpy as np
 
 from ... import samplers
+from ...commands.config.sections import section as section_of
 from ...commands.evaluate import found_statistics
 from ...commands.sample import job_from_config
 from ...core.errors import UserError
-from ...evaluation.extractors import make_extractor
+from ...core.files import digest_of, read_json, replacing, write_json, write_text
+from ...core.random import root_key
+from ...evaluation.extractors import features_of, make_extractor, require_images
 from ...samplers.solvers.solver import TooFewSteps
 from .page import draw, render
 from .problems import Images, Line
 
 Problem = Line | Images
+EXAMPLE = "configs/solvers.py"
+FIELDS = ("command", "classifier", "statistics", "mixture", "images", "calibration")
 # What is further off than this, or not a number, is nowhere.
 DIVERGED = 1e6
 
@@ -36,7 +39,8 @@ def study(config, workdir: Path) -> None:
     Raises:
         UserError: anything in any row that cannot run, before the first measurement.
     """
-    section = config.study
+    section = section_of(config, "study", fields=FIELDS, example=EXAMPLE)
+    section_of(config, "margins", fields=("evaluations", "rows"), example=EXAMPLE)
     rows = {name: config.rows[name].to_dict() for name in config.order}
     problems: dict[str, Problem] = {
         "mixture": Line(section.mixture.count),
@@ -48,12 +52,19 @@ def study(config, workdir: Path) -> None:
             found_statistics(section.statistics, workdir),
         ),
     }
+    _require_fitting(problems["images"])
+    runners = {
+        name: _Runner(config, problem, section[name], workdir / name)
+        for name, problem in problems.items()
+    }
+    for name, runner in runners.items():
+        for row in rows:
+            if name in rows[row]["on"]:
+                runner.refuse(row, rows[row])
     measured = {}
     for name, problem in problems.items():
-        runner = _Runner(config, problem, section[name], workdir / name)
+        runner = runners[name]
         chosen = [row for row in rows if name in rows[row]["on"]]
-        for row in chosen:
-            runner.refuse(row, rows[row])
         measured[name] = {
             "count": section[name].count,
             "reference": section[name].reference.to_dict(),
@@ -68,14 +79,21 @@ def study(config, workdir: Path) -> None:
         "guidance": config.guidance.to_dict(),
         "titles": {row: rows[row]["title"] for row in rows},
         "random": sorted(row for row in rows if rows[row]["random"]),
-        "real": problems["images"].real.description,
+        "real": dict(problems["images"].real.description),
         "margins": config.margins.to_dict(),
         **measured,
     }
-    (workdir / "samplers.json").write_text(json.dumps(result, indent=1) + "\n")
-    (workdir / "samplers.md").write_text(render(result) + "\n")
+    write_json(workdir / "samplers.json", result)
+    write_text(workdir / "samplers.md", render(result) + "\n")
     draw(result, workdir / "samplers.png")
     print(f"wrote samplers.json, samplers.md and samplers.png to {workdir}")
+
+
+def _require_fitting(images: Images) -> None:
+    """Refuse images that the extractor does not take, or statistics in other features."""
+    require_images(images.extractor, images.shape, "sampling.weights.main")
+    width = features_of(images.extractor, images.shape)
+    images.real.require_fit(images.extractor, width, "study.statistics")
 
 
 def most_steps(sampler_config: Mapping[str, Any], problem: Problem, evaluations: int) -> int | None:
@@ -104,7 +122,7 @@ def _made(sampler_config: Mapping[str, Any], steps: int) -> samplers.Sampler:
 
 def _digest(*identity: Any) -> str:
     """Return a name for what a stored result depends on."""
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return digest_of(identity)[:16]
 
 
 class _Runner:
@@ -115,9 +133,8 @@ class _Runner:
         self.schedule = config.sampler.schedule.to_dict()
         self.calibration = config.study.calibration.to_dict()
         self.search = section.search.to_dict()
-        self.weights = config.sampling.weights.to_dict()
+        self.made_of = problem.made_of
         self._kept: dict[str, Any] = {}
-        folder.mkdir(parents=True, exist_ok=True)
 
     def refuse(self, name: str, row: Mapping[str, Any]) -> None:
         """Refuse a row that cannot be built, before anything is measured."""
@@ -126,7 +143,7 @@ class _Runner:
         try:
             samplers.from_config({"solver": row["solver"], "schedule": self.schedule})
         except ValueError as error:
-            raise UserError(f"config.rows.{name}: {error}") from error
+            raise UserError(f"rows.{name}: {error}") from error
 
     def row(self, name: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the measurements of a row, one a number of evaluations that it can keep to."""
@@ -146,10 +163,10 @@ class _Runner:
             return [self._cell(name, row, section, count) for count in steps if count is not None]
 
     def _cell(self, name, row, section: Mapping[str, Any], steps: int) -> dict[str, Any]:
-        digest = _digest(row, self.schedule, self.section.to_dict(), self.calibration, self.weights)
+        digest = _digest(row, self.schedule, self.section.to_dict(), self.calibration, self.made_of)
         path = self.folder / f"{name}_{steps}_{digest}.json"
         if path.exists():
-            return json.loads(path.read_text())
+            return read_json(path, "remove it and run the same command again, it measures it again")
         made = _made(section, steps)
         if row.get("search"):
             made = self._searched(made, row["search"])
@@ -158,7 +175,7 @@ class _Runner:
         values = {key: value if value < DIVERGED else None for key, value in measured.items()}
         sigmas = [float(sigma) for sigma in made.sigmas]
         cell = {"evaluations": plan.totals["main"], "sigmas": sigmas, **values}
-        path.write_text(json.dumps(cell) + "\n")
+        write_json(path, cell)
         shown = ", ".join(f"{key} {value:.3g}" for key, value in measured.items())
         print(f"{self.problem.name}, {row['title']}, {plan.totals['main']}: {shown}", flush=True)
         return cell
@@ -166,26 +183,30 @@ class _Runner:
     def _truth(self) -> np.ndarray:
         """Return the ends of the flow, followed finely once."""
         path = self.folder / "truth.npz"
-        identity = _digest(self.schedule, self.section.to_dict(), self.weights)
-        if path.exists() and str((stored := np.load(path))["identity"]) == identity:
-            return stored["ends"]
+        identity = _digest(self.schedule, self.section.to_dict(), self.made_of)
+        if path.exists():
+            with np.load(path) as stored:
+                if str(stored["identity"]) == identity:
+                    return stored["ends"]
         section = {"solver": self.section.reference.solver.to_dict(), "schedule": self.schedule}
         ends = self.problem.ends(_made(section, self.section.reference.steps))
-        np.savez(path, ends=ends, identity=identity)
+        with replacing(path) as file:
+            np.savez(file, ends=ends, identity=identity)
         return ends
 
     def _statistics(self) -> Path:
         """Return a file of statistics for DPM-Solver-v3, estimated once."""
-        digest = _digest(self.calibration, self.schedule, self.weights)
+        digest = _digest(self.calibration, self.schedule, self.made_of)
         path = self.folder / f"v3_{digest}.safetensors"
         if not path.exists():
             print(f"{self.problem.name}: estimating the statistics of DPM-Solver-v3", flush=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             samplers.calibrate(
                 self.problem.denoise,
                 self.problem.rule,
                 None,
                 self.problem.conditions(self.calibration["samples"]),
-                jax.random.key(1),
+                root_key(1),
                 shape=self.problem.shape,
                 sigma_min=self.schedule["sigma_min"],
                 sigma_max=self.schedule["sigma_max"],
@@ -207,7 +228,7 @@ class _Runner:
             self.problem.rule,
             self.problem.other_noise(count),
             self.problem.conditions(count),
-            jax.random.key(1),
+            root_key(1),
             fine.x[-1, :count],
         )
         if search["by"] == "timesteps":
@@ -233,7 +254,7 @@ class _Runner:
                 self.problem.rule,
                 self.problem.other_noise(count),
                 self.problem.conditions(count),
-                jax.random.key(1),
+                root_key(1),
                 fine=fine.sigmas,
                 solver=fine.solver,
             )

@@ -98,7 +98,7 @@ def test_a_study_measures_and_searches_each_cell_once(tmp_path, monkeypatch):
 def test_a_row_that_cannot_run_is_refused_before_anything_is_measured(tmp_path):
     config = small("euler", "heun")
     config.rows.heun.solver = ConfigDict(dict(name="heun", alpha=2.0))
-    with pytest.raises(UserError, match=r"config.rows.heun: .*0 < alpha <= 1"):
+    with pytest.raises(UserError, match=r"rows.heun: .*0 < alpha <= 1"):
         study(config, tmp_path)
     assert not list(tmp_path.glob("*/*.json"))
 

@@ -1,0 +1,29 @@
+"""The evidence mode: an evaluation, and the page of it that is kept in docs/."""
+
+from pathlib import Path
+
+from ...commands.config.sections import section
+from ...commands.evaluate import PAGE, RECORD, evaluated
+from ...core.files import write_json, write_text
+from .page import render
+
+
+def study(config, workdir: Path) -> None:
+    """Evaluate every row of a config, and write ``evidence.json`` and ``evidence.md``.
+
+    Args:
+        config: what the evaluate mode reads, and ``evidence``: the commands that the page names.
+        workdir: gets a folder of images a row; an interrupted run goes on.
+
+    Raises:
+        UserError: as the evaluate mode.
+    """
+    said = section(
+        config, "evidence", fields=("command", "row_command"), example="configs/evidence.py"
+    )
+    result = {"command": said.command, **evaluated(config, workdir)}
+    for name, row in result["rows"].items():
+        row["command"] = said.row_command.format(row=name)
+    write_json(workdir / RECORD, result)
+    write_text(workdir / PAGE, render(result) + "\n")
+    print(f"wrote {workdir / RECORD} and {PAGE}")
