@@ -1,7 +1,7 @@
 """The sampling verb: any number of images from weights, a rule and a solver; resumable."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,56 +51,124 @@ def run(config, workdir: Path) -> None:
     require_counts("sampling", count=section.count, batch_size=section.batch_size)
     weights, folder = _weights(config, workdir)
     job = job_from_config(config, weights)
-    main = job.main
-    if len(main.shape) != 3:
-        raise UserError(
-            f"sampling.weights.main makes samples of shape {main.shape}, which are no images: "
-            f"sample from it by guidestar.samplers.sample"
+    elsewhere = ELSEWHERE if folder == workdir else f"move {folder} away"
+    Output(job, section, folder, elsewhere=elsewhere).fill(config.name)
+
+
+class Output:
+    """What becomes of a job's samples: pixels or latents, in a folder of their own.
+
+    Args:
+        job: what is sampled; its networks may be shapes alone until `fill`.
+        section: a config's ``sampling``.
+        workdir: gets the samples, ``sampling.json`` and, of pixels, ``grid.png``.
+        decoders: those that were loaded before, by what they were loaded for; this one is added.
+        elsewhere: what to do where the folder holds other samples.
+
+    Attributes:
+        raw: whether the samples are kept as latents.
+        shape: of one sample as it is kept.
+
+    Raises:
+        UserError: samples that are no images, or a decoder that does not fit them.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        section,
+        workdir: Path,
+        decoders: dict | None = None,
+        elsewhere: str = ELSEWHERE,
+    ):
+        self.job, self.section, self.workdir = job, section, workdir
+        self._elsewhere = elsewhere
+        main, kept = job.main, job.weights[MAIN]
+        if len(main.shape) != 3:
+            raise UserError(
+                f"sampling.weights.main makes samples of shape {main.shape}, which are no images: "
+                f"sample from it by guidestar.samplers.sample"
+            )
+        scaling = latent_scaling(section.scaling, kept_scaling(kept.latents, kept.place))
+        same = (section.decoder, section.batch_size, section.any_decoder, main.shape, scaling)
+        known = {} if decoders is None else decoders
+        if not section.decoder or same not in known:
+            known[same] = _decoder(section, main, scaling)
+        self.decoder = known[same]
+        self.raw = self.decoder is None and (main.latent or scaling is not None)
+        decoded = self.decoder is not None
+        self.shape = self.decoder.image_shape(main.shape) if decoded else main.shape
+        require_channels(section.format, self.shape[-1])
+        self.made_of = job.made_of()
+        self.said = {f"weights.{name}": one.place for name, one in job.weights.items()}
+        if scaling is not None:
+            self.made_of["latents"] = contents(scaling)
+        if decoded:
+            self.made_of["decoder"], self.said["decoder"] = self.decoder.sha256, section.decoder
+
+    def claim(self) -> Store:
+        """Return the folder's store.
+
+        Raises:
+            UserError: it holds other samples.
+        """
+        return Store.claimed(
+            self.workdir,
+            self.section.format,
+            self.section.count,
+            made_of=self.made_of,
+            said=self.said,
+            shape=self.shape,
+            older=lambda stored: _older(stored, self.job, self.made_of, self.said),
+            elsewhere=self._elsewhere,
         )
-    kept = job.weights["main"]
-    scaling = latent_scaling(section.scaling, kept_scaling(kept.latents, kept.place))
-    decoder = _decoder(section, main, scaling)
-    raw = decoder is None and (main.latent or scaling is not None)
-    shape = main.shape if decoder is None else decoder.image_shape(main.shape)
-    require_channels(section.format, shape[-1])
-    made_of, said = job.made_of(), {f"weights.{k}": one.place for k, one in job.weights.items()}
-    if scaling is not None:
-        made_of["latents"] = contents(scaling)
-    if decoder is not None:
-        made_of["decoder"], said["decoder"] = decoder.sha256, section.decoder
-    store = Store.claimed(
-        folder,
-        section.format,
-        section.count,
-        made_of=made_of,
-        said=said,
-        shape=shape,
-        older=lambda stored: _older(stored, job, made_of, said),
-        elsewhere=ELSEWHERE if folder == workdir else f"move {folder} away",
-    )
-    todo = store.share()
-    size = min(section.batch_size, max(len(todo), 1))
 
-    def make(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        # A last, shorter batch is filled up: one shape, one compilation.
-        images = job.finite_images(np.resize(indices, size))[: len(indices)]
-        if decoder is not None:
-            images = decoder.finite_images(indices, images)
-        return images if raw else to_uint8(images), job.labels(indices)
+    def fill(
+        self, name: str, job: Job | None = None, advance: Callable[[int], Any] | None = None
+    ) -> Store:
+        """Sample what is missing, and return the store.
 
-    if not store.compared:
-        store.adopt(make, made_of, said)
-    distributed.say(_announced(config.name, job, section.count, len(todo), folder))
-    started = time.monotonic()
-    with tqdm(total=len(todo), unit="image", dynamic_ncols=True) as bar:
-        complete = store.fill(todo, make, section.batch_size, bar.update)
-    if complete and distributed.is_primary() and not raw:
-        shown = store.read(np.arange(min(GRID_IMAGES, section.count)))
-        columns = len(job.classes) if job.classes and len(job.classes) <= 20 else None
-        save_png(folder / "grid.png", grid(shown, columns=columns), magnify=2)
-    if todo.size:
-        seconds = (time.monotonic() - started) / len(todo)
-        distributed.say(f"{seconds:.4f} s an image, compilation included; results in {folder}")
+        Args:
+            name: of what is sampled, for what is said.
+            job: the job, where it has its networks now and had none before.
+            advance: is told how many samples were made, batch by batch.
+
+        Raises:
+            UserError: the folder holds other samples, some are not finite, or no space.
+        """
+        job, section, store = job or self.job, self.section, self.claim()
+        todo = store.share()
+        size = min(section.batch_size, max(len(todo), 1))
+
+        def make(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            # A last, shorter batch is filled up: one shape, one compilation.
+            images = job.finite_images(np.resize(indices, size))[: len(indices)]
+            if self.decoder is not None:
+                images = self.decoder.finite_images(indices, images)
+            return images if self.raw else to_uint8(images), job.labels(indices)
+
+        if not store.compared:
+            store.adopt(make, self.made_of, self.said)
+        distributed.say(_announced(name, job, section.count, len(todo), self.workdir))
+        started = time.monotonic()
+        with tqdm(total=len(todo), unit="image", dynamic_ncols=True) as bar:
+
+            def advanced(count: int) -> None:
+                bar.update(count)
+                if advance is not None:
+                    advance(count)
+
+            complete = store.fill(todo, make, section.batch_size, advanced)
+        if complete and distributed.is_primary() and not self.raw:
+            shown = store.read(np.arange(min(GRID_IMAGES, section.count)))
+            columns = len(job.classes) if job.classes and len(job.classes) <= 20 else None
+            save_png(self.workdir / "grid.png", grid(shown, columns=columns), magnify=2)
+        if todo.size:
+            seconds = (time.monotonic() - started) / len(todo)
+            distributed.say(
+                f"{seconds:.4f} s an image, compilation included; results in {self.workdir}"
+            )
+        return store
 
 
 def _weights(config, workdir: Path) -> tuple[dict[str, Weights], Path]:

@@ -36,16 +36,18 @@ def measured_table(
     rows: Mapping[str, Mapping[str, Any]],
     metrics: Sequence[str],
     costs: Mapping[str, str],
+    what: str = "row",
 ) -> list[str]:
     """Return the lines of a table of rows against metrics.
 
     Args:
         rows: title and measured numbers, by name.
         metrics: the columns, in their order.
-        costs: of one image, in words, by name.
+        costs: of one image, in words, by name: its evaluations and their multiply-adds.
+        what: a row is.
     """
     titles = [COLUMNS.get(metric, (metric,))[0] for metric in metrics]
-    head = ["row", *titles, "evaluations an image"]
+    head = [what, *titles, "evaluations an image (multiply-adds)"]
     lines = [line(head), line(["---"] * len(head))]
     for name, row in rows.items():
         cells = [shown(metric, row.get(metric)) for metric in metrics]

@@ -1,7 +1,7 @@
 """The networks of a sampling job, by the names that rules use, and what they were made of."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ..core.errors import UserError
 from ..core.files import digest_of, sha256
 from ..guidance import CLASSIFIER, MAIN
-from ..models.checkpoints import load, resolve
+from ..models.checkpoints import Loaded, load, resolve
 from ..models.checkpoints.files import sidecar_of
 from ..models.denoiser import Denoiser, Network
 
@@ -62,17 +62,18 @@ class Weights:
     name: str = ""
 
 
-def read_weights(name: str, source: str) -> Weights:
+def read_weights(name: str, source: str, read: Callable[[str], Loaded] = load) -> Weights:
     """Read the weights of one network.
 
     Args:
         name: what rules call it; ``classifier`` is a classifier, all others are denoisers.
         source: a weight file or a shipped name, as `models.load` takes it.
+        read: `models.checkpoints.load`, or its `outline` for shapes alone.
 
     Raises:
         UserError: no such file, or a classifier in a denoiser's place or the other way round.
     """
-    loaded = load(source)
+    loaded = read(source)
     classifies = loaded.spec.preconditioner is None
     if classifies and name != CLASSIFIER:
         raise UserError(

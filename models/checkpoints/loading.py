@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -103,6 +104,18 @@ def load(source: str | Path, *, entry: str | None = None, **overrides: Any) -> L
     params = unflatten(
         (path, jnp.asarray(fitted.read(path).astype(np.float32, copy=False)))
         for path in fitted.shapes
+    )
+    return Loaded(fitted.network, params, fitted.spec, fitted.sidecar, fitted.path.name)
+
+
+def outline(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Loaded:
+    """Return what `load` would, with shapes and types in the place of parameters: nothing is read.
+
+    Arguments and errors as in `load`.
+    """
+    fitted = fit(source, entry=entry, **overrides)
+    params = unflatten(
+        (path, jax.ShapeDtypeStruct(shape, jnp.float32)) for path, shape in fitted.shapes.items()
     )
     return Loaded(fitted.network, params, fitted.spec, fitted.sidecar, fitted.path.name)
 

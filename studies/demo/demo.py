@@ -1,31 +1,42 @@
-"""The report verb: the same seeds under every rule of a config, as one self-contained page."""
+"""The demo mode: the same seeds under every rule of a config, as one self-contained page."""
 
-import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
-from ...commands.evaluate import row_config
-from ...commands.sample import job_from_config
+from ...commands.config.sections import section
+from ...commands.evaluate import planned_job
+from ...commands.sample import require_counts
+from ...core.errors import UserError
+from ...core.files import read_json, write_json, write_text
 from ...data.images import grid, save_png, to_uint8
-from ...evaluation.extractors import in_batches, make_extractor
+from ...evaluation.extractors import in_batches, make_extractor, require_images
+from ...guidance.evaluations import counts_text
 from ...inference.job import Job
+from ...inference.shared import SharedNetworks, grouped
 from ...models.checkpoints import SHIPPED
 from .. import point_cloud_plot
 from ..fractal2d.experiment import clouds
 from . import page
 
+EXAMPLE = "configs/demo.py"
 
-def _sample_row(job: Job, count: int, batch: int, bar: tqdm) -> tuple[np.ndarray, float]:
+
+def _sample_row(
+    job: Job, count: int, batch: int, bar: tqdm
+) -> tuple[UInt8[np.ndarray, "count h w c"], float]:
     """Return images and seconds an image, compilation excluded."""
-    job.images(np.arange(batch))  # compiles
+    job.finite_images(np.arange(batch))  # compiles
     parts, started = [], time.monotonic()
     for begin in range(0, count, batch):
         indices = np.arange(begin, min(begin + batch, count))
-        parts.append(job.images(np.resize(indices, batch))[: len(indices)])
+        parts.append(job.finite_images(np.resize(indices, batch))[: len(indices)])
         bar.update(len(indices))
     return to_uint8(np.concatenate(parts)), (time.monotonic() - started) / count
 
@@ -40,44 +51,58 @@ def report(config, workdir: Path) -> None:
     Raises:
         UserError: anything in any row that cannot run, before the first image.
     """
-    extractor = make_extractor(config.evaluation.classifier)
-    jobs = {name: job_from_config(row_config(config, name)) for name in config.rows}
+    demo = section(config, "demo", fields=("seeds", "batch_size", "stored"), example=EXAMPLE)
+    require_counts("demo", seeds=demo.seeds, batch_size=demo.batch_size)
+    chosen = section(config, "evaluation", fields=("classifier",), example=EXAMPLE)
+    fractal = section(config, "fractal", fields=("weights", "rows", "sampler"), example=EXAMPLE)
+    titles = section(config, "rows", fields=(), example=EXAMPLE)
+    extractor, networks = make_extractor(chosen.classifier), SharedNetworks()
+    jobs = {name: planned_job(config, name, networks) for name in titles}
+    for name, job in jobs.items():
+        require_images(extractor, job.main.shape, f"rows.{name}")
+        if job.main.latent:
+            raise UserError(f"rows.{name}: the demo shows samples as pictures, not latents")
     classes = extractor.num_classes
-    count = config.demo.seeds * classes
-    rows = {}
+    count = demo.seeds * classes
+    measured = {}
     with tqdm(total=count * len(jobs), unit="image", dynamic_ncols=True) as bar:
-        for name, job in jobs.items():
-            bar.set_description(config.rows[name].title)
-            images, seconds = _sample_row(job, count, config.demo.batch_size, bar)
+        for name in grouped(jobs):
+            bar.set_description(titles[name].title)
+            job = networks.ready(jobs[name])
+            images, seconds = _sample_row(job, count, demo.batch_size, bar)
             predicted = np.argmax(in_batches(extractor, images).probabilities, axis=-1)
             save_png(workdir / f"{name}.png", grid(images, columns=classes), magnify=2)
-            plan = job.plan()
-            rows[name] = {
-                "title": config.rows[name].title,
-                "rule": config.rows[name].guidance.to_dict(),
-                "agreement": float(np.mean(predicted == job.labels(np.arange(count)))),
+            plan, labels = job.plan(), job.labels(np.arange(count))
+            measured[name] = {
+                "title": titles[name].title,
+                "rule": titles[name].guidance.to_dict(),
+                "agreement": None if labels is None else float(np.mean(predicted == labels)),
                 "evaluations": plan.totals,
                 "multiply_adds": plan.macs,
                 "seconds_per_image": seconds,
                 "grid": f"{name}.png",
             }
     print("fractal2d: three point clouds", flush=True)
-    panels, points = clouds(config.fractal, config.fractal.weights.to_dict())
+    panels, points = clouds(fractal, fractal.weights.to_dict())
     point_cloud_plot.save(panels, workdir / "fractal2d.png")
-    evidence_path = SHIPPED / f"{config.demo.stored}.json"
-    evidence = json.loads(evidence_path.read_text()) if evidence_path.exists() else None
     metrics = {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "images": count,
-        "rows": rows,
+        "rows": {name: measured[name] for name in jobs},
         "fractal2d": points,
     }
-    (workdir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    (workdir / "index.html").write_text(page.render(metrics, evidence, workdir))
-    for row in rows.values():
+    write_json(workdir / "metrics.json", metrics)
+    write_text(workdir / "index.html", page.render(metrics, _stored(demo.stored), workdir))
+    for row in metrics["rows"].values():
         print(
-            f"{row['title']:32s} classifier agrees {row['agreement']:6.1%}   "
-            f"{sum(row['evaluations'].values()):3d} evaluations   "
-            f"{row['seconds_per_image']:.3f} s an image"
+            f"{row['title']:32s} classifier agrees {page.share(row['agreement']):>6}   "
+            f"{counts_text(row['evaluations'])} evaluations, {row['multiply_adds'] / 1e9:.3g} G "
+            f"multiply-adds, {row['seconds_per_image']:.3f} s an image"
         )
     print(f"open {workdir / 'index.html'}")
+
+
+def _stored(name: str) -> Mapping[str, Any] | None:
+    """Return an evaluation that is shipped with the package; None where it is not there."""
+    path = SHIPPED / f"{name}.json"
+    return read_json(path, "restore it from the package") if path.exists() else None

@@ -36,6 +36,11 @@ def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
     )
 
 
+def share(value: float | None) -> str:
+    """Return a share as per cent; nothing of an unconditional run, which has no class."""
+    return "" if value is None else f"{value:.1%}"
+
+
 def _live(metrics: dict) -> str:
     return _table(
         f"Measured just now on {metrics['device']}: {metrics['images']} images a row, "
@@ -44,7 +49,7 @@ def _live(metrics: dict) -> str:
         [
             [
                 row["title"],
-                f"{row['agreement']:.1%}",
+                share(row["agreement"]),
                 counts_text(row["evaluations"]),
                 f"{row['multiply_adds'] / 1e9:.2f}",
                 f"{row['seconds_per_image']:.3f}",
@@ -69,8 +74,7 @@ def _stored(evidence: dict | None) -> str:
                 f"{row['frechet_distance']:.2f}",
                 f"{row['precision']:.3f}",
                 f"{row['recall']:.3f}",
-                # An unconditional run has no class to agree on.
-                "" if row["agreement"] is None else f"{row['agreement']:.1%}",
+                share(row["agreement"]),
             ]
             for row in evidence["rows"].values()
         ],
@@ -105,7 +109,7 @@ def render(metrics: dict, evidence: dict | None, folder: Path) -> str:
     """
     figures = "".join(
         f"<figure>{_picture(folder / row['grid'], row['title'])}"
-        f"<figcaption><b>{escape(row['title'])}</b>: classifier agrees {row['agreement']:.0%}, "
+        f"<figcaption><b>{escape(row['title'])}</b>: classifier agrees {share(row['agreement'])}, "
         f"{escape(counts_text(row['evaluations']))} evaluations an image</figcaption></figure>"
         for row in metrics["rows"].values()
     )

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...commands.evaluate import costs
 from ...evaluation.table import claims_table, measured_table
-from ...guidance.evaluations import counts_text
 
 METRICS = ("frechet_distance", "precision", "recall", "agreement", "contrast", "white")
 
@@ -33,7 +33,7 @@ def render(evidence: Mapping[str, Any]) -> str:
         f"counterparts of oversaturation. The real images have contrast {real['contrast']:.3f} "
         f"and {real['white']:.1%} white pixels.",
         "",
-        *measured_table(rows, METRICS, costs(rows)),
+        *measured_table(rows, METRICS, costs(rows), "rule"),
         "",
         "## What the papers claim",
         "",
@@ -45,12 +45,3 @@ def render(evidence: Mapping[str, Any]) -> str:
     for row in rows.values():
         lines += [f"**{row['title']}**", "", "```", row["rule"], row["command"], "```", ""]
     return "\n".join(lines)
-
-
-def costs(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return what an image of each row costs: network evaluations, and their multiply-adds."""
-    counted = {name: counts_text(row["evaluations"]) for name, row in rows.items()}
-    return {
-        name: f"{counted[name]} ({row['multiply_adds'] / 1e9:.3g} G multiply-adds)"
-        for name, row in rows.items()
-    }

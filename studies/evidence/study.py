@@ -21,7 +21,10 @@ def study(config, workdir: Path) -> None:
     said = section(
         config, "evidence", fields=("command", "row_command"), example="configs/evidence.py"
     )
-    result = {"command": said.command, **evaluated(config, workdir)}
+    result = evaluated(config, workdir)
+    if not result:
+        return
+    result = {"command": said.command, **result}
     for name, row in result["rows"].items():
         row["command"] = said.row_command.format(row=name)
     write_json(workdir / RECORD, result)

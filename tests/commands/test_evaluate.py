@@ -1,9 +1,11 @@
 """The evaluate mode: every row in full, what goes on, what is refused before the first image."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from tiny_configs.configs import write_untrained
 from tiny_configs.evaluations import evaluation
 
 from guidestar import evaluation as metrics
@@ -13,6 +15,8 @@ from guidestar.configs import digits, evidence
 from guidestar.core.errors import UserError
 from guidestar.evaluation.extractors import make_extractor
 from guidestar.evaluation.statistics import RealStatistics
+from guidestar.inference import shared
+from guidestar.runtime import memory
 
 ROWS = "unguided,cfg_3,unconditional"
 
@@ -101,6 +105,146 @@ def test_other_metrics_are_chosen_by_name(config, measured):
     evaluate.run(changed(config, metrics=("contrast", "vendi_score")), measured)
     row = evidence_in(measured)["rows"]["cfg_3"]
     assert row["vendi_score"] >= 1 and "frechet_distance" not in row
+
+
+def test_rows_share_networks_by_their_contents(config, tmp_path, monkeypatch):
+    """Each is read once, whatever it is called; those of one row at a time are held."""
+    weights = config.sampling.weights
+    for name in ("copy", "other"):
+        shutil.copy(weights.main, tmp_path / f"{name}.safetensors")
+        shutil.copy(weights.main.replace(".safetensors", ".json"), tmp_path / f"{name}.json")
+    model = json.loads((tmp_path / "other.json").read_text())["model"]
+    write_untrained(tmp_path / "other.safetensors", model | {"depth": 2})
+    one = changed(config, count=6)
+    del one.rows.unconditional
+    one.rows.cfg_3.sampling = dict(weights=dict(main=str(tmp_path / "other.safetensors")))
+    third = one.rows.unguided.to_dict()
+    third["sampling"] = dict(weights=dict(main=str(tmp_path / "copy.safetensors")))
+    one.rows.third = third
+    read, held, original = [], [], shared.read_weights
+
+    def counted(name, source, **options):
+        if not options:
+            read.append(source)
+        return original(name, source, **options)
+
+    ready = shared.SharedNetworks.ready
+
+    def watched(self, job):
+        result = ready(self, job)
+        held.append(len(self._held))
+        return result
+
+    monkeypatch.setattr(shared, "read_weights", counted)
+    monkeypatch.setattr(shared.SharedNetworks, "ready", watched)
+    evaluate.run(one, tmp_path / "work")
+    assert len(read) == len(set(read)) == 2 and held == [1, 1, 1]
+    rows = evidence_in(tmp_path / "work")["rows"]
+    assert list(rows) == list(one.rows)
+    assert rows["third"]["frechet_distance"] == rows["unguided"]["frechet_distance"]
+    assert rows["third"]["made_of"] == rows["unguided"]["made_of"] != rows["cfg_3"]["made_of"]
+
+
+def test_images_of_other_weights_are_not_gone_on_with(config, measured, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(measured, work)
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(config.sampling.weights.main, moved)
+    shutil.copy(config.sampling.weights.main.replace("safetensors", "json"), tmp_path)
+    shutil.move(tmp_path / "main.json", tmp_path / "moved.json")
+    again = config.copy_and_resolve_references()
+    again.sampling.weights.main = str(moved)
+    evaluate.run(again, work)  # whatever they are called
+    model = json.loads((tmp_path / "moved.json").read_text())["model"]
+    write_untrained(moved, model | {"heads": 1})
+    kept = {path: path.read_bytes() for path in sorted(work.rglob("*")) if path.is_file()}
+    with pytest.raises(UserError, match="row '.*' were made of other weights"):
+        evaluate.run(again, work)
+    (work / "evidence.json").unlink()
+    with pytest.raises(UserError, match="holds images made of something else.*weights"):
+        evaluate.run(again, work)
+    for path, contents in kept.items():
+        assert path.name == "evidence.json" or path.read_bytes() == contents
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda found: {"rows": found["rows"] | {"more": found["rows"]["cfg_3"]}}, "row 'more'"),
+        (lambda found: {"steps": 3}, "written by something else"),
+        (lambda found: [1], "written by something else"),
+    ],
+)
+def test_what_another_evaluation_wrote_is_not_replaced(config, measured, tmp_path, write, message):
+    record = tmp_path / "evidence.json"
+    record.write_text(json.dumps(write(evidence_in(measured))))
+    kept = record.read_bytes()
+    with pytest.raises(UserError, match=f"evidence.json.*{message}.*--workdir"):
+        evaluate.run(config, tmp_path)
+    assert record.read_bytes() == kept and list(tmp_path.iterdir()) == [record]
+
+
+def test_seconds_are_those_of_all_parts(config, measured):
+    """A run that goes on counts what earlier ones took, and says nothing where that is unknown."""
+    path = measured / "cfg_3" / "seconds.json"
+    first = json.loads(path.read_text())
+    assert first["images"] == 12 and first["seconds"] > 0
+    assert evidence_in(measured)["rows"]["cfg_3"]["seconds"] == first["seconds"]
+    (measured / "cfg_3" / "images" / "00000006-6.npz").unlink()
+    path.write_text(json.dumps({"images": 6, "seconds": 1000.0}))
+    evaluate.run(config, measured)
+    assert 1000 < evidence_in(measured)["rows"]["cfg_3"]["seconds"] < 1500
+    path.unlink()
+    evaluate.run(config, measured)
+    assert evidence_in(measured)["rows"]["cfg_3"]["seconds"] is None
+
+
+def test_published_moments_give_frechet_distances_and_nothing_else(config, measured):
+    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    path = measured / "adm.npz"
+    np.savez(path, mu=real.moments.mean, sigma=real.moments.covariance)
+    one = changed(config, statistics="adm.npz", metrics=("frechet_distance",))
+    evaluate.run(one, measured)
+    found = evidence_in(measured)["rows"]["cfg_3"]["frechet_distance"]
+    evaluate.run(changed(config, metrics=("frechet_distance",)), measured)
+    assert found == pytest.approx(evidence_in(measured)["rows"]["cfg_3"]["frechet_distance"])
+    with pytest.raises(UserError, match="manifold_scores needs real_features"):
+        evaluate.run(changed(config, statistics="adm.npz"), measured)
+
+
+def test_what_cannot_fit_in_memory_is_said_at_the_start(config, tmp_path, monkeypatch):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemFree: 1 kB\nMemAvailable: 1 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    with pytest.raises(UserError, match=r"evaluation.count is 12.* GB are free: lower it"):
+        evaluate.run(config, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (dict(guidance=dict(name="cfgg")), "rows.cfg_3: .*'cfgg'"),
+        (dict(sampling=dict(classes="11")), "rows.cfg_3: sampling.classes"),
+        (dict(sampling=dict(weights=dict(main="digitz"))), "rows.cfg_3: .*digitz"),
+        (dict(sampling=dict(weights=dict(main="fractal2d_main"))), "rows.cfg_3: .*no images"),
+    ],
+    ids=["rule", "classes", "weights", "points"],
+)
+def test_a_row_that_cannot_run_is_named_before_the_first_image(config, tmp_path, row, message):
+    one = config.copy_and_resolve_references()
+    one.rows.cfg_3 = config.rows.cfg_3.to_dict() | row
+    with pytest.raises(UserError, match=message):
+        evaluate.run(one, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_folders_below_the_workdir_alone(config, tmp_path):
+    one = config.copy_and_resolve_references()
+    rows = one.rows.to_dict()
+    one.rows = {"sub/outside": rows["cfg_3"]}
+    with pytest.raises(UserError, match="the name of a row is 'sub/outside'"):
+        evaluate.run(one, tmp_path)
 
 
 @pytest.mark.parametrize("get_config", [digits.get_config], ids=["digits"])
