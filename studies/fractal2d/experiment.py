@@ -4,6 +4,7 @@ Source: Karras et al., arXiv 2406.02507, section 3 and appendix C.
 """
 
 import datetime
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,9 +61,21 @@ def clouds(
     panels: dict[str, np.ndarray] = {}
     measured = {"The density itself": point_clouds.evaluate(clean)}
     for title, rule in rules.items():
-        points = samplers.sample(
-            networks, rule, solver, sigmas, clean / np.float32(sigmas[0]) + noise, None, keys
-        )
+        asked = samplers.plan(solver, sigmas, rule, (2,)).totals
+        with warnings.catch_warnings():
+            # That the schedule starts below the networks' highest level: so does what is given.
+            warnings.filterwarnings(
+                "ignore", "samplers.sample: the schedule starts at", UserWarning
+            )
+            points = samplers.sample(
+                {name: networks[name] for name in asked},
+                rule,
+                solver,
+                sigmas,
+                clean / np.float32(sigmas[0]) + noise,
+                None,
+                keys,
+            )
         panels[title] = np.asarray(points)
         try:
             measured[title] = point_clouds.evaluate(points)

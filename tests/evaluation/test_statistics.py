@@ -54,7 +54,9 @@ def test_they_say_of_which_images_and_features_they_are(extractor, tmp_path):
     # Where its weights lie decides nothing.
     moved = shutil.copy(extractor.identity["weights"], tmp_path / "moved.safetensors")
     shutil.copy(extractor.identity["weights"][:-11] + "json", tmp_path / "moved.json")
-    assert RealStatistics.compute(make_extractor(moved), pictures()).made_of == classified.made_of
+    assert (
+        RealStatistics.compute(make_extractor(str(moved)), pictures()).made_of == classified.made_of
+    )
 
 
 def test_what_is_written_is_read_back_whatever_its_layout_in_memory(tmp_path):
