@@ -227,7 +227,13 @@ def test_what_cannot_fit_in_memory_is_said_at_the_start(config, tmp_path, monkey
         (dict(guidance=dict(name="cfgg")), "rows.cfg_3: .*'cfgg'"),
         (dict(sampling=dict(classes="11")), "rows.cfg_3: sampling.classes"),
         (dict(sampling=dict(weights=dict(main="digitz"))), "rows.cfg_3: .*digitz"),
-        (dict(sampling=dict(weights=dict(main="fractal2d_main"))), "rows.cfg_3: .*no images"),
+        (
+            dict(
+                guidance=dict(name="unguided"),
+                sampling=dict(weights=dict(main="fractal2d_main", guide="")),
+            ),
+            "rows.cfg_3: .*no images",
+        ),
     ],
     ids=["rule", "classes", "weights", "points"],
 )
