@@ -34,6 +34,8 @@ TRAINING = "guidestar.training.recipes"
 # Where a config keeps the names of the fields that were replaced.
 GIVEN = "_given"
 FLAG = re.compile(r"--?(no)?config[.\[](.*)", re.DOTALL)
+# Sections whose names are the user's: networks, roles, evaluators.
+OPEN = ("sampling.weights", "roles", "evaluators")
 # Noise levels belong to the network: another schedule keeps them.
 RANGE = ("sigma_min", "sigma_max")
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -153,6 +155,9 @@ def _replaced(value: Any, given: Override, path: tuple, before: tuple) -> Any:
             return _renamed(value, given.text, table, before)
         if key not in value:
             return value | {key: _argument(value, given, path, table, before)}
+    if key not in value and _is_open(before):
+        inner = {} if path[1:] else None
+        return {**value, key: _replaced(inner, given, path[1:], here)}
     if key not in value:
         near = difflib.get_close_matches(str(key), map(str, value), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -162,6 +167,11 @@ def _replaced(value: Any, given: Override, path: tuple, before: tuple) -> Any:
             f"{', '.join(map(str, value)) or 'none'}{hint}"
         )
     return {**value, key: _replaced(value[key], given, path[1:], here)}
+
+
+def _is_open(path: Sequence[str | int]) -> bool:
+    place = dotted(path)
+    return any(place == one or place.startswith(f"{one}.") for one in OPEN)
 
 
 def table_of(path: Sequence[str | int]) -> Registry | None:

@@ -136,6 +136,16 @@ KARRAS = {"steps": 32, "sigma_min": 0.002, "sigma_max": 80.0}
         ),
         (["sampler.solver={'name': 'euler'}"], "sampler.solver", {"name": "euler"}),
         (
+            ["sampling.weights.uncond=a.pt"],
+            "sampling.weights",
+            {"main": "digits", "guide": "", "classifier": "", "uncond": "a.pt"},
+        ),
+        (
+            ["roles.teacher.init_from=digits", "roles.teacher.frozen=True"],
+            "roles",
+            {"teacher": {"init_from": "digits", "frozen": True}},
+        ),
+        (
             ["data.name=out/a set"],
             "data",
             DATA | {"name": "out/a set"},
