@@ -98,8 +98,8 @@ def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " count"]:
 
 
 def uniform(
-    seed: int, stream: int, positions: Int[np.ndarray, " batch"]
-) -> Float[np.ndarray, " batch"]:
+    seed: int, stream: int, positions: Int[np.ndarray, " *shape"]
+) -> Float[np.ndarray, " *shape"]:
     """Return one number in [0, 1) for each position, by SplitMix64 (Steele et al., OOPSLA 2014).
 
     The n-th output of that generator is a function of n, so any position is reached at once.
@@ -114,10 +114,10 @@ def normal(
     seed: int, stream: int, positions: Int[np.ndarray, " batch"], shape: tuple[int, ...]
 ) -> Float[np.ndarray, " batch *shape"]:
     """Return unit normal numbers of ``shape`` for each position, that of `uniform` inverted."""
-    size = math.prod(shape)
-    places = np.asarray(positions)[:, None] * size + np.arange(size)
     from scipy.special import ndtri  # a third of a second of imports that only latents need
 
+    size = math.prod(shape)
+    places = np.asarray(positions)[:, None] * size + np.arange(size)
     # Half a step up, so that none is 0, whose normal is infinite.
     return ndtri(uniform(seed, stream, places) + 2.0**-54).reshape(-1, *shape)
 

@@ -103,7 +103,9 @@ class Writer:
         """Say whether a shard is whole."""
         return self.path(shard).exists()
 
-    def write(self, shard: int, arrays: Iterable[np.ndarray], labels: Iterable[int]) -> int:
+    def write(
+        self, shard: int, arrays: Iterable[np.ndarray], labels: Iterable[int | np.integer]
+    ) -> int:
         """Write one shard, whole or not at all; return its number of records."""
         path, count = self.path(shard), 0
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
@@ -356,7 +358,9 @@ class RecordFolder:
         arrays = np.ascontiguousarray(joined[:, LABEL.itemsize :]).view(self.dtype)
         return arrays.reshape(len(indices), *self.shape), labels
 
-    def _records(self, shard: int, numbers: Sequence[int], indices: Sequence[int]) -> list[bytes]:
+    def _records(
+        self, shard: int, numbers: Int[np.ndarray, " n"], indices: Int[np.ndarray, " n"]
+    ) -> list[bytes]:
         try:
             found = self._shards[shard].read([int(number) for number in numbers])
             if all(len(record) == self._size for record in found):

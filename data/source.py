@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Num, UInt8
 SAMPLED_RECORDS = 64
 
 
+@runtime_checkable
 class Records(Protocol):
     """Random access to examples on disk."""
 

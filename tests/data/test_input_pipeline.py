@@ -347,7 +347,6 @@ def test_a_source_is_known_by_its_content_and_printed_without_its_arrays(source)
         (dict(name="digits", dir="somewhere"), "data.dir 'somewhere' has no effect on digits"),
         (dict(name="digits", most_damaged=0.5), "data.most_damaged 0.5 has no effect"),
         (dict(name="digits", shuffle=True), "digits has no argument 'shuffle'"),
-        (dict(name="digits", split=3), "split: digits takes a string"),
     ],
 )
 def test_fields_of_a_section_without_effect_are_refused(section, message):
