@@ -37,7 +37,7 @@ def load(
     height, width, both = stored.shape
 
     def draw(
-        posterior: Float[np.ndarray, "batch h w 2z"], noise: Float[np.ndarray, "batch h w z"]
+        posterior: Float[np.ndarray, "batch h w both"], noise: Float[np.ndarray, "batch h w z"]
     ) -> Float[np.ndarray, "batch h w z"]:
         mean, std = np.split(posterior.astype(np.float32), 2, axis=-1)
         return scaling.to_network(mean + std * noise.astype(np.float32))

@@ -194,7 +194,7 @@ def _latent_shape(
 @partial(jax.jit, static_argnames="scaling")
 def _posterior(
     autoencoder: Autoencoder, images: Array, scaling: LatentScaling
-) -> Float[Array, "batch h w 2z"]:
+) -> Float[Array, "batch h w both"]:
     """Return mean and standard deviation of the latents of images, side by side."""
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 127.5 - 1
