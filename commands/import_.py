@@ -209,7 +209,8 @@ def there(path: Path, made_of: Mapping[str, Any]) -> bool:
     sidecar = sidecar_of(path) if path.exists() else read_sidecar(path)
     before = (sidecar or {}).get(MADE_OF)
     # An earlier version noted the digest alone, and wrote a config of its own for each file.
-    earlier = bool(sidecar) and before is None and sidecar.get("sha256") == made_of["sha256"]
+    digest_alone = sidecar is not None and before is None and "sha256" in sidecar
+    earlier = digest_alone and (sidecar or {})["sha256"] == made_of["sha256"]
     for file in (path, sidecar_path(path)):
         if file.exists() and not earlier and before != made_of:
             what = "is of another import" if before else "exists and --mode=import did not write it"

@@ -185,7 +185,9 @@ class Array:
     read: Callable[[], np.ndarray]
 
 
-def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarray]) -> str:
+def write_arrays(
+    path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarray | np.generic]
+) -> str:
     """Write a safetensors file, one array in memory at a time; return its SHA-256.
 
     Args:
@@ -200,7 +202,7 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarra
         return _write_into(file, arrays)
 
 
-def _write_into(file: BinaryIO, arrays: Mapping[str, Array | np.ndarray]) -> str:
+def _write_into(file: BinaryIO, arrays: Mapping[str, Array | np.ndarray | np.generic]) -> str:
     known = {name: _described(array) for name, array in arrays.items()}
     places, end = {}, 0
     for name, array in known.items():
@@ -225,7 +227,7 @@ def _write_into(file: BinaryIO, arrays: Mapping[str, Array | np.ndarray]) -> str
     return digest.hexdigest()
 
 
-def _described(array: Array | np.ndarray) -> Array:
+def _described(array: Array | np.ndarray | np.generic) -> Array:
     if isinstance(array, Array):
         return dataclasses.replace(array, dtype=np.dtype(array.dtype))
     value = np.asarray(array)
@@ -245,7 +247,9 @@ def sidecar_path(path: str | os.PathLike) -> Path:
 
 
 def write_pair(
-    path: str | os.PathLike, arrays: Mapping[str, Array | np.ndarray], sidecar: Mapping[str, Any]
+    path: str | os.PathLike,
+    arrays: Mapping[str, Array | np.ndarray | np.generic],
+    sidecar: Mapping[str, Any],
 ) -> None:
     """Write arrays, and beside them JSON data that names their digest.
 

@@ -32,26 +32,30 @@ class Autoencoder:
     sha256: str = dataclasses.field(metadata={"static": True}, default="")
 
     @property
+    def _module(self) -> Any:
+        return self.network.module(self.params)
+
+    @property
     def latent_channels(self) -> int:
         """Channels of the latents."""
-        return self.network.module(self.params).latent_channels
+        return self._module.latent_channels
 
     @property
     def factor(self) -> int:
         """How many times smaller a latent is than its image, each way."""
-        return self.network.module(self.params).factor
+        return self._module.factor
 
     def encode(
         self, images: Float[Array, "batch h w c"], scaling: LatentScaling
     ) -> tuple[Float[Array, "batch h/f w/f z"], Float[Array, "batch h/f w/f z"]]:
         """Return mean and log variance of the latents, not scaled, of images in [-1, 1]."""
-        return self.network.module(self.params).encode(scaling.to_encoder(images))
+        return self._module.encode(scaling.to_encoder(images))
 
     def decode(
         self, latents: Float[Array, "batch h w z"], scaling: LatentScaling
     ) -> Float[Array, "batch f*h f*w c"]:
         """Return images, about in [-1, 1], of latents as a network has them."""
-        made = self.network.module(self.params).decode(scaling.to_autoencoder(latents))
+        made = self._module.decode(scaling.to_autoencoder(latents))
         return scaling.from_decoder(made)
 
 

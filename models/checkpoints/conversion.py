@@ -11,7 +11,7 @@ from ...core.errors import UserError
 from ...core.files import Array
 from .keys import ARCHITECTURES, architecture, said
 from .keys.layout import Entry
-from .readers import LazyTensor, WeightSource
+from .readers import WeightSource
 from .wrappers import search
 
 # Names of the arrays of reference statistics, as evaluations publish them.
@@ -138,7 +138,7 @@ def _padded(array: Array) -> Array:
 
 
 def _converted(weights: WeightSource, name: str, entry: Entry) -> Array:
-    tensor: LazyTensor = weights.tensors[name]
+    tensor = weights.tensors[name]
     try:
         # An array of one number, repeated without being in memory, shows what becomes of a shape.
         shape = entry.transform(np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape)).shape

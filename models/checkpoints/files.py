@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def save(
     """
     half = np.dtype(np.float16)
     arrays = {
-        name: Array(value.shape, half, lambda name=name, value=value: _halved(name, value))
+        name: Array(value.shape, half, partial(_halved, name, value))
         for name, value in flatten(jax.device_get(params)).items()
     }
     write_pair(home(path), arrays, {"model": dict(model), **provenance})

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ...core.errors import UserError
-from ...core.files import digest_of, safe_name, sha256
+from ...core.files import Array, digest_of, safe_name, sha256
 from .readers import LazyTensor, WeightSource, open_weights
 from .wrappers import part, parts
 
@@ -136,7 +136,7 @@ def shards_of(index: Path) -> dict[str, str]:
 def _open_shards(index: Path, entry: str | None) -> WeightSource:
     places = shards_of(index)
     files = {name: open_weights(index.parent / name, entry) for name in set(places.values())}
-    tensors: dict[str, LazyTensor] = {}
+    tensors: dict[str, LazyTensor | Array] = {}
     for name, shard in places.items():
         if name not in files[shard].tensors:
             raise UserError(

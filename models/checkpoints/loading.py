@@ -152,7 +152,7 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
     if sidecar is None:
         arrays, sidecar = _published(path, weights, overrides)
     else:
-        sidecar = sidecar | {"model": sidecar["model"] | overrides}
+        sidecar = sidecar | {"model": {**sidecar["model"], **overrides}}
         arrays = {
             name: Array(tensor.shape, tensor.dtype, tensor.read)
             for name, tensor in weights.tensors.items()
@@ -161,8 +161,7 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
     if sidecar.get(NULL) is False or _never_dropped(sidecar):
         spec = spec.without_null()
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(spec.shapes).items()}
-    found = places(shapes, arrays)
-    _require_same(path, shapes, found, {name: array.shape for name, array in arrays.items()})
+    found = _fitted(path, shapes, {name: array.shape for name, array in arrays.items()})
     return Fitted(path, spec.network, spec, shapes, found, arrays, sidecar)
 
 
@@ -179,7 +178,7 @@ def _published(
     """Return the arrays of a published file by their paths here, and a sidecar for them."""
     known = lookup(path.name)
     try:
-        given = (dict(known.model) if known else {}) | overrides
+        given = {**(known.model if known else {}), **overrides}
         weights, section = read_section(weights, given)
     except UserError as error:
         if path.suffix != ".safetensors":
@@ -194,15 +193,31 @@ def _published(
     return arrays, {"model": section} | sidecar
 
 
-def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None:
+def _fitted(
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+) -> dict[str, Place]:
+    """Return where each array of a network is in a file, once every one of both has its place.
+
+    Args:
+        path: of the file.
+        expected, stored: shapes of the network's arrays and of the file's, by path.
+
+    Raises:
+        UserError: an array that either has alone, or that has another shape, with both.
+    """
+    found: dict[str, Place] = {}
+    layout = places(expected, stored)
     for name, shape in sorted(expected.items()):
-        place = found[name]
+        place = layout[name]
         there = place and place.shape(stored)
-        if there != shape:
+        if place is None or there != shape:
             raise UserError(
                 f"{path}: {name} has shape {there} in the file and {shape} in the network it "
                 f"describes"
             )
+        found[name] = place
     used = {name for place in found.values() for name in place.names}
     for name in sorted(stored.keys() - used):
         raise UserError(
@@ -217,6 +232,7 @@ def _require_same(path: Path, expected: dict, found: dict, stored: dict) -> None
                 f"{path}: {name} has {stored[name][0]} layers in the file, more than the network "
                 f"it describes"
             )
+    return found
 
 
 def _taken(stack: str, depth: int, found: dict[str, Place]) -> bool:

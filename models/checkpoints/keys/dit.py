@@ -24,7 +24,7 @@ BLOCK = {
 }
 LABELS = "y_embedder.embedding_table.weight"
 # What tells a file of these, which has no normalisation with weights.
-TELLTALES = (LABELS, "final_layer.adaLN_modulation.1.weight")
+TELLTALES: tuple[str, ...] = (LABELS, "final_layer.adaLN_modulation.1.weight")
 TELLTALES += tuple(
     f"blocks.0.{name}.weight" for name in ("attn.qkv", "mlp.fc1", "adaLN_modulation.1")
 )
@@ -57,7 +57,8 @@ def recognise(weights: WeightSource) -> dict[str, Any] | None:
 
 def _preconditioner(weights: WeightSource) -> Any:
     """Return what the training's arguments say is predicted, on which table of steps."""
-    kept, found = said.arguments(weights), {}
+    kept = said.arguments(weights)
+    found: dict[str, Any] = {}
     predicts = said.word(weights, "prediction_type", "prediction")
     betas = said.word(weights, "beta_schedule", "noise_schedule")
     steps = said.number(weights, "num_train_timesteps", "diffusion_steps")

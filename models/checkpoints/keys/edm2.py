@@ -77,7 +77,8 @@ def recognise(weights: WeightSource) -> dict[str, Any] | None:
     first = next(filter(None, map(FIRST.fullmatch, shapes)), None)
     if first is None or f"{INSIDE}emb_fourier.freqs" not in shapes:
         return None
-    image_size, sizes = int(first[1]), []
+    image_size = int(first[1])
+    sizes: list[int] = []
     while f"{INSIDE}enc.{_label(image_size >> len(sizes))}_block0.conv_res0.weight" in shapes:
         sizes.append(image_size >> len(sizes))
     blocks = {size: f"{INSIDE}enc.{_label(size)}_block0" for size in sizes}

@@ -61,7 +61,7 @@ def recognise(weights: WeightSource) -> dict | None:
             f"normalise in {GROUPS} groups"
         )
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
-    widths = []
+    widths: list[int] = []
     while (first := f"{down.format(len(widths), 0)}.conv1.weight") in shapes:
         widths.append(shapes[first][0])
     depth = sum(f"{down.format(0, block)}.conv1.weight" in shapes for block in range(16))
@@ -104,10 +104,13 @@ def absent(weights: WeightSource, section: Mapping[str, Any]) -> dict[str, Array
     found: dict[str, Array] = {}
     for (ours, theirs), width in zip(QUANT.items(), (2 * latent, latent), strict=True):
         if f"{theirs}.weight" not in weights.tensors:
-            for part, value in (("kernel", np.eye(width)[None, None]), ("bias", np.zeros(width))):
-                one = value.astype(np.float32)
-                found[f"{ours}/{part}"] = Array(one.shape, one.dtype, lambda one=one: one)
+            found[f"{ours}/kernel"] = _kept(np.eye(width, dtype=np.float32)[None, None])
+            found[f"{ours}/bias"] = _kept(np.zeros(width, np.float32))
     return found
+
+
+def _kept(value: np.ndarray) -> Array:
+    return Array(value.shape, value.dtype, lambda: value)
 
 
 def _half(half: str, form: str, widths: tuple[int, ...], blocks: int) -> Iterator[tuple[str, str]]:

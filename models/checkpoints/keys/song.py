@@ -65,7 +65,7 @@ def recognise(weights: WeightSource) -> dict[str, Any] | None:
     """Return the ``model`` section of the SongUNet in a file; None where there is none."""
     found = shapes(weights)
     outputs = [name for name in found or () if name.endswith("_aux_conv.weight")]
-    if not outputs:
+    if found is None or not outputs:
         return None
     fields = read_fields(weights, found)
     width = found[f"enc.{fields['image_size']}x{fields['image_size']}_conv.weight"][0]

@@ -46,7 +46,7 @@ def trunk(depth: int, block: Callable[[str, str], Table]) -> Table:
         depth: number of blocks.
         block: from a block's published prefix and its path here to its entries.
     """
-    table: Table = {POSITIONS: None} | layers(OUTSIDE)
+    table: Table = {POSITIONS: None, **layers(OUTSIDE)}
     table[PATCHES] = Entry("patch_in/kernel", patches)
     table["x_embedder.proj.bias"] = Entry("patch_in/bias", as_is)
     for layer in range(depth):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -84,7 +85,7 @@ class LazyTensor:
         # A bool of any byte but 0 and 1 is undefined in numpy.
         kind = np.dtype(np.uint8) if self.dtype == np.bool_ else self.dtype
         flat = np.empty(extent, kind)
-        raw = memoryview(flat.view(np.uint8))
+        raw = flat.view(np.uint8).data
         self.stored.read_into(self.offset * kind.itemsize, raw)
         self._check(raw)
         if self.swapped:
@@ -111,7 +112,7 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def geometry_problem(elements: int, offset: object, shape: object, strides: object) -> str | None:
+def geometry_problem(elements: int, offset: Any, shape: Any, strides: Any) -> str | None:
     """Say why a view does not fit ``elements`` stored elements; None where it does."""
     for what, numbers in (("shape", shape), ("strides", strides)):
         if not isinstance(numbers, tuple) or not all(type(n) is int for n in numbers):

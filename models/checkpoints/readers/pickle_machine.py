@@ -170,7 +170,7 @@ class Machine:
             return key
         raise self.malformed("a key that is neither a name nor a number")
 
-    def fill(self, target: dict, items: list[Any]) -> None:
+    def fill(self, target: Any, items: list[Any]) -> None:
         """Set the alternating keys and values of ``items``."""
         if not isinstance(target, dict) or len(items) % 2:
             raise self.malformed("it sets items of what is not a dictionary, or half an item")
@@ -178,14 +178,14 @@ class Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[self.require_key(key)] = value
 
-    def add(self, target: set, items: list[Any]) -> None:
+    def add(self, target: Any, items: list[Any]) -> None:
         """Add ``items`` to a set."""
         if type(target) is not set:
             raise self.malformed("it adds to what is not a set")
         self.charge(80 * len(items))
         target.update(self.require_key(item) for item in items)
 
-    def extend(self, target: list, items: list[Any]) -> None:
+    def extend(self, target: Any, items: list[Any]) -> None:
         """Append ``items`` to a list."""
         if type(target) is not list:
             raise self.malformed("it appends to what is not a list")

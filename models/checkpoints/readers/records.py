@@ -8,7 +8,7 @@ import numpy as np
 
 from .lazy_tensor import Stored, geometry_problem
 from .pickle_machine import Machine, Stateful
-from .weight_file import Span
+from .weight_file import DOWNLOAD, Span, WeightFile
 
 
 @dataclasses.dataclass(eq=False)
@@ -26,6 +26,16 @@ class Storage:
     elements: int
     stored: Stored | None = None
     swapped: bool = False
+
+    def place(self, file: WeightFile) -> Stored:
+        """Return where the bytes are.
+
+        Raises:
+            UserError: nothing in the file says so.
+        """
+        if self.stored is None:
+            raise file.refused("has a tensor whose storage is not in it", DOWNLOAD)
+        return self.stored
 
 
 @dataclasses.dataclass(eq=False, slots=True)

@@ -12,7 +12,7 @@ from .lazy_tensor import Stored
 from .pickle_machine import Allowed, Budget, Machine
 from .pickle_vm import interpret
 from .records import Storage
-from .weight_file import DOWNLOAD, RESAVE, Cursor, OpenFile, Span
+from .weight_file import DOWNLOAD, RESAVE, Cursor, OpenFile, Span, WeightFile
 from .weight_source import WeightSource, from_object
 
 FORM = "torch legacy"
@@ -64,7 +64,7 @@ def read_legacy_object(opened: OpenFile, span: Span, budget: Budget) -> Any:
         placed = cursor.span(elements * storage.dtype.itemsize)
         storage.stored = Stored(file, placed.start, placed.size)
     for view in pool.views.values():
-        view.place()
+        view.place(file)
     return root
 
 
@@ -76,10 +76,10 @@ class _View:
     whole: Storage
     first: int
 
-    def place(self) -> None:
+    def place(self, file: WeightFile) -> None:
         """Note where the part lies, now that the whole has its place."""
         size = self.part.dtype.itemsize
-        whole = self.whole.stored
+        whole = self.whole.place(file)
         self.part.stored = Stored(
             whole.file, whole.start + self.first * size, self.part.elements * size
         )

@@ -62,10 +62,11 @@ def read_torch_zip(opened: OpenFile, members: dict[str, Member], entry: str | No
         found = storages[key]
         if (found.dtype, found.elements) != (dtype, elements):
             raise machine.malformed(f"storage {key[:40]!r} with two sizes or types")
-        if elements < 0 or elements * dtype.itemsize != found.stored.size:
+        size = found.place(file).size
+        if elements < 0 or elements * dtype.itemsize != size:
             raise file.refused(
                 f"is damaged: storage {key[:40]!r} should have {elements} elements of {dtype} and "
-                f"has {found.stored.size} bytes",
+                f"has {size} bytes",
                 RESAVE,
             )
         return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ....core.files import Array
 from .lazy_tensor import LazyTensor, contiguous_strides
 from .pickle_machine import Allowed
 from .records import ArrayRecord, ObjectRecord, TensorRecord
@@ -99,14 +100,14 @@ class WeightSource:
 
     Attributes:
         path: the file.
-        tensors: the chosen state dict, in the file's order.
+        tensors: the chosen state dict, in the file's order; those made of several are an `Array`.
         metadata: plain data of everything else in it: the other entries of a training checkpoint
             (their tensors as `LazyTensor`), a safetensors file's own metadata.
         description: format, chosen entry, classes.
     """
 
     path: Path
-    tensors: Mapping[str, LazyTensor]
+    tensors: Mapping[str, LazyTensor | Array]
     metadata: Mapping[str, Any]
     description: Description
 
@@ -224,13 +225,13 @@ def _taken(
     file: WeightFile, found: Any, plain: "Plain"
 ) -> tuple[dict[str, LazyTensor], dict[str, ModuleInfo], dict[str, Any]]:
     """Return tensors, modules and whatever else is in a state dict or module."""
+    modules: dict[str, ModuleInfo] = {}
     if isinstance(found, ObjectRecord):
-        items = dict(_module_items(file, found, modules := {}, plain))
+        items = dict(_module_items(file, found, modules, plain))
         rest = {}
     else:
         items = {name: value for name, value in found.items() if _is_tensor(value)}
         rest = {name: plain(value, name) for name, value in found.items() if not _is_tensor(value)}
-        modules = {}
     tensors = {name: lazy(file, name, value) for name, value in items.items()}
     if not tensors:
         raise file.refused("holds no tensors", RESAVE)
@@ -304,12 +305,12 @@ def lazy(file: WeightFile, name: str, value: TensorRecord | ArrayRecord) -> Lazy
             name,
             value.shape,
             value.dtype,
-            value.storage.stored,
+            value.storage.place(file),
             value.offset,
             value.strides,
             value.storage.swapped,
         )
-    if value.dtype is None:
+    if value.dtype is None or value.stored is None:
         raise file.refused(f"has an array at {name} whose content is missing", RESAVE)
     strides = contiguous_strides(value.shape)
     if value.fortran:

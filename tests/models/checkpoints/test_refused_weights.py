@@ -6,6 +6,7 @@ import pickle
 import re
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from weight_files.refused_writers import MODULE, NAME, Refused, writes
 from guidestar.core.errors import UserError
 from guidestar.models.checkpoints.readers import open_weights, require_finite
 from guidestar.models.checkpoints.readers.allowed import NAMES
-from guidestar.models.checkpoints.readers.lazy_tensor import LazyTensor, geometry_problem
+from guidestar.models.checkpoints.readers.lazy_tensor import LazyTensor, Stored, geometry_problem
 from guidestar.models.checkpoints.readers.pickle_machine import Budget
+from guidestar.models.checkpoints.readers.weight_file import WeightFile
 
 READERS = "guidestar.models.checkpoints.readers"
 MOST_SECONDS = 10
@@ -225,7 +227,8 @@ def test_what_a_view_reaches_is_computed_without_wrapping(shape, strides, proble
 
 
 def test_how_large_an_array_is_does_not_wrap():
-    tensor = LazyTensor("x", (1 << 62, 4, 4), np.dtype(np.float32), None, 0, (16, 4, 1))
+    stored = Stored(WeightFile(Path("x"), 1, 0), 0, 0)
+    tensor = LazyTensor("x", (1 << 62, 4, 4), np.dtype(np.float32), stored, 0, (16, 4, 1))
     assert tensor.size == 1 << 66 and tensor.nbytes == 1 << 68
 
 

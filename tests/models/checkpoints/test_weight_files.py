@@ -105,14 +105,20 @@ def test_arrays_are_read_one_after_another_as_they_are_written(tmp_path):
 
 def test_what_fails_while_it_is_written_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.safetensors"
-    write_pair(path, {"k": Array((1,), np.float32, lambda: np.ones(1, np.float32))}, {"model": {}})
+    write_pair(
+        path,
+        {"k": Array((1,), np.dtype(np.float32), lambda: np.ones(1, np.float32))},
+        {"model": {}},
+    )
     before = [one.read_bytes() for one in (path, path.with_suffix(".json"))]
 
     def broken():
         raise UserError("k is damaged")
 
     with pytest.raises(UserError, match="damaged"):
-        write_pair(path, {"k": Array((1,), np.float32, broken)}, {"model": {"name": "other"}})
+        write_pair(
+            path, {"k": Array((1,), np.dtype(np.float32), broken)}, {"model": {"name": "other"}}
+        )
     assert [one.read_bytes() for one in (path, path.with_suffix(".json"))] == before
     assert len(list(tmp_path.iterdir())) == 2
 
