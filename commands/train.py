@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,8 @@ def _require_parts(spec: Spec, source: Source, name: str) -> None:
     wanted = {part: tuple(one.shape[1:]) for part, one in like.items()}
     found = condition if isinstance(condition, Mapping) else {}
     shapes = {part: tuple(np.shape(value)[1:]) for part, value in found.items()}
-    if shapes != wanted:
+    # Parts that data lack are the network's own to fill in.
+    if not shapes or not shapes.items() <= wanted.items():
         has = f"conditions of {shapes}" if found else "no conditions of named parts"
         raise UserError(
             f"the model is conditioned on {wanted} (shapes without the batch), and the data set "
@@ -386,7 +388,11 @@ class FewSamplesDistance:
             )
             found.append(to_uint8(np.asarray(jax.device_get(made))))
         features = self._extract(np.concatenate(found))
-        yield self._name, frechet_distance(self._real, moments(features))
+        with warnings.catch_warnings():
+            # That few samples span few directions is known: values of as many are compared.
+            warnings.filterwarnings("ignore", message=".*covariance is singular")
+            distance = frechet_distance(self._real, moments(features))
+        yield self._name, distance
 
 
 def frechet(
