@@ -276,7 +276,8 @@ def _older(stored: dict, job: Job, made_of: Mapping[str, Any], said: Mapping[str
     try:
         section = stored["sampling"]
         solver, sigmas, prior = samplers.from_config(stored["sampler"])
-        labels = class_labels(section["classes"], job.main)
+        main = job.main
+        labels = class_labels(section["classes"], main.num_classes, main.null_condition is not None)
         named = {name: section["weights"].get(name, "") for name in job.weights}
         found = {
             "seed": stored["seed"],

@@ -38,13 +38,13 @@ class Decoder:
 
     def __call__(
         self, latents: Float[np.ndarray, "batch h w z"]
-    ) -> Float[np.ndarray, "batch f*h f*w c"]:
+    ) -> Float[np.ndarray, "batch height width c"]:
         """Return the images."""
         return self._batches(np.asarray(latents, np.float32))
 
     def finite_images(
         self, indices: Int[np.ndarray, " batch"], latents: Float[np.ndarray, "batch h w z"]
-    ) -> Float[np.ndarray, "batch f*h f*w c"]:
+    ) -> Float[np.ndarray, "batch height width c"]:
         """Return the images, where all of them are numbers.
 
         Raises:

@@ -175,7 +175,7 @@ def build_job(
     sampler: samplers.Sampler,
     *,
     seed: int,
-    classes: str | Sequence[int] = ALL,
+    classes: str | Sequence[Integral] = ALL,
     branches: str = "fused",
 ) -> Job:
     """Load what a rule asks for, and refuse what cannot run before any image is made.
@@ -211,7 +211,8 @@ def build_job(
         read = {one: main if one == MAIN else _read(one, weights[one]) for one in asked}
         networks = {one: each.network for one, each in read.items()}
         require_fitting(networks)
-        labels = class_labels(classes, main.network)
+        known = main.network.num_classes, main.network.null_condition is not None
+        labels = class_labels(classes, *known)
         given = None if labels is None else np.asarray(labels, np.int32)
         like = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         with warnings.catch_warnings(record=True) as told:
@@ -257,21 +258,23 @@ def _require_clean_end(sigmas: np.ndarray, known: tuple[float, float]) -> None:
         )
 
 
-def class_labels(classes: str | Sequence[int], main: Denoiser) -> tuple[int, ...] | None:
+def class_labels(
+    classes: str | Sequence[Integral] | Int[np.ndarray, " n"], count: int, null: bool
+) -> tuple[int, ...] | None:
     """Return the labels that images cycle through; None for images without a condition.
 
     Args:
         classes: ``"all"``, every class of the network in turn; ``"none"``, no condition; or
             labels, ``"0,3,7"`` or a list of whole numbers, each once. The label after the last
             class is the null class, where the network has learnt one.
-        main: the network.
+        count: classes that the network knows; 0 for one that takes no label.
+        null: whether it has learnt the null class.
 
     Raises:
         UserError: labels that the network does not know, or one twice.
     """
-    count, null = main.network.num_classes, main.null_condition
     if isinstance(classes, str) and classes.strip() == NONE:
-        if count and null is None:
+        if count and not null:
             raise UserError(
                 "sampling.classes 'none': the network has learnt no prediction without a class: "
                 "give classes, or leave it at 'all'"
@@ -284,9 +287,9 @@ def class_labels(classes: str | Sequence[int], main: Denoiser) -> tuple[int, ...
         raise UserError(
             f"sampling.classes {classes!r}: the network knows no classes; leave it at 'all'"
         )
-    highest = count if null is not None else count - 1
+    highest = count if null else count - 1
     if not labels or any(not 0 <= label <= highest for label in labels):
-        known = f" ({count} is the null class)" if null is not None else ""
+        known = f" ({count} is the null class)" if null else ""
         raise UserError(
             f"sampling.classes {classes!r}: give 'all', 'none', or labels in 0..{count - 1} "
             f"separated by commas{known}"

@@ -35,8 +35,8 @@ class Classifier:
         return self.network.shape
 
     def __call__(
-        self, x: Float[Array, " batch *shape"], sigma: Float[Array, ""]
-    ) -> Float[Array, "batch class"]:
+        self, x: Float[Array, " batch *shape"], sigma: Float[Array, ""] | Float[Array, " batch"]
+    ) -> Float[Array, "batch classes"]:
         """Return the logits of ``x``."""
         del sigma
         return self.network.module(self.params)(x)

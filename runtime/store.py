@@ -194,7 +194,7 @@ class Store:
         failed: Exception | None = None
         try:
             if distributed.is_primary():
-                for index in self.indices()[:1]:
+                for index in self.indices()[:1].tolist():
                     self._require_same(index, make(np.array([index]))[0])
                 write_record(self.root / RECORD, made_of, said, format=self.format)
         except Exception as error:  # as above

@@ -222,7 +222,9 @@ def test_an_earlier_releases_folder_is_compared_as_far_as_it_says(tmp_path):
         claim(tmp_path, older=lambda stored: {"seed": 7})
     store = claim(tmp_path, older=lambda stored: {"seed": stored["seed"]})
     assert not store.compared and "made_of" not in json.loads(path.read_text())
-    store.adopt(MADE_OF, SAID)
+    with pytest.raises(UserError, match="image 0 comes out otherwise now"):
+        store.adopt(lambda indices: make(indices + 1), MADE_OF, SAID)
+    store.adopt(make, MADE_OF, SAID)
     assert json.loads(path.read_text())["made_of"] == MADE_OF
     assert claim(tmp_path).compared
 
