@@ -1,12 +1,14 @@
 """A run's record: what a line has, what is left of a killed run, what the last line says."""
 
 import json
+import struct
 import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tiny_configs.configs import setup, tiny
 
 from guidestar.core.errors import UserError
@@ -137,3 +139,31 @@ def test_a_steps_multiply_adds_are_three_forward_passes():
 def test_a_run_counts_its_own_step():
     config = tiny()
     assert setup(config).macs(16) == 2 * setup(config).macs(8) > 0
+
+
+def test_tensorboard_hides_what_an_earlier_start_wrote_of_later_steps(tmp_path):
+    """As metrics.jsonl forgets it: the record begins again after the checkpoint's step."""
+    for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        made = journal(tmp_path, start=start, tensorboard=True)
+        for step in steps:
+            made.log(step, {"loss": 1.0})
+        made.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    begun = []
+    for file in sorted((tmp_path / "tensorboard").glob("events*")):
+        data, at = file.read_bytes(), 0
+        while at + 12 <= len(data):
+            (size,) = struct.unpack("<Q", data[at : at + 8])
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            at += 12 + size + 4
+            if event.session_log.status == SessionLog.START:
+                begun.append(event.step)
+    assert begun == [3]
+
+
+def test_what_is_measured_beside_training_has_lines_of_its_own(tmp_path):
+    made = journal(tmp_path)
+    made.note(4, {"held_out_loss": 0.25})
+    made.note(4, {})
+    made.close()
+    assert lines(tmp_path) == [{"step": 4, "images": 16, "held_out_loss": 0.25}]

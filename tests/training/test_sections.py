@@ -8,17 +8,19 @@ from itertools import product
 import jax
 import numpy as np
 import pytest
-from tiny_configs.configs import recipe, setup, tiny
+from tiny_configs.configs import recipe, setup, tiny, write_untrained
 
 from guidestar import input_pipeline
-from guidestar.commands import affinity, lcsc, train
+from guidestar.commands import affinity, ema, export, lcsc, train
 from guidestar.commands.config.training import plain, require_numbers
 from guidestar.configs import common
 from guidestar.core.errors import UserError
 from guidestar.data.source import Source
 from guidestar.models import builders
 from guidestar.runtime.sharding import layout
+from guidestar.training import previews
 from guidestar.training.averages.ema import averages
+from guidestar.training.averages.posthoc_ema import std_in_names
 from guidestar.training.loop import Conditioned
 from guidestar.training.optimizers import WARMUP_STEPS, optimizer
 from guidestar.training.setup import parameters_key
@@ -228,3 +230,57 @@ def test_labels_that_the_network_does_not_know_are_refused(label):
     source = Source("odd", (8, 8, 1), 10, x=np.zeros((3, 8, 8, 1), np.uint8), condition=labels)
     with pytest.raises(UserError, match=f"the data hold the label {label}, and the model knows 0"):
         train._require_fit(spec, source, "odd", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "prior"),
+    [(dict(name="gaussian"), "Gaussian"), (dict(name="pfgmpp", D=64.0), "Pfgmpp")],
+)
+def test_previews_begin_as_the_network_was_trained_and_stay_in_its_range(
+    kernel, prior, tmp_path, monkeypatch
+):
+    config, asked, shown = tiny(), [], []
+    config.model.preconditioner = "flow"
+    config.training.kernel = kernel
+    start = setup(config)
+
+    def sample(denoiser, rule, solver, sigmas, noise, condition, key, *, prior):
+        asked.append((sigmas, type(prior).__name__))
+        return noise
+
+    monkeypatch.setattr(previews.samplers, "sample", sample)
+    made = previews.Previews(
+        start, seed=0, every_steps=3, workdir=tmp_path, show=lambda *given: shown.append(given)
+    )
+    assert [made.due(step, last=step == 5) for step in (1, 3, 5)] == [False, True, True]
+    assert made.run(3, start.create(parameters_key(0))) == {}
+    ((sigmas, found),) = asked
+    low, high = start.specs["main"].sigma_range
+    assert (sigmas[0], sigmas[-2], found) == (pytest.approx(high), pytest.approx(low), prior)
+    assert (high, low) != (80.0, 0.002) and shown[0][:2] == (3, "samples")
+    assert (tmp_path / "previews" / "00000003.png").exists()
+
+
+def test_widths_in_file_names_keep_the_digits_that_tell_them_apart():
+    assert [std_in_names(std) for std in (0.05, 0.1, 0.0504, 0.135)] == [
+        *("0.050", "0.100", "0.0504", "0.135")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(ema, "digits-0.100"), (export, "digits"), (lcsc, "digits-lcsc")],
+)
+def test_weights_that_a_mode_did_not_write_are_not_replaced(command, name, tmp_path):
+    path = write_untrained(tmp_path / f"{name}.safetensors", tiny().model.to_dict())
+    before, config = path.read_bytes(), tiny()
+    config.ema.reconstruct = 0.1
+    with pytest.raises(UserError, match=rf"{name}\.safetensors exists and --mode=.* did not write"):
+        command.run(config, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_in_the_affinities_place_is_not_replaced(tmp_path):
+    np.savez(tmp_path / "affinity.npz", other=np.zeros(2))
+    with pytest.raises(UserError, match="affinity.npz exists and --mode=affinity did not write it"):
+        affinity.run(tiny(), tmp_path)
