@@ -40,6 +40,14 @@ def test_a_data_set_of_ones_own_is_known_by_its_name():
     np.testing.assert_array_equal(batch["condition"], wide)
 
 
+def test_a_metric_of_ones_own_is_chosen_by_its_name():
+    random, mirrored = runpy.run_path(str(EXAMPLES / "own_metric.py"))["main"]()
+    assert "asymmetry" in registry("metric")
+    assert (EXAMPLES / "own_metric.py").read_text().count("\n") <= 40
+    assert random["asymmetry"] == pytest.approx(1 / 3, abs=0.02)  # of two uniform numbers
+    assert mirrored["asymmetry"] == 0 and set(mirrored) == {"asymmetry", "contrast"}
+
+
 @pytest.mark.parametrize("name", ["own_denoiser", "own_network"])
 def test_a_network_of_ones_own_is_sampled_by_its_weights(name):
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))

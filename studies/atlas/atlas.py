@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from ... import guidance, samplers
+from ...commands.config.sections import section
 from ...core.errors import UserError
 from ...core.files import sha256, write_bytes, write_text
 from ...core.random import root_key
@@ -29,6 +30,7 @@ from ...models.checkpoints import resolve
 from .. import point_cloud_plot
 from .texts import equation, when, write_tables
 
+EXAMPLE = "configs/atlas.py"
 IMAGES, FRACTAL, BOTH = "images", "fractal", "both classes"
 GAP = 14  # pixels between the two halves
 COLOURS = 48
@@ -81,6 +83,8 @@ def atlas(config, workdir: Path) -> None:
     Raises:
         UserError: anything in any entry that cannot run, before the first image.
     """
+    section(config, "atlas", fields=("command", "entries", "seeds", "sigma"), example=EXAMPLE)
+    section(config, "fractal", fields=("weights", "sampler", "points", "seed"), example=EXAMPLE)
     sides = prepared(config)
     pictured = {name: entry for name, entry in config.atlas.entries.items() if entry.subject}
     subjects = {entry.subject for entry in pictured.values()}
@@ -129,8 +133,8 @@ def prepared(config) -> dict[str, tuple[Side, Side]]:
 
 
 def _side(config, entry, rule: dict, solver: str) -> Side:
-    section = config.sampler if entry.subject in (IMAGES, "") else config.fractal.sampler
-    sampler = section.to_dict()
+    chosen = config.sampler if entry.subject in (IMAGES, "") else config.fractal.sampler
+    sampler = chosen.to_dict()
     if solver:
         sampler["solver"] = {"name": solver}
     if entry.steps:
@@ -203,10 +207,10 @@ def _images(config, entry, side: Side, networks) -> np.ndarray:
 
 
 def _points(config, entry, side: Side, networks) -> np.ndarray:
-    section = config.fractal
-    root, indices = root_key(section.seed), jnp.arange(section.points)
+    fractal = config.fractal
+    root, indices = root_key(fractal.seed), jnp.arange(fractal.points)
     classes = fractal2d.CLASSES if entry.subject == BOTH else fractal2d.CLASSES[:1]
-    clean, _ = fractal2d.sample(root, section.points, classes)
+    clean, _ = fractal2d.sample(root, fractal.points, classes)
     noise = samplers.unit_noise(samplers.sample_keys(root, samplers.NOISE, indices), (2,))
     points = samplers.sample(
         {name: networks[name] for name in side.plan.totals},
@@ -215,7 +219,7 @@ def _points(config, entry, side: Side, networks) -> np.ndarray:
         side.sampler.sigmas,
         clean / np.float32(side.sampler.sigmas[0]) + noise,
         # Class A, for the classifier: no network of the fractal takes a condition.
-        jnp.zeros(section.points, jnp.int32) if entry.subject == BOTH else None,
+        jnp.zeros(fractal.points, jnp.int32) if entry.subject == BOTH else None,
         samplers.sample_keys(root, samplers.STEPS, indices),
     )
     return np.asarray(points)

@@ -11,7 +11,7 @@ from tiny_configs.evaluations import evaluation
 from guidestar import evaluation as metrics
 from guidestar import input_pipeline
 from guidestar.commands import evaluate, statistics
-from guidestar.configs import digits, evidence
+from guidestar.configs import evidence
 from guidestar.core.errors import UserError
 from guidestar.evaluation.extractors import make_extractor
 from guidestar.evaluation.statistics import RealStatistics
@@ -251,9 +251,3 @@ def test_rows_are_folders_below_the_workdir_alone(config, tmp_path):
     one.rows = {"sub/outside": rows["cfg_3"]}
     with pytest.raises(UserError, match="the name of a row is 'sub/outside'"):
         evaluate.run(one, tmp_path)
-
-
-@pytest.mark.parametrize("get_config", [digits.get_config], ids=["digits"])
-def test_a_config_without_the_section_is_told_what_is_in_it(tmp_path, get_config):
-    with pytest.raises(UserError, match=r"no section 'evaluation' \(classifier, .*evidence.py"):
-        evaluate.run(get_config(), tmp_path)

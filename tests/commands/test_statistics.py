@@ -6,7 +6,7 @@ import pytest
 from tiny_configs.evaluations import classifier, evaluation
 
 from guidestar.commands import statistics
-from guidestar.configs import digits, evidence
+from guidestar.configs import evidence
 from guidestar.core.errors import UserError
 
 
@@ -50,10 +50,3 @@ def test_it_replaces_nothing_that_it_did_not_make(config, tmp_path, beside):
 def test_it_writes_into_the_workdir_alone(config, tmp_path, name):
     with pytest.raises(UserError, match="evaluation.statistics is .*name of a file"):
         statistics.run(changed(config, statistics=name), tmp_path)
-
-
-def test_a_config_without_the_section_is_told_what_is_in_it(tmp_path):
-    with pytest.raises(
-        UserError, match=r"no section 'evaluation' \(classifier, statistics\).*configs/evidence.py"
-    ):
-        statistics.run(digits.get_config(), tmp_path)

@@ -66,9 +66,10 @@ def test_every_metric_gives_what_its_function_gives(measured):
         assert found[name] == getattr(evaluation, name)(measured.images)
     hits = measured.probabilities.argmax(axis=1) == measured.labels
     assert found["agreement"] == hits.mean()
-    assert set(registry("metric")) == {
-        one if isinstance(one, str) else one["name"] for one in ALL
-    }, "a registered metric is missing from this test"
+    table = registry("metric")
+    own = {name for name in table if table[name].build.__module__.startswith("guidestar.")}
+    tested = {one if isinstance(one, str) else one["name"] for one in ALL}
+    assert own == tested, "a metric of the package is missing from this test"
 
 
 def test_no_class_was_asked_for_of_an_unconditional_set(measured):

@@ -6,8 +6,7 @@ import pytest
 from places import ROOT
 
 from guidestar.commands import evaluate
-from guidestar.configs import cifar10_evidence, digits, evidence
-from guidestar.core.errors import UserError
+from guidestar.configs import cifar10_evidence, evidence
 from guidestar.evaluation.claims import judge
 from guidestar.models.checkpoints import SHIPPED
 from guidestar.studies import evidence as study
@@ -32,11 +31,6 @@ def test_the_mode_adds_to_an_evaluation_what_its_page_needs(tmp_path, monkeypatc
     assert found["command"] == "make evidence"
     assert "evidence.py:cfg_3 --workdir=out/cfg_3" in found["rows"]["cfg_3"]["command"]
     assert (tmp_path / evaluate.PAGE).read_text() == render(found) + "\n"
-
-
-def test_a_config_without_the_section_is_told_what_is_in_it(tmp_path):
-    with pytest.raises(UserError, match=r"no section 'evidence' \(command, row_command\)"):
-        study.run(digits.get_config(), tmp_path)
 
 
 ROWS = {"a": {"x": 1.0}, "b": {"x": 2.0}, "c": {"x": 1.05}, "none": {"x": None}}
