@@ -63,21 +63,6 @@ def test_a_solver_takes_any_rule_at_the_cost_planned_and_mixes_no_samples(solver
     assert np.std(ends, axis=0).max() > 0.05
     # The same program with other company, in other places.
     np.testing.assert_allclose(run([2, 2, 1, 0])[2:], ends[jnp.array([1, 0])], atol=1e-5)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_sample_alone_is_the_sample_in_its_batch(solver):
-    noise, labels = jax.random.normal(jax.random.key(0), (COUNT, *SHAPE)), jnp.arange(COUNT) % 2
-
-    def run(chosen):
-        return samplers.sample(
-            Toy(),
-            EVERY["cfg"],
-            SOLVERS[solver].solver,
-            SIGMAS,
-            noise[chosen],
-            labels[chosen],
-            keys(COUNT)[chosen],
-        )
-
-    np.testing.assert_allclose(run(slice(2, 3))[0], run(slice(None))[2], atol=1e-5)
+    if rule is EVERY["cfg"]:
+        # Alone, in a program of its own.
+        np.testing.assert_allclose(run([2])[0], ends[2], atol=1e-5)

@@ -156,7 +156,7 @@ def test_a_new_schedule_compiles_nothing(compilations):
 
 
 def test_renoising_rules_are_refused():
-    with pytest.raises(ValueError, match="CFG\\+\\+.*UniPC"):
+    with pytest.raises(ValueError, match="CFG\\+\\+.*unipc"):
         samplers.sample(
             lambda x, s, c: x / 2,
             guidance.cfgpp(0.5),
