@@ -5,7 +5,6 @@ hashable, so a network that carries one is static under `jax.jit`.
 """
 
 import dataclasses
-import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -87,7 +86,7 @@ def described(condition: Condition | Mapping[str, Label | Values] | int) -> Cond
     """
     if condition is None or isinstance(condition, (Label, Values, Parts)):
         return condition
-    if isinstance(condition, numbers.Integral) and condition >= 0:
+    if isinstance(condition, (int, np.integer)) and condition >= 0:
         return Label(int(condition)) if condition else None
     if isinstance(condition, Mapping) and all(
         isinstance(part, (Label, Values)) for part in condition.values()
@@ -128,16 +127,22 @@ def null_of(condition: Condition, learnt: Mapping[str, Array]) -> Any:
 def _null_of(name: str, part: Label | Values, learnt: Mapping[str, Array]) -> Any:
     if isinstance(part, Label):
         return part.num_classes if part.null else None
-    if part.null == LEARNT:
+    if isinstance(part.null, str):
         return learnt[name]
     return None if part.null is None else jnp.full(part.shape, part.null, part.dtype)
 
 
 def without_null(condition: Condition) -> Condition:
     """Return the description of a network that never learnt what stands for no condition."""
-    if isinstance(condition, (Label, Values)):
-        return dataclasses.replace(condition, null=False if isinstance(condition, Label) else None)
-    return condition and Parts({name: without_null(part) for name, part in condition.items()})
+    if isinstance(condition, Parts):
+        return Parts({name: _without_null(part) for name, part in condition.items()})
+    return condition and _without_null(condition)
+
+
+def _without_null(part: Label | Values) -> Label | Values:
+    if isinstance(part, Label):
+        return dataclasses.replace(part, null=False)
+    return dataclasses.replace(part, null=None)
 
 
 def dropped(condition: Any, null: Any, where: Bool[Array, " batch"]) -> Any:

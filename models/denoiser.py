@@ -7,7 +7,7 @@ The module is split once; from then on everything is the pure function
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ..core.macs import count
-from .conditions import Condition, described, like, null_of
+from .conditions import Condition, Label, Values, described, like, null_of
 from .preconditioning import SIGMA_RANGE, Preconditioner
 
 # Where a module without a method `null_condition` keeps the parts that it has learnt: nowhere.
@@ -70,7 +70,7 @@ class Network:
         learnt = self.module(params).null_condition() if learns else NONE_LEARNT
         return null_of(self.condition, learnt)
 
-    def module(self, params: Any) -> nnx.Module:
+    def module(self, params: Any) -> Any:
         """Return the module with ``params`` inside, for methods other than its call."""
         return nnx.merge(self.structure, nnx.State(params))
 
@@ -120,6 +120,7 @@ class Origin:
         return f"Origin({self.file!r}{digest})"
 
 
+@runtime_checkable
 class Applicable(Protocol):
     """What a denoiser asks of its network; `Network` is one."""
 
@@ -289,6 +290,11 @@ def parameter_count(params: Any) -> int:
 
 def _signature(shape: tuple[int, ...], condition: Condition) -> str:
     """Return a shape and a condition in words."""
-    takes = getattr(condition, "num_classes", 0)
-    taken = f", {takes} classes" if takes else f", {', '.join(condition)}" if condition else ""
+    taken = ""
+    if isinstance(condition, Label):
+        taken = f", {condition.num_classes} classes"
+    elif isinstance(condition, Values):
+        taken = f", {'x'.join(map(str, condition.shape))} condition"
+    elif condition:
+        taken = f", {', '.join(condition)}"
     return "x".join(map(str, shape)) + taken

@@ -62,7 +62,8 @@ class _Reader:
     layers = EVERY_LAYER
 
     def __init__(self, site: str):
-        self.site, self.seen = site, []
+        self.site = site
+        self.seen: list[Array] = []
 
     def h_space(self, features):
         self.seen.append(features)

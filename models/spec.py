@@ -24,7 +24,7 @@ MAY_BE_ZERO = ("num_classes", "augment_dim")
 
 
 def compute_type(name: str):
-    """Return the type of a network's matrix products by its name in a config.
+    """Return the type of a network's matrix products by its name, "bfloat16".
 
     Raises:
         ValueError: another name than those of `DTYPES`.
@@ -117,7 +117,7 @@ class Spec:
         return self._split[1]
 
     @property
-    def module(self) -> nnx.Module:
+    def module(self) -> Any:
         """The module with shapes in its parameters' places, for a look at what it offers."""
         return self.network.module(self.shapes)
 
@@ -258,10 +258,10 @@ def _fields_of(network: type, *, positional: bool = True) -> dict[str, inspect.P
             continue
         signature = inspect.signature(cls.__init__, eval_str=True)
         given = list(signature.parameters.values())[1:]
-        kinds = (inspect.Parameter.KEYWORD_ONLY,)
-        kinds += (inspect.Parameter.POSITIONAL_OR_KEYWORD,) if positional else ()
         for one in given:
-            if one.kind in kinds and one.name not in ("rngs", "dtype"):
+            named = one.kind is one.KEYWORD_ONLY
+            named |= positional and one.kind is one.POSITIONAL_OR_KEYWORD
+            if named and one.name not in ("rngs", "dtype"):
                 found.setdefault(one.name, one)
         if not any(one.kind is one.VAR_KEYWORD for one in given):
             break

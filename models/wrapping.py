@@ -270,7 +270,7 @@ def _coordinates(prediction: str, schedule: Any) -> Preconditioner:
 
 def _process(schedule: Any) -> Any:
     if isinstance(schedule, (str, Mapping)):
-        fields = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
+        fields: dict[str, Any] = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
         name = fields.pop("name", None)
         if name not in SCHEDULES:
             raise ValueError(

@@ -114,10 +114,10 @@ def fitted(
     Raises:
         ValueError: a standard deviation that is 0, or not finite.
     """
-    std = np.asarray(std, float)
-    if not (np.isfinite(std).all() and (std > 0).all()):
-        raise ValueError(f"latents whose channels spread by {std} cannot be scaled")
-    return LatentScaling(shift=tuple(mean), scale=tuple(to_std / std), **fields)
+    spread = np.asarray(std, float)
+    if not (np.isfinite(spread).all() and (spread > 0).all()):
+        raise ValueError(f"latents whose channels spread by {spread} cannot be scaled")
+    return LatentScaling(shift=tuple(mean), scale=tuple(to_std / spread), **fields)
 
 
 def _row(numbers: tuple[float, ...]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """DiMR: branches from low to high resolution with time-dependent norms (arXiv 2406.09416)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -126,7 +126,7 @@ class DiMR(nnx.Module):
         branches, below = {}, 0
         for n, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             hidden = int(width * mlp_ratio)
-            kind = partial(TransformerBlock, width, heads, hidden)
+            kind: Callable = partial(TransformerBlock, width, heads, hidden)
             if n:
                 kind = partial(ConvBlock, width, kernel_size, hidden)
             patch_size = self.patch_size // 2**n
@@ -208,7 +208,8 @@ class DiMR(nnx.Module):
         tau = 2 * (time.astype(jnp.float32) - low) / (high - low) - 1
         tau = changed(modes, TIME_EMBEDDING, tau[:, None])
         token, inside = self._token(x.shape[0], label, modes), self._inside(modes)
-        below, first, found = None, 0, []
+        below, first = None, 0
+        found: list[Array] = []
         for branch, depth in zip(self.branches.values(), self.depths, strict=True):
             features = branch.features(x, below, None if found else token, tau, inside, first)
             found.append(branch.predict(features[-1], tau))

@@ -122,8 +122,8 @@ class GaussianMixture:
         self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float
     ) -> Float[Array, "batch dim"]:
         """Return ``E[x0 | x] = x + sigma^2 score(x; sigma)`` (Tweedie), the ideal denoiser."""
-        x, sigma = self._checked(x, sigma)
-        return x + sigma[..., None] ** 2 * self.score(x, sigma)
+        points, levels = self._checked(x, sigma)
+        return points + levels[..., None] ** 2 * self.score(points, levels)
 
     def component(
         self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float = 0.0

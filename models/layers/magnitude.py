@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .starts import Rngs
+
 EPSILON = 1e-4
 # RMS of silu over unit Gaussian inputs, rounded as published (eq. 81).
 SILU_GAIN = 0.596
@@ -80,7 +82,7 @@ def unit_kernel(
 class MPLinear(nnx.Module):
     """Linear layer without bias whose outputs' weights act with norm 1, whatever is stored."""
 
-    def __init__(self, fan_in: int, fan_out: int, *, rngs: nnx.Rngs):
+    def __init__(self, fan_in: int, fan_out: int, *, rngs: Rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (fan_out, fan_in)).T)
 
     def __call__(self, x: Float[Array, "... in"], gain=1.0) -> Float[Array, "... out"]:
@@ -91,7 +93,7 @@ class MPLinear(nnx.Module):
 class MPConv(nnx.Module):
     """Convolution of odd ``size`` without bias, its weights normalised like `MPLinear`'s."""
 
-    def __init__(self, fan_in: int, fan_out: int, size: int, *, rngs: nnx.Rngs):
+    def __init__(self, fan_in: int, fan_out: int, size: int, *, rngs: Rngs):
         shape = (size, size, fan_in, fan_out)
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
 
@@ -114,10 +116,10 @@ class Fourier(nnx.Module):
         scale: sqrt(2) keeps the magnitude at 1.
     """
 
-    def __init__(self, count: int, *, scale: float = math.sqrt(2), rngs: nnx.Rngs):
+    def __init__(self, count: int, *, scale: float = math.sqrt(2), rngs: Rngs):
         self.scale = scale
-        self.freqs = nnx.Param(2 * math.pi * jax.random.normal(rngs.params(), count))
-        self.phases = nnx.Param(2 * math.pi * jax.random.uniform(rngs.params(), count))
+        self.freqs = nnx.Param(2 * math.pi * jax.random.normal(rngs.params(), (count,)))
+        self.phases = nnx.Param(2 * math.pi * jax.random.uniform(rngs.params(), (count,)))
 
     def __call__(self, x: Float[Array, " batch"]) -> Float[Array, "batch count"]:
         """Return the features, float32."""

@@ -38,10 +38,14 @@ class Keys:
     program so far, and building a network takes time quadratic in its number of layers.
     """
 
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, rngs: "nnx.Rngs | Keys"):
         self._key, self._count = rngs.params(), 0
 
     def params(self) -> Key[Array, ""]:
         """Return a key that is like no other of them."""
         self._count += 1
         return jax.random.fold_in(self._key, self._count)
+
+
+# What layers draw their parameters from.
+Rngs = nnx.Rngs | Keys

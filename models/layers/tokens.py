@@ -1,7 +1,8 @@
 """Images as tokens: patches on a grid, their positions, and the sizes that divide into them."""
 
+from typing import Any
+
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 
@@ -55,7 +56,7 @@ def require_dividing(image_size: int, patch_size: int, width: int, heads: int) -
         raise ValueError(f"width {width} must be divisible by 4 and by heads ({heads})")
 
 
-def token_grid(network: nnx.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+def token_grid(network: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return rows and columns of the tokens that a network cuts inputs of ``shape`` into.
 
     Args:

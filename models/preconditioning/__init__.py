@@ -5,8 +5,9 @@ A preconditioner is a frozen dataclass with ``coefficients(sigma) -> Coefficient
 ``loss_weight(sigma)`` too. It knows nothing of the network.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -17,6 +18,7 @@ from .flow import Flow
 from .predicted import Predicted
 
 
+@runtime_checkable
 class Preconditioner(Protocol):
     """What turns a network into a denoiser."""
 
@@ -27,7 +29,7 @@ class Preconditioner(Protocol):
 # EDM's, for preconditioners that hold at every noise level.
 SIGMA_RANGE = (0.002, 80.0)
 
-PRECONDITIONERS = {
+PRECONDITIONERS: dict[str, type] = {
     "edm": EDM,
     "direct": Direct,
     "vp": VP,
@@ -60,7 +62,8 @@ def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
     if name not in PRECONDITIONERS:
         raise ValueError(f"preconditioner {name!r} is not one of {', '.join(PRECONDITIONERS)}")
     kind = PRECONDITIONERS[name]
-    known = {key: value for key, value in defaults.items() if key in kind.__dataclass_fields__}
+    taken = {field.name for field in dataclasses.fields(kind)}
+    known = {key: value for key, value in defaults.items() if key in taken}
     return kind(**(known | fields))
 
 

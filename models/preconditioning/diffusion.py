@@ -47,7 +47,8 @@ class VP(NoiseWeight):
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Lowest and highest noise level of the process, at times ``epsilon_t`` and 1."""
-        low, high = (linear_sigma(t, self.beta_min, self.beta_d) for t in (self.epsilon_t, 1.0))
+        ends = (self.epsilon_t, 1.0)
+        low, high = (float(linear_sigma(t, self.beta_min, self.beta_d)) for t in ends)
         return low, high
 
     def time(self, sigma: Float[Array, "..."]) -> Float[Array, "..."]:

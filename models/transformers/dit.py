@@ -1,6 +1,6 @@
 """DiT: diffusion transformer with adaLN-Zero conditioning (Peebles & Xie, arXiv 2212.09748)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -79,8 +79,8 @@ class DiT(nnx.Module):
     """
 
     # A relative has other blocks, or another normalisation before the last layer.
-    block = Block
-    norm = staticmethod(plain_norm)
+    block: Any = Block
+    norm: Callable[[int, nnx.Rngs], nnx.Module] = staticmethod(plain_norm)
 
     def __init__(
         self,

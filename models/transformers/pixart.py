@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from ...core.pytrees import Constant
 from ...core.registry import register
 from ...core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around, changed, require_offered
-from ..conditions import LEARNT, Values
+from ..conditions import LEARNT, Parts, Values
 from ..layers.attention import Attention, attend
 from ..layers.dense import linear, modulate, plain_norm, small_normal, zeros
 from ..layers.frequencies import TIME_FREQUENCIES, time_features
@@ -254,8 +254,8 @@ class PixArt(nnx.Module):
 
     def _positions(self, width: int, grid: tuple[int, int]) -> np.ndarray:
         usual = self.image_size // self.patch_size
-        spacing = tuple(usual / count / self.position_scale for count in grid)
-        return sincos_positions(width, *grid, spacing)
+        rows, columns = (usual / count / self.position_scale for count in grid)
+        return sincos_positions(width, *grid, (rows, columns))
 
     def _condition(self, condition, batch):
         """Return tokens, mask, and the numbers about the image, whatever was left out filled in."""
@@ -320,7 +320,7 @@ def pixart_spec(
     side = fields["image_size"]
     return Spec(
         build,
-        condition,
+        Parts(condition),
         (side, side, fields["channels"]),
         chosen,
         sigma_range=sigma_range(chosen),

@@ -58,6 +58,8 @@ class Backbone(nnx.Module):
     channels: int
     num_classes: int
     null_class: bool
+    enc: nnx.Dict
+    dec: nnx.Dict
     augment_dim: int
 
     @property
@@ -112,7 +114,7 @@ class Backbone(nnx.Module):
     ) -> Float[Array, "batch h w c"]:
         """Run one block, with the modes that hold in it."""
         modes = for_layer(at_site(passage.modes, BLOCK), stage.block)
-        if stage.attends:
+        if stage.attention is not None:
             modes += for_layer(at_site(passage.modes, ATTENTION), stage.attention)
         block: UNetBlock = blocks[stage.name]
         return block(x, passage.embedding, modes, passage.keys)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from ...core.sites import ATTENTION, BLOCK, around, at_site
 from ..layers.attention import attend
-from ..layers.starts import Start
+from ..layers.starts import Rngs, Start
 from .stages import DOWN, UP, Stage
 
 
@@ -63,9 +63,11 @@ def downsampled(
     for axis in (1, 2):
         x = _padded(x, axis, padding)
         last = x.shape[axis] - len(taps) + 1
-        x = sum(
-            tap / sum(taps) * jax.lax.slice_in_dim(x, k, k + last, stride=2, axis=axis)
-            for k, tap in enumerate(taps)
+        x = jnp.asarray(
+            sum(
+                tap / sum(taps) * jax.lax.slice_in_dim(x, k, k + last, stride=2, axis=axis)
+                for k, tap in enumerate(taps)
+            )
         )
     return x
 
@@ -78,9 +80,11 @@ def upsampled(
     for axis in (1, 2):
         count = 2 * x.shape[axis]
         x = _padded(x, axis, size - 1 - (size - 1) // 2, between=1)
-        x = sum(
-            2 * tap / sum(taps) * jax.lax.slice_in_dim(x, k, k + count, axis=axis)
-            for k, tap in enumerate(reversed(taps))
+        x = jnp.asarray(
+            sum(
+                2 * tap / sum(taps) * jax.lax.slice_in_dim(x, k, k + count, axis=axis)
+                for k, tap in enumerate(reversed(taps))
+            )
         )
     return x
 
@@ -215,6 +219,9 @@ class StagedBlock(nnx.Module):
             held = tuple((_Fitting(mode, self.stage), where) for mode, where in held)
         return around(held, BLOCK, partial(self._run, embedding, modes, keys))(x)
 
+    def _run(self, embedding, modes, keys, x):
+        raise NotImplementedError
+
     def _resampled(self, x):
         if self.stage.resample is None:
             return x
@@ -266,7 +273,7 @@ class UNetBlock(StagedBlock):
         ValueError: channels that do not divide into groups or heads.
     """
 
-    def __init__(self, stage: Stage, style: Style, *, rngs: nnx.Rngs):
+    def __init__(self, stage: Stage, style: Style, *, rngs: Rngs):
         super().__init__(stage, dropout=style.dropout, taps=style.taps, dtype=style.dtype)
         self.adaptive_scale, self.skip_scale = style.adaptive_scale, style.skip_scale
         fan_in, fan_out = stage.fan_in, stage.fan_out

@@ -12,7 +12,7 @@ from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from ..layers.dense import zeros
 from ..layers.frequencies import sinusoids
-from ..layers.starts import UNIFORM, Keys, Start
+from ..layers.starts import UNIFORM, Keys, Rngs, Start
 from ..preconditioning import from_config, sigma_range
 from ..spec import Spec, checked_fields, compute_type, label_of
 from .backbone import Backbone, Passage, sample_keys
@@ -97,7 +97,7 @@ class DhariwalUNet(Backbone):
         dropout: float = 0.1,
         learn_variance: bool = False,
         dtype=jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         self.image_size, self.channels = image_size, channels
         self.num_classes, self.null_class = num_classes, null_class

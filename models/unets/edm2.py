@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, at_site, changed
-from ..layers.starts import Keys
+from ..layers.starts import Keys, Rngs
 from .backbone import Backbone, Passage, sample_keys
 from .edm2_blocks import DESIGNS, BlockStyle, EDM2Block, scale_groups
 from .stages import Arrangement, arrange
@@ -122,7 +122,7 @@ class EDM2UNet(Backbone):
         clip: float | None = 256.0,
         log_variance_features: int = 128,
         dtype=jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         if config not in DESIGNS:
             raise ValueError(f"config {config!r} is not one of {', '.join(DESIGNS)}")

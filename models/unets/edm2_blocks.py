@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from ..layers.magnitude import (
     pixel_norm,
     unit_kernel,
 )
+from ..layers.starts import Rngs
 from .blocks import StagedBlock, groups_of, heads_of
 from .stages import Stage
 
@@ -49,25 +51,25 @@ class Design:
     forced: bool
     unit_functions: bool
 
-    def conv(self, fan_in: int, fan_out: int, size: int, *, dtype, rngs: nnx.Rngs) -> nnx.Module:
+    def conv(self, fan_in: int, fan_out: int, size: int, *, dtype, rngs: Any) -> nnx.Module:
         """Return a convolution without bias."""
         if self.unit_weights:
             return MPConv(fan_in, fan_out, size, rngs=rngs)
         fields = dict(padding="SAME", use_bias=False, kernel_init=UNIFORM, dtype=dtype)
         return nnx.Conv(fan_in, fan_out, (size, size), **fields, rngs=rngs)
 
-    def linear(self, fan_in: int, fan_out: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    def linear(self, fan_in: int, fan_out: int, *, rngs: Any) -> nnx.Module:
         """Return a linear layer without bias."""
         if self.unit_weights:
             return MPLinear(fan_in, fan_out, rngs=rngs)
         return nnx.Linear(fan_in, fan_out, use_bias=False, kernel_init=UNIFORM, rngs=rngs)
 
-    def table(self, layer: nnx.Module) -> Float[Array, "in out"]:
+    def table(self, layer: Any) -> Float[Array, "in out"]:
         """Return the matrix that a linear layer multiplies by."""
         kernel = layer.kernel[...]
         return unit_kernel(kernel) if self.unit_weights else kernel
 
-    def fourier(self, count: int, *, rngs: nnx.Rngs) -> Fourier:
+    def fourier(self, count: int, *, rngs: Rngs) -> Fourier:
         """Return Fourier features."""
         return Fourier(count, scale=math.sqrt(2) if self.unit_functions else 1.0, rngs=rngs)
 
@@ -139,7 +141,7 @@ class EDM2Block(StagedBlock):
         ValueError: channels that do not divide into groups or heads.
     """
 
-    def __init__(self, stage: Stage, style: BlockStyle, *, encoder: bool, rngs: nnx.Rngs):
+    def __init__(self, stage: Stage, style: BlockStyle, *, encoder: bool, rngs: Rngs):
         super().__init__(stage, dropout=style.dropout, taps=style.taps, dtype=style.dtype)
         self.style, self.encoder = style, encoder
         design, fan_out = style.design, stage.fan_out

@@ -32,7 +32,10 @@ from .edm2 import EDM2UNet, published
 from .edm2_blocks import DESIGNS
 
 # What the baselines have beside the fields of a published size (figures 16 and 17).
-BASELINES = {"A": dict(attn_resolutions=(32, 16, 8)), "B": dict(attn_resolutions=(16, 8))}
+BASELINES: dict[str, dict[str, Any]] = {
+    "A": dict(attn_resolutions=(32, 16, 8)),
+    "B": dict(attn_resolutions=(16, 8)),
+}
 CONFIGS = (*BASELINES, *DESIGNS)
 # Of configs A to F (figures 16 to 21); G drops what the size says.
 DROPOUT = 0.1
@@ -66,12 +69,14 @@ def rung(config: str) -> dict[str, Any]:
         raise ValueError(f"config {config!r} is not one of {', '.join(CONFIGS)}")
     if config == "G":
         return {}
-    return dict(dropout=DROPOUT) | BASELINES.get(config, {})
+    fields: dict[str, Any] = {"dropout": DROPOUT}
+    return fields | BASELINES.get(config, {})
 
 
 def network_class(config: str) -> type[nnx.Module]:
     """Return the class of a config of the ladder; that of C to G takes the config as well."""
-    return {"A": DhariwalUNet, "B": UncertainADM}.get(config, EDM2UNet)
+    known: dict[str, type[nnx.Module]] = {"A": DhariwalUNet, "B": UncertainADM}
+    return known.get(config, EDM2UNet)
 
 
 def network(config: str, **fields: Any) -> nnx.Module:

@@ -17,7 +17,7 @@ from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING, TIME_EMBEDDING, changed
 from ..layers.frequencies import sinusoids
 from ..layers.magnitude import is_constant
-from ..layers.starts import Keys, Start
+from ..layers.starts import Keys, Rngs, Start
 from ..preconditioning import from_config, sigma_range
 from ..spec import Spec, checked_fields, compute_type, label_of
 from .backbone import Backbone, Passage, sample_keys
@@ -85,7 +85,7 @@ def song_arrangement(
 class FourierFeatures(nnx.Module):
     """Sines and cosines of the noise level at random frequencies, fixed from the start."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, rngs: Rngs):
         freqs = FOURIER_SCALE * jax.random.normal(rngs.params(), (channels // 2,))
         self.freqs = nnx.Param(freqs)
 
@@ -146,7 +146,7 @@ class SongUNet(Backbone):
         resample_filter: Sequence[float] = (1, 1),
         learn_variance: bool = False,
         dtype=jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         _require_one_of("embedding_type", embedding_type, EMBEDDINGS)
         _require_one_of("encoder_type", encoder_type, ENCODERS)
