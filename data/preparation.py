@@ -107,11 +107,14 @@ def prepare_pictures(
         f"{len(todo)} still to make"
     )
     cut = functools.partial(_cut, pictures, size, channels)
-    unreadable, notes = _make(writer, parts, todo, cut, most_damaged, progress)
+    unreadable, notes, left = _make(writer, parts, todo, cut, most_damaged, progress)
     for note, count in sorted(notes.items()):
         say(f"{count:,} pictures: {note}")
     writer.finish(len(parts), unreadable=unreadable, source=printable(pictures.name))
     (target / NOTED).unlink(missing_ok=True)
+    gone = [names[label] for label in sorted({label for _, label in files} - left)]
+    if gone:
+        say(f"{len(gone)} classes have no picture that can be read: {', '.join(gone[:10])}")
     if unreadable:
         say(f"{len(unreadable)} pictures could not be read and are left out: {_some(unreadable)}")
 
@@ -161,11 +164,16 @@ def _make(
     cut: Callable,
     most_damaged: float,
     progress: Callable[[int, int], Any],
-) -> tuple[list[str], Counter]:
-    """Write shards; return what could not be read, and how many pictures needed what."""
+) -> tuple[list[str], Counter, set[int]]:
+    """Write shards; return what could not be read, how many pictures needed what, and labels.
+
+    The labels are those of which there are pictures; shards that were there are taken to hold all
+    of theirs.
+    """
     count = sum(map(len, parts))
     done, allowed = count - sum(len(parts[number]) for number in todo), int(most_damaged * count)
     unreadable, notes = _noted(writer), Counter()
+    left = {label for number, part in enumerate(parts) if number not in todo for _, label in part}
     with _mapping(sum(len(parts[number]) for number in todo)) as run:
         for number in todo:
             arrays, labels = [], []
@@ -177,6 +185,7 @@ def _make(
                     arrays.append(pixels)
                     labels.append(label)
                     notes.update(told)
+            left.update(labels)
             done += len(parts[number])
             progress(done, count)
             lines = [f"{shard:05d} {line}\n" for shard, line in unreadable]
@@ -195,7 +204,7 @@ def _make(
             f"list of labels says of them) and run the same command again, or raise "
             f"prepare.most_damaged"
         )
-    return named, notes
+    return named, notes, left
 
 
 def _noted(writer: record_folder.Writer) -> list[tuple[int, str]]:

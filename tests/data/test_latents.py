@@ -12,6 +12,7 @@ from guidestar import input_pipeline
 from guidestar.commands.encode import run as encode
 from guidestar.core.errors import UserError
 from guidestar.data import latents, record_folder
+from guidestar.inference import encoding
 from guidestar.input_pipeline import Pipeline, load_source, normal
 from guidestar.models.autoencoders.loading import load_autoencoder
 from guidestar.models.checkpoints import load, save
@@ -172,6 +173,25 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(weights,
     with pytest.raises(UserError, match="already holds a data set"):
         encode(configured(weights, std=1.0), encoded)
     assert {path: path.stat().st_mtime_ns for path in encoded.iterdir()} == before
+
+
+def test_processes_share_the_shards_by_their_numbers(weights, encoded, tmp_path, monkeypatch):
+    written, write = [], record_folder.Writer.write
+
+    def counted(self, shard, arrays, labels):
+        written.append(shard)
+        return write(self, shard, arrays, labels)
+
+    monkeypatch.setattr(record_folder.Writer, "write", counted)
+    monkeypatch.setattr(encoding.distributed, "agree", lambda error, what: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process, expected in ((1, [1]), (0, [0, 2])):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(encoding.distributed, "is_primary", lambda process=process: not process)
+        written.clear()
+        encode(configured(weights), tmp_path / "set")
+        assert written == expected
+    assert (tmp_path / "set/dataset.json").read_text() == (encoded / "dataset.json").read_text()
 
 
 def test_latents_are_known_by_what_they_are_made_of_not_by_names(

@@ -168,6 +168,13 @@ def test_letting_more_pass_helps_and_what_was_left_out_stays_named(pictures, tmp
     assert [line.partition(":")[0] for line in facts["unreadable"]] == ["a/0.png", "b/3.png"]
 
 
+def test_classes_of_which_nothing_is_left_are_named(pictures, tmp_path):
+    (pictures / "c").mkdir()
+    spoil(pictures, "c/0.png")
+    said = prepare(pictures, tmp_path / "set", most_damaged=0.1)
+    assert "1 classes have no picture that can be read: c" in said
+
+
 def test_a_shard_of_nothing_but_damage_is_no_shard(pictures, tmp_path):
     spoil(pictures, "a/0.png", "b/3.png")
     prepare(pictures, tmp_path / "set", records_per_shard=1, most_damaged=0.2)
