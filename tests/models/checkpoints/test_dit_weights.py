@@ -111,8 +111,7 @@ def published_shapes(width=1152, depth=28, tokens=256):
     return shapes | linear("final_layer.adaLN_modulation.1", width, 2 * width)
 
 
-@pytest.mark.parametrize("network", [DiT, SiT])
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(("network", "scan_layers"), [(DiT, False), (DiT, True), (SiT, True)])
 def test_every_published_array_of_xl_2_has_its_place(network, scan_layers):
     shapes, table = published_shapes(), {DiT: dit, SiT: sit}[network].keys(depth=28)
     assert table.keys() == shapes.keys()
