@@ -12,7 +12,7 @@ from ...core.files import Array
 from .keys import ARCHITECTURES, architecture, said
 from .keys.layout import Entry
 from .readers import WeightSource
-from .wrappers import search
+from .wrappers import search, without_losses
 
 # Names of the arrays of reference statistics, as evaluations publish them.
 STATISTICS = {"mu", "sigma"}
@@ -57,7 +57,7 @@ def read_section(
                 near.setdefault(one, error)
                 continue
             if section is not None:
-                return under, {"name": one} | section | overrides
+                return without_losses(under), {"name": one} | section | overrides
         return None
 
     found = search(weights, recognise)

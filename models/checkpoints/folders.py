@@ -17,8 +17,8 @@ from .readers import LazyTensor, WeightSource, open_weights
 from .wrappers import part, parts
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-INDEX = ".index.json"
-ENDINGS = (".safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
+INDEX = re.compile(r".+\.index(\.\w+)?\.json")
+ENDINGS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 LOOSE = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
 # Networks of a pipeline, in the order in which they are taken.
 NETWORKS = ("transformer", "unet", "vae")
@@ -39,7 +39,11 @@ def file_in(folder: Path) -> Path:
         for ending in ENDINGS:
             if (found := folder / f"{stem}{ending}").is_file():
                 return found
-    loose = sorted(path for path in folder.iterdir() if path.suffix in LOOSE and path.is_file())
+    inside = sorted(path for path in folder.iterdir() if path.is_file())
+    indices = [path for path in inside if INDEX.fullmatch(path.name)]
+    if len(indices) == 1:
+        return indices[0]
+    loose = [path for path in inside if path.suffix in LOOSE]
     if len(loose) == 1:
         return loose[0]
     if loose:
@@ -69,9 +73,9 @@ def require_whole(path: Path) -> None:
     if match and int(match[2]) > 1:
         raise UserError(
             f"{path} is one of {int(match[2])} shards: give the folder that they are in, or its "
-            f"{INDEX[1:]} file"
+            f".index.json file"
         )
-    if path.suffix == ".json" and not path.name.endswith(INDEX):
+    if path.suffix == ".json" and not INDEX.fullmatch(path.name):
         raise UserError(
             f"{path} is no weights but what is said of some: give its folder, or the .safetensors "
             f"file beside it"
@@ -88,7 +92,7 @@ def open_file(path: Path, entry: str | None = None) -> WeightSource:
     Raises:
         UserError: as `open_weights`; or shards that their index does not describe.
     """
-    read = _open_shards if path.name.endswith(INDEX) else open_weights
+    read = _open_shards if INDEX.fullmatch(path.name) else open_weights
     try:
         weights = read(path, entry)
     except UserError:
@@ -156,7 +160,7 @@ def _open_shards(index: Path, entry: str | None) -> WeightSource:
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a weight file; of an index, that of what its shards are."""
-    if not path.name.endswith(INDEX):
+    if not INDEX.fullmatch(path.name):
         return sha256(path)
     shards: Mapping[str, str] = shards_of(path)
     return digest_of({name: sha256(path.parent / name) for name in sorted(set(shards.values()))})

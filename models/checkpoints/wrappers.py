@@ -21,6 +21,7 @@ PREFERRED = (
     *("model", "module", "net", "network", "online_model", "denoiser", "diffusion_model"),
     *("transformer", "dit", "unet"),
 )
+LOSSES = "loss."
 DEEPEST = 6
 Found = TypeVar("Found")
 
@@ -87,6 +88,14 @@ def part(weights: WeightSource, name: str) -> WeightSource:
     left_out = [f"{one}.*" for one in parts(others) if one is not None]
     left_out += [key for key in others if "." not in key]
     return _described(weights, tensors, prefix, left_out)
+
+
+def without_losses(weights: WeightSource) -> WeightSource:
+    """Leave out what a training's loss holds of its own: a discriminator, a network of features."""
+    kept = {name: one for name, one in weights.tensors.items() if not name.startswith(LOSSES)}
+    if len(kept) == len(weights.tensors):
+        return weights
+    return _described(weights, kept, "", [f"{LOSSES}*"])
 
 
 def _preference(name: str | None) -> int:

@@ -82,8 +82,8 @@ def test_a_missing_or_foreign_array_is_named(tmp_path):
     del arrays["decoder.up_blocks.1.upsamplers.0.conv.bias"]
     with pytest.raises(ValueError, match=r"upsamplers.0.conv.bias is missing.*stages/1/resample"):
         loaded(tmp_path, arrays)
-    arrays = published("diffusers") | {"loss.logvar": np.zeros(1, np.float32)}
-    with pytest.raises(ValueError, match=r"loss.logvar, of shape \(1,\), has no place"):
+    arrays = published("diffusers") | {"decoder.logvar": np.zeros(1, np.float32)}
+    with pytest.raises(ValueError, match=r"decoder.logvar, of shape \(1,\), has no place"):
         loaded(tmp_path, arrays)
 
 

@@ -49,6 +49,8 @@ def classes(weights: WeightSource, table: str) -> dict[str, Any]:
     """
     rows = weights.tensors[table].shape[0]
     said = number(weights, "num_classes", "num_embeds_ada_norm")
+    if said is None and arguments(weights).get("class_dropout_prob") == 0:
+        said = rows
     if said is None or rows == said + 1:
         return {"num_classes": rows - 1}
     if rows == said:

@@ -84,7 +84,7 @@ def keys(
     for half, blocks in (("encoder", layers_per_block), ("decoder", layers_per_block + 1)):
         for ours, theirs in _half(half, form, tuple(block_out_channels), blocks):
             places[f"{half}/{ours}"] = f"{half}.{theirs}"
-    table = {}
+    table: dict[str, Entry] = {}
     for ours, theirs in places.items():
         part = ours.rpartition("/")[2]
         if part == "norm":

@@ -214,6 +214,8 @@ def test_a_table_without_a_row_for_no_class_makes_a_network_without_a_null(tmp_p
     table = loaded.params["label_table"]["embedding"]
     np.testing.assert_array_equal(table[:3], state["y_embedder.embedding_table.weight"])
     assert not table[3].any() and loaded.sidecar["null_class"] is False
+    undropped = fit(trained(tmp_path, state, class_dropout_prob=0.0), heads=HEADS)
+    assert undropped.spec.num_classes == 3 and undropped.sidecar["null_class"] is False
     with_null = load(trained(tmp_path, num_classes=3), heads=HEADS)
     assert with_null.denoiser.null_condition == 3 and "null_class" not in with_null.sidecar
     # Nothing says so of a file without arguments: the last row is the null class, as published.

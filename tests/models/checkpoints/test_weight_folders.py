@@ -132,6 +132,10 @@ def test_shards_are_read_as_the_whole(sharded, tmp_path):
         np.testing.assert_array_equal(shards.read(name), whole.read(name))
     assert shards.sidecar["format"] == "safetensors in 2 shards"
     assert resolve(sharded) == sharded / INDEX
+    shutil.copytree(sharded, tmp_path / "half")
+    variant = tmp_path / "half" / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    (tmp_path / "half" / INDEX).rename(variant)
+    assert resolve(tmp_path / "half") == variant and fit(variant, heads=2).shapes == whole.shapes
 
 
 def test_the_digest_of_shards_is_of_what_is_in_them(sharded, tmp_path):
@@ -217,8 +221,10 @@ def test_a_folder_of_one_network_is_that_network(name, tmp_path):
 
 
 def test_without_convolutions_at_the_latents_they_are_identities(tmp_path):
-    save_file(autoencoder(quant=False), tmp_path / "none.safetensors")
+    beside = {"loss.discriminator.main.0.weight": np.ones((2, 2), np.float32)}
+    save_file(autoencoder(quant=False) | beside, tmp_path / "none.safetensors")
     weights, section = read_section(open_weights(tmp_path / "none.safetensors"), {})
+    assert "without loss.*" in str(weights.description)
     assert section["latent_channels"] == 4
     arrays = convert(weights, section)
     for name, width in (("quant", 8), ("post_quant", 4)):
