@@ -14,7 +14,6 @@ from ..runtime.sharding import on_one_device
 from ..training.losses.loss import MAIN
 from ..training.watchers import averaged
 from .config.training import (
-    AVERAGES,
     checkpoints_of,
     identity_of,
     networks_of,
@@ -24,16 +23,20 @@ from .config.training import (
     setup_of,
 )
 
-# What this mode reads of a config.
+# What this mode reads of a config: all that the command of a run may say, so that the same command
+# exports it.
 READS = (
     "seed",
-    "data.name",
+    "data",
     "model",
     "training",
     "optimizer",
-    *AVERAGES,
+    "ema",
     "roles",
+    "evaluators",
+    "sharding",
     "checkpoint",
+    "log",
 )
 
 

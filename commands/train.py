@@ -38,6 +38,7 @@ from .config.training import (
     identity_of,
     networks_of,
     plain,
+    require_effect,
     require_numbers,
     restored,
     setup_of,
@@ -83,6 +84,7 @@ def run(config, workdir: Path) -> TrainState:
     """
     seed = checked_seed(config.seed)
     require_numbers(config)
+    require_effect(config)
     training, log = config.training, config.log
     batch_size, total = training.batch_size, training.steps
     networks = networks_of(config)

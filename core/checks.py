@@ -85,27 +85,6 @@ def require_ranges(place: str, values: Mapping[str, Any], ranges: Mapping[str, R
             raise UserError(f"{where} is {values[name]!r}: give {allowed}")
 
 
-def require_unused(
-    place: str, values: Mapping[str, Any], usual: Mapping[str, Any], why: str
-) -> None:
-    """Refuse fields that were set and have no effect.
-
-    Args:
-        place: the section, for messages.
-        values: of its fields, by name.
-        usual: what those fields are when nobody sets them; 0 passes, too.
-        why: they have no effect.
-
-    Raises:
-        UserError: the first that was set, by name.
-    """
-    for name, value in usual.items():
-        if values[name] not in (value, 0):
-            raise UserError(
-                f"{place}.{name} is {values[name]!r} and has no effect {why}: leave it at {value!r}"
-            )
-
-
 def require_choice(place: str, value: Any, choices: Any) -> None:
     """Refuse a word that is not one of several.
 

@@ -13,7 +13,6 @@ from ..core.checks import (
     positive,
     require_choice,
     require_ranges,
-    require_unused,
     share,
 )
 from ..core.errors import UserError
@@ -22,8 +21,6 @@ from ..models.spec import Spec
 # EDM's stand-in for an infinite gradient.
 LARGE = 1e5
 NONFINITE = ("keep", "edm", "zero")
-# Of every config that says nothing else.
-WARMUP_STEPS = 100
 SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 RANGES = {
     "learning_rate": positive(),
@@ -75,13 +72,6 @@ def learning_rate(
     )
     require_choice(f"{place}.schedule", schedule, SCHEDULES)
     require_ranges(place, given, RANGES)
-    if schedule == "constant":
-        none = {"decay_steps": 0, "decay_images": 0}
-        require_unused(place, given, none, "with the schedule constant")
-    if warmup_images:
-        require_unused(place, given, {"warmup_steps": WARMUP_STEPS}, "beside warmup_images")
-    if decay_images:
-        require_unused(place, given, {"decay_steps": 0}, "beside decay_images")
     warmup = warmup_images / batch_size or warmup_steps
     decay = decay_images / batch_size or decay_steps
     if schedule != "constant" and decay <= 0:

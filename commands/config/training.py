@@ -26,6 +26,7 @@ from ...training.recipes import recipe_of
 from ...training.setup import Setup, set_up
 from ...training.starts import Start, start
 from ...training.state import OneNetwork, Recipe, TrainState
+from .overrides import is_given
 
 # The form of the state in checkpoints: 1 had one network and no roles.
 FORM = 2
@@ -84,6 +85,36 @@ def require_numbers(config) -> None:
     require_ranges("log", plain(config.log), LOG)
     require_ranges("ema", plain(config.ema), EMA)
     require_ranges("checkpoint", plain(config.checkpoint), CHECKPOINT_RANGES)
+
+
+def require_effect(config) -> None:
+    """Refuse fields that the command line sets and that have no effect beside others.
+
+    Raises:
+        UserError: the first, with what takes its effect away.
+    """
+    optimizer, ema = config.optimizer, config.ema
+    profile = f"while ema.profile is {ema.profile}"
+    constant = optimizer.schedule == "constant"
+    cuts = config.sharding.preset in ("fsdp", "fsdp_tensor")
+    without = {
+        "optimizer.decay_steps": "while optimizer.schedule is constant" * constant
+        or "beside optimizer.decay_images" * bool(optimizer.decay_images),
+        "optimizer.decay_images": "while optimizer.schedule is constant" * constant,
+        "optimizer.warmup_steps": "beside optimizer.warmup_images" * bool(optimizer.warmup_images),
+        "ema.images": profile * (ema.profile != "half_life"),
+        "ema.ramp_up": profile * (ema.profile != "half_life"),
+        "ema.std": profile * (ema.profile != "power"),
+        "ema.decay": profile * (ema.profile != "constant"),
+        "ema.snapshot_weights": "while ema.snapshot_images is 0" * (not ema.snapshot_images),
+        "sharding.whole_below": f"with the preset {config.sharding.preset}" * (not cuts),
+    }
+    for field, why in without.items():
+        section, name = field.split(".")
+        if why and is_given(config, field) and config[section][name]:
+            raise UserError(
+                f"{field} is {config[section][name]!r} and has no effect {why}: leave it out"
+            )
 
 
 def plain(section) -> Any:

@@ -12,7 +12,8 @@ from tiny_configs.configs import recipe, setup, tiny, write_untrained
 
 from guidestar import input_pipeline
 from guidestar.commands import affinity, ema, export, lcsc, train
-from guidestar.commands.config.training import plain, require_numbers
+from guidestar.commands.config import overrides
+from guidestar.commands.config.training import plain, require_effect, require_numbers
 from guidestar.configs import common
 from guidestar.core.errors import UserError
 from guidestar.data.source import Source
@@ -22,7 +23,7 @@ from guidestar.training import previews
 from guidestar.training.averages.ema import averages
 from guidestar.training.averages.posthoc_ema import std_in_names
 from guidestar.training.loop import Conditioned
-from guidestar.training.optimizers import WARMUP_STEPS, optimizer
+from guidestar.training.optimizers import optimizer
 from guidestar.training.setup import parameters_key
 
 SECTIONS = ("training", "optimizer", "ema", "checkpoint", "log", "sharding", "affinity", "lcsc")
@@ -99,37 +100,53 @@ def test_the_sections_as_they_are_pass_their_owners(tmp_path):
     config = common.base()
     for section in ("training", "optimizer", "sharding"):
         owner(section, config, tmp_path)
-    assert config.optimizer.warmup_steps == WARMUP_STEPS
     assert config.training.label_dropout == train.USUAL_DROPOUT
 
 
+def said(*options):
+    """Return the tiny config as the command line changes it."""
+    _, found = overrides.split([f"--config.{option}" for option in options])
+    return overrides.apply(tiny(), found)
+
+
 @pytest.mark.parametrize(
-    ("section", "fields", "message"),
+    ("options", "message"),
     [
-        ("optimizer", dict(schedule="constant"), "decay_steps is 12 and has no effect with the"),
-        ("optimizer", dict(decay_images=64), "decay_steps is 12 and has no effect beside decay_im"),
-        (
-            "optimizer",
-            dict(warmup_images=64, warmup_steps=7),
-            "warmup_steps is 7 and has no effect beside warmup_images",
-        ),
-        ("ema", dict(std=0.1), r"ema\.std is 0\.1 and has no effect with the profile half_life"),
-        (
-            "ema",
-            dict(decay=0.9),
-            r"ema\.decay is 0\.9 and has no effect with the profile half_life",
-        ),
-        (
-            "ema",
-            dict(tracked=(0.05, 0.4)),
-            r"ema\.tracked\.1 is 0\.4: give a finite number above 0",
-        ),
+        (("optimizer.schedule=constant", "optimizer.decay_steps=9"), "while optimizer.schedule is"),
+        (("optimizer.schedule=constant", "optimizer.decay_images=9"), "decay_images is 9 and has"),
+        (("optimizer.decay_images=64", "optimizer.decay_steps=9"), "beside optimizer.decay_images"),
+        (("optimizer.warmup_images=64", "optimizer.warmup_steps=7"), "beside optimizer.warmup_im"),
+        (("ema.std=0.1",), r"ema\.std is 0\.1 and has no effect while ema\.profile is half_life"),
+        (("ema.decay=0.9",), r"ema\.decay is 0\.9 and has no effect"),
+        (("ema.profile=constant", "ema.images=9"), r"ema\.images is 9 and has no effect"),
+        (("ema.profile=power", "ema.ramp_up=0.1"), r"ema\.ramp_up is 0\.1 and has no effect"),
+        (("ema.snapshot_weights=true",), "while ema.snapshot_images is 0"),
+        (("sharding.whole_below=9",), "with the preset replicated"),
     ],
 )
-def test_a_field_without_effect_is_refused(section, fields, message):
-    config = tiny()
-    config[section].update(fields)
+def test_a_field_of_the_command_line_without_effect_is_refused(options, message, tmp_path):
     with pytest.raises(UserError, match=message):
+        train.run(said(*options), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("optimizer.schedule=constant",),  # what the config says of another schedule stays unused
+        ("ema.profile=constant", "ema.decay=0.0"),
+        ("ema.profile=power", "ema.std=0.1"),
+        ("optimizer.warmup_images=64", "optimizer.warmup_steps=0"),
+    ],
+)
+def test_fields_with_an_effect_pass(options):
+    require_effect(said(*options))
+
+
+def test_a_width_among_those_tracked_is_checked():
+    config = tiny()
+    config.ema.tracked = (0.05, 0.4)
+    with pytest.raises(UserError, match=r"ema\.tracked\.1 is 0\.4: give a finite number above 0"):
         recipe(config)
 
 

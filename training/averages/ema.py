@@ -19,7 +19,6 @@ from ...core.checks import (
     positive,
     require_choice,
     require_ranges,
-    require_unused,
     share,
 )
 from ...core.errors import UserError
@@ -105,9 +104,6 @@ def averages(
     }
     given = dict(images=images, ramp_up=ramp_up, std=std, decay=decay)
     require_ranges("ema", given, ranges)
-    for name, needs, usual in (("std", "power", 0.05), ("decay", "constant", 0.9999)):
-        if profile != needs:
-            require_unused("ema", given, {name: usual}, f"with the profile {profile}")
     require_ranges(
         "ema.tracked", dict(enumerate(tracked)), dict.fromkeys(range(len(tracked)), WIDTH)
     )
