@@ -24,6 +24,8 @@ LOOSE = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".bin")
 NETWORKS = ("transformer", "unet", "vae")
 SHARD = re.compile(r".+-(\d{5})-of-(\d{5})\.\w+")
 CONFIG = "config.json"
+SCHEDULE = "scheduler/scheduler_config.json"
+CLASS = "_class_name"
 LARGEST = 64 << 20
 
 
@@ -106,14 +108,24 @@ def open_file(path: Path, entry: str | None = None) -> WeightSource:
 
 
 def config_beside(path: Path) -> dict | None:
-    """Return what diffusers' config beside a weight file says; None where there is none."""
+    """Return what diffusers' config beside a weight file says; None where there is none.
+
+    Of a network in a pipeline, what the pipeline's schedule says of its training is in it too.
+    """
+    config = _json_of(path.parent / CONFIG)
+    if config is None:
+        return None
+    schedule = _json_of(path.parent.parent / SCHEDULE) or {}
+    return {name: value for name, value in schedule.items() if name != CLASS} | config
+
+
+def _json_of(path: Path) -> dict | None:
     try:
-        raw = (path.parent / CONFIG).read_bytes()
-        config = json.loads(raw) if len(raw) < LARGEST else None
+        raw = path.read_bytes()
+        found = json.loads(raw) if len(raw) < LARGEST else None
     except (OSError, ValueError, RecursionError):
         return None  # of something else
-    known = isinstance(config, dict) and isinstance(config.get("_class_name"), str)
-    return config if known else None
+    return found if isinstance(found, dict) and isinstance(found.get(CLASS), str) else None
 
 
 def shards_of(index: Path) -> dict[str, str]:

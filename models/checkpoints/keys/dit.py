@@ -9,6 +9,7 @@ it is; of any other file, one called ``SiT...`` is taken for a SiT's. ``name="si
 
 from typing import Any
 
+from ...preconditioning import Discrete
 from ..readers import WeightSource
 from . import said
 from .diffusers_dit import renamed
@@ -62,6 +63,9 @@ def _preconditioner(weights: WeightSource) -> Any:
     predicts = said.word(weights, "prediction_type", "prediction")
     betas = said.word(weights, "beta_schedule", "noise_schedule")
     steps = said.number(weights, "num_train_timesteps", "diffusion_steps")
+    for field in ("trained_betas", "rescale_betas_zero_snr"):
+        if kept.get(field):
+            return said.unknown(weights, f"was trained with {field}={kept[field]!r:.40}")
     if kept.get("predict_xstart") is True or predicts not in (None, *PREDICTIONS):
         what = "the image" if kept.get("predict_xstart") is True else repr(predicts)
         return said.unknown(weights, f"predicts {what}, and not noise or velocity")
@@ -71,8 +75,10 @@ def _preconditioner(weights: WeightSource) -> Any:
         found["predicts"] = PREDICTIONS[predicts]
     if betas == "scaled_linear":
         found["betas"] = betas
-    if steps not in (None, 1000):
-        found["steps"] = steps
+    numbers = {"steps": steps, "beta_start": kept.get("beta_start")}
+    for field, value in (numbers | {"beta_end": kept.get("beta_end")}).items():
+        if type(value) in (int, float) and value != getattr(Discrete(), field):
+            found[field] = value
     return {"name": "discrete"} | found if found else "discrete"
 
 

@@ -19,6 +19,7 @@ from guidestar.models.checkpoints.folders import digest
 from guidestar.models.checkpoints.keys import sd_vae
 from guidestar.models.checkpoints.loading import fit, load
 from guidestar.models.checkpoints.readers import open_weights
+from guidestar.models.preconditioning import Discrete
 
 DIT = GOLDEN / "diffusers_dit"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -188,6 +189,32 @@ def test_a_pipeline_s_networks_are_found_in_their_folders(vae, tmp_path):
     autoencoder = load_autoencoder(tmp_path, "encoding.autoencoder")
     assert autoencoder.latent_channels == 4
     assert autoencoder.sha256 == digest(vae / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "preconditioner"),
+    [
+        (dict(prediction_type="epsilon", beta_schedule="linear", beta_end=0.02), Discrete()),
+        (
+            dict(prediction_type="v_prediction", beta_start=0.001),
+            Discrete(0.001, predicts="velocity"),
+        ),
+        (dict(num_train_timesteps=100), Discrete(steps=100)),
+        (dict(beta_schedule="squaredcos_cap_v2"), "'squaredcos_cap_v2' schedule"),
+        (dict(trained_betas=[0.1, 0.2]), "trained_betas="),
+        (dict(prediction_type="sample"), "predicts 'sample'"),
+    ],
+)
+def test_a_pipeline_s_schedule_says_how_its_network_was_trained(schedule, preconditioner, tmp_path):
+    shutil.copytree(DIT, tmp_path / "transformer")
+    (tmp_path / "scheduler").mkdir()
+    text = json.dumps({"_class_name": "DDIMScheduler"} | schedule)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(text)
+    if isinstance(preconditioner, str):
+        with pytest.raises(UserError, match=preconditioner):
+            fit(tmp_path)
+    else:
+        assert fit(tmp_path).spec.preconditioner == preconditioner
 
 
 def test_a_network_of_diffusers_that_is_unknown_is_named(tmp_path):
