@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-def macs(network: Callable, shape: tuple[int, ...] | None = None) -> int:
+def macs(network: Any, shape: tuple[int, ...] | None = None) -> int:
     """Count the multiply-adds of matrix products and convolutions in one evaluation of a sample.
 
     Args:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+# A noise level, or a time: what functions are given is what they answer with.
+Level = Float[Array, "..."] | Float[np.ndarray, "..."] | np.floating | float | int
 # The linear schedule of variance-preserving diffusion (Song et al., arXiv 2011.13456, app. C).
 BETA_MIN, BETA_MAX = 0.1, 20.0
 SLOPE = BETA_MAX - BETA_MIN
@@ -21,7 +23,7 @@ SLOPE = BETA_MAX - BETA_MIN
 BETAS = ("linear", "scaled_linear")
 
 
-def vp_time(sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
+def vp_time(sigma: Level) -> Level:
     """Return the time at which variance-preserving diffusion has noise level ``sigma``.
 
     ``sigma(t)^2 = 1 / alpha_bar(t) - 1`` solved for t.
@@ -32,7 +34,7 @@ def vp_time(sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
     return _library(sigma).minimum(linear_time(sigma, BETA_MIN, SLOPE), 1)
 
 
-def vp_sigma(t: Float[Array, "..."] | float) -> Float[Array, "..."]:
+def vp_sigma(t: Level) -> Level:
     """Return the noise level of variance-preserving diffusion at a time; beta runs from 0.1 to 20.
 
     Args:
@@ -43,9 +45,7 @@ def vp_sigma(t: Float[Array, "..."] | float) -> Float[Array, "..."]:
     return linear_sigma(t, BETA_MIN, SLOPE)
 
 
-def linear_time(
-    sigma: Float[Array, "..."] | float, beta_min: float, slope: float
-) -> Float[Array, "..."]:
+def linear_time(sigma: Level, beta_min: float, slope: float) -> Level:
     """Return the time at which diffusion with ``beta(t) = beta_min + slope t`` has a noise level.
 
     Solves ``log(1 + sigma^2) = slope t^2 / 2 + beta_min t``.
@@ -63,9 +63,7 @@ def linear_time(
     return 2 * exponent / (beta_min + root)
 
 
-def linear_sigma(
-    t: Float[Array, "..."] | float, beta_min: float, slope: float
-) -> Float[Array, "..."]:
+def linear_sigma(t: Level, beta_min: float, slope: float) -> Level:
     """Return the noise level of diffusion with ``beta(t) = beta_min + slope t``.
 
     ``sqrt(1 / alpha_bar(t) - 1)`` with ``alpha_bar(t) = exp(-slope t^2 / 2 - beta_min t)``.
@@ -79,12 +77,12 @@ def linear_sigma(
     return of.sqrt(of.expm1(slope / 2 * t**2 + beta_min * t))
 
 
-def flow_time(sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
+def flow_time(sigma: Level) -> Level:
     """Return the time of the linear path ``(1 - t) x0 + t noise``, ``sigma / (1 + sigma)``."""
     return sigma / (1 + sigma)
 
 
-def flow_sigma(t: Float[Array, "..."] | float) -> Float[Array, "..."]:
+def flow_sigma(t: Level) -> Level:
     """Return the noise level ``t / (1 - t)`` of the linear path ``(1 - t) x0 + t noise``.
 
     Args:
@@ -93,7 +91,7 @@ def flow_sigma(t: Float[Array, "..."] | float) -> Float[Array, "..."]:
     return t / (1 - t)
 
 
-def log_snr_of(sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
+def log_snr_of(sigma: Level) -> Level:
     """Return the logarithm of the ratio of variances, ``-2 log sigma``; infinite at 0."""
     if isinstance(sigma, jax.Array):
         return -2 * jnp.log(sigma)
@@ -101,7 +99,7 @@ def log_snr_of(sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
         return -2 * np.log(sigma)
 
 
-def log_snr_sigma(log_snr: Float[Array, "..."] | float) -> Float[Array, "..."]:
+def log_snr_sigma(log_snr: Level) -> Level:
     """Return the noise level ``exp(-log_snr / 2)`` of a log-SNR."""
     return _library(log_snr).exp(-log_snr / 2)
 
@@ -117,7 +115,7 @@ COORDINATES: dict[str, tuple[Callable, Callable]] = {
 TIMES = {"vp": vp_time, "flow": flow_time}
 
 
-def convert(value: Float[Array, "..."] | float, source: str, target: str) -> Float[Array, "..."]:
+def convert(value: Level, source: str, target: str) -> Level:
     """Return the same noise level in another coordinate.
 
     Args:

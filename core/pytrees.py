@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 import numpy as np
@@ -12,12 +12,40 @@ from .text import written
 T = TypeVar("T")
 
 
+def static(**options: Any) -> Any:
+    """Declare a dataclass field as structure: part of the compiled program, never traced."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+class Constant:
+    """A hashable array, so that it is static structure: part of the program, never traced."""
+
+    def __init__(self, value: np.ndarray):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Constant) and np.array_equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Constant({self.value.dtype}{list(self.value.shape)})"
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.value.shape, self.value.tobytes()))
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
 def pytree(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass and a pytree, whose static fields are marked so."""
     if "__repr__" not in cls.__dict__:
-        cls.__repr__ = written
+        setattr(cls, "__repr__", written)  # noqa: B010  (type checkers refuse the other way)
     cls = dataclasses.dataclass(frozen=True)(cls)
-    every = dataclasses.fields(cls)
+    every = dataclasses.fields(cast(Any, cls))
     leaves = tuple(field.name for field in every if not field.metadata.get("static"))
     fixed = tuple(field.name for field in every if field.metadata.get("static"))
 
@@ -45,28 +73,7 @@ def pytree(cls: type[T]) -> type[T]:
     return cls
 
 
-def static(**options):
-    """Declare a dataclass field as structure: part of the compiled program, never traced."""
-    return dataclasses.field(metadata={"static": True}, **options)
-
-
-class Constant:
-    """A hashable array, so that it is static structure: part of the program, never traced."""
-
-    def __init__(self, value: np.ndarray):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return isinstance(other, Constant) and np.array_equal(self.value, other.value)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __repr__(self) -> str:
-        return f"Constant({self.value.dtype}{list(self.value.shape)})"
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.value.shape, self.value.tobytes()))
+def replaced(one: T, **changes: Any) -> T:
+    """Return a copy of a dataclass with some fields changed."""
+    # Type checkers know what `pytree` makes as classes with fields, and not as dataclasses.
+    return cast(T, dataclasses.replace(cast(Any, one), **changes))

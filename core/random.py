@@ -63,7 +63,7 @@ def require_generator(owner: str, key: Key[Array, "..."]) -> None:
     Raises:
         ValueError: in the name of ``owner``.
     """
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
         raise WrongType(f"{owner}: {shown(key)} is no random key: make one by {ADVICE}")
     found = str(jax.random.key_impl(key))
     if found != GENERATOR:

@@ -168,7 +168,7 @@ class Registry:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"{where}.name {name!r} is not one of {', '.join(self)}{hint}")
 
-    def build(self, section: Mapping[str, Any], where: str, *given: Any) -> Any:
+    def build(self, section: Any, where: str, *given: Any) -> Any:
         """Make what ``{"name": constructor, argument: value, ...}`` says; values may nest.
 
         Args:
@@ -183,7 +183,7 @@ class Registry:
         """
         return self.prepared(section, where, len(given))(*given)
 
-    def prepared(self, section: Mapping[str, Any], where: str, given: int = 0) -> Callable:
+    def prepared(self, section: Any, where: str, given: int = 0) -> Callable:
         """Return what makes a part, its arguments checked: a function of the first ``given``.
 
         Raises:
@@ -212,7 +212,8 @@ class Registry:
             optional = parameter.kind is parameter.VAR_KEYWORD
             if key not in values and parameter.default is parameter.empty and not optional:
                 raise UserError(f"{where}: {entry.name} needs the argument {key!r}")
-        first, several = [], ()
+        first: list[Any] = []
+        several: tuple = ()
         for key, value in list(values.items()):
             place, wanted = f"{where}.{key}", hints.get(key, Any)
             if key in parameters and parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:

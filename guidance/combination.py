@@ -1,11 +1,11 @@
 """Rules on ready-made predictions: no sampler, no network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array
 
 from ..core.errors import WrongType
 from ..core.random import keys_per_sample
@@ -16,20 +16,21 @@ from .protocol import CLASSIFIER, Branch, Guided, Rule
 
 def combine(
     rule: Rule,
-    predictions: Mapping[str, Float[Array, " batch *shape"] | Callable],
+    predictions: Mapping[str, Any],
     *,
-    x: Float[Array, " batch *shape"] | None = None,
-    sigma: float | Float[Array, ""] | None = None,
+    x: Any = None,
+    sigma: Any = None,
     state: Any = None,
-    key: Key[Array, ""] | Key[Array, " batch"] | None = None,
+    key: Any = None,
     condition: Any = None,
 ) -> tuple[Guided, Any]:
     """Apply a rule to predictions that another sampler has made.
 
     Args:
         rule: any rule that needs no forward pass beyond those given.
-        predictions: x0 estimates by branch name: ``given``, ``null``, ``guide``, ...; and under
-            ``classifier`` a callable ``(x, sigma) -> logits``, for rules that ask one.
+        predictions: x0 estimates ``[batch, ...]`` by branch name: ``given``, ``null``, ``guide``,
+            ...; and under ``classifier`` a callable ``(x, sigma) -> logits``, for rules that ask
+            one.
         x: the noisy sample they were made at; only rules of noise, score or velocity space
             (`tcfg`, `cfg_zero_star`) and classifiers look at it. 0 when not given.
         sigma: its noise level, 1 when not given; needed by rules that hold in an interval, where

@@ -30,7 +30,7 @@ PART_TYPES[Rule] = PartType(
     "a rule", _is_rule, "; put it into a push with a reference and transforms: push(null(), ...)"
 )
 PART_TYPES[Transform] = PartType("a transform of the push", _is_transform)
-PART_TYPES[Reference] = PartType("a reference", _is_reference)
+PART_TYPES[Reference] = PART_TYPES[Branch] = PartType("a reference", _is_reference)
 PART_TYPES[Push] = PartType(
     "a push (push, cfg, apg, ...)",
     lambda value: isinstance(value, Push),
@@ -38,7 +38,7 @@ PART_TYPES[Push] = PartType(
 )
 
 
-def from_config(section: Mapping[str, Any]) -> Rule:
+def from_config(section: Any) -> Rule:
     """Build a rule from ``{"name": constructor, argument: value, ...}``; values may nest.
 
     ``{"name": "between", "rule": {"name": "cfg", "scale": 2.0}, "low": 0.3, "high": 3.0}`` is
@@ -52,8 +52,8 @@ def from_config(section: Mapping[str, Any]) -> Rule:
     return checked(CONSTRUCTORS.build(section, "guidance"), Rule, "guidance", "a config")
 
 
-def to_config(rule: Rule) -> dict[str, Any]:
-    """Return the dictionary that `from_config` turns into this rule.
+def to_config(rule: Rule | Transform | Reference | Branch) -> dict[str, Any]:
+    """Return the dictionary that `from_config` turns into this rule, or that stands for its part.
 
     A rule made by `from_config` gives back the dictionary it was made from; lists become tuples.
 

@@ -99,6 +99,8 @@ def _call(made: Any) -> str:
 def _arguments(made: Any) -> dict[str, Any]:
     """Return all arguments of the call that made an object, defaults included."""
     known = origin(made)
+    if known is None:
+        return {}
     parameters = inspect.signature(known.constructor.build).parameters.values()
     return {
         one.name: known.arguments.get(one.name, one.default)

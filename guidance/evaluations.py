@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.random import root_key
@@ -37,7 +38,9 @@ class Counting:
         return tuple(logits if branch.network == CLASSIFIER else like for branch in branches)
 
 
-def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
+def evaluations(
+    rule: Rule, x: Float[Array, " batch *shape"] | jax.ShapeDtypeStruct
+) -> dict[str, int]:
     """Count the network evaluations of one guided prediction, by network name.
 
     Args:
@@ -58,7 +61,7 @@ def evaluations(rule: Rule, x: Float[Array, " batch *shape"]) -> dict[str, int]:
 
 
 def cost(
-    rule: Rule, sigmas: Sequence[float], shape: tuple[int, ...] = SHAPE
+    rule: Rule, sigmas: Sequence[float] | np.ndarray, shape: tuple[int, ...] = SHAPE
 ) -> list[dict[str, int]]:
     """Count the network evaluations of one guided prediction at each noise level.
 

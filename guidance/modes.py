@@ -42,7 +42,10 @@ class Mode(Protocol):
 
     name: ClassVar[str]
     site: ClassVar[str]
-    layers: tuple[int, ...] | None
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layers it holds in."""
 
 
 class Active(NamedTuple):

@@ -83,7 +83,7 @@ def needs_condition(rule: Rule, shape: tuple[int, ...] = SHAPE) -> tuple[str, ..
     return tuple(dict.fromkeys(map(written, found)))
 
 
-def idle_parts(rule: Rule, sigmas: Sequence[float]) -> tuple[str, ...]:
+def idle_parts(rule: Rule, sigmas: Sequence[float] | np.ndarray) -> tuple[str, ...]:
     """Return the parts of a rule that hold at no step of a schedule, as their calls.
 
     Looks at parts that say where they hold by a method ``holds_at(sigma)``: `between`, `stitched`,

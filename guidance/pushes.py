@@ -147,12 +147,12 @@ class Push:
 
     Attributes:
         transform: applied to ``D_main - D_ref``.
-        reference: where the push comes from; a `Branch` stands for itself.
+        reference: where the push comes from, a `Reference`; a `Branch` stands for itself.
         renoise: whether solvers keep the noise direction of the reference (CFG++).
     """
 
     transform: Transform
-    reference: Reference
+    reference: Any
     renoise: bool = static(default=False)
 
     def __post_init__(self):
@@ -175,7 +175,7 @@ class Push:
 
 
 @register("rule")
-def push(reference: Reference, *push: Transform) -> Push:
+def push(reference: Reference | Branch, *push: Transform) -> Push:
     """Return the rule that pushes away from a reference through transforms, in order.
 
     ``push(null(), momentum(-0.75), clip_norm(2.5), project(0.0), scale(4.0))`` is APG.

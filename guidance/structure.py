@@ -20,7 +20,7 @@ def parts_of(made: Any) -> Iterator[Any]:
             yield from parts_of(getattr(made, field.name))
 
 
-def spans(rule: Rule) -> list[tuple[float, float]]:
+def spans(rule: Any) -> list[tuple[float, float]]:
     """Return the spans ``(low, high]`` of noise levels within which one rule holds, from 0 up.
 
     Noise levels at which another rule may hold are static numbers of a rule's parts.

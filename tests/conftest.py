@@ -20,6 +20,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
+if os.environ.get("GUIDESTAR_TYPECHECK"):
+    # Every annotation of these packages is checked at every call: see `make test-types`.
+    from jaxtyping import install_import_hook
+
+    CHECKED = [f"guidestar.{name}" for name in ("core", "guidance", "samplers", "models")]
+    install_import_hook(CHECKED, "typecheck.checked")
+
 import jax  # noqa: E402  (reads the flags)
 
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"

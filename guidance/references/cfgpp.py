@@ -1,9 +1,8 @@
 """CFG++: guide the clean image, renoise it with the reference's noise (arXiv 2406.08070)."""
 
-import dataclasses
-
 from jaxtyping import Array
 
+from ...core.pytrees import replaced
 from ...core.registry import register
 from ..protocol import MAIN, require_finite
 from ..pushes import Push, Scale
@@ -68,4 +67,4 @@ def renoised(push: Push) -> Push:
 
     Source: Chung et al., arXiv 2406.08070, for any reference.
     """
-    return dataclasses.replace(push, renoise=True)
+    return replaced(push, renoise=True)

@@ -39,7 +39,7 @@ def _conditions(owner: str, conditions: Sequence[Any], argument: str = "conditio
             f"guidance.{owner}: {argument} must be a list such as ['given', 3], got {conditions!r}"
         )
     names = tuple(one if isinstance(one, str) else None for one in conditions)
-    if unknown := set(names) - {GIVEN, NULL, None}:
+    if unknown := {name for name in names if name is not None} - {GIVEN, NULL}:
         raise ValueError(
             f"guidance.{owner}: {argument} are 'given', 'null', labels or arrays, got "
             f"{sorted(unknown)[0]!r}"

@@ -1,6 +1,7 @@
 """Frequency-decoupled guidance: a scale for each band of a Laplacian pyramid (arXiv 2506.19713)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ TAPS = np.array([1, 4, 6, 4, 1]) / 16
 def blurring(length: int) -> np.ndarray:
     """Return the matrix that filters a row with [1 4 6 4 1]/16, mirrored at both ends."""
     # Mirroring needs more pixels than it adds; a smaller image repeats its edge.
-    mode = "reflect" if length > 2 else "edge"
+    mode: Literal["reflect", "edge"] = "reflect" if length > 2 else "edge"
     padded = np.pad(np.eye(length), ((2, 2), (0, 0)), mode=mode)
     return sum(tap * padded[k : k + length] for k, tap in enumerate(TAPS))
 

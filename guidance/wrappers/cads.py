@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ...core.noise_levels import TIMES, checked_time
-from ...core.pytrees import pytree, static
+from ...core.pytrees import pytree, replaced, static
 from ...core.random import CONDITION_NOISE, folded, normal_like, require_keys
 from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING
@@ -28,7 +28,7 @@ PARTS = (
 
 def annealing(sigma: Float[Array, ""], tau1, tau2, time: str) -> Float[Array, ""]:
     """Return gamma, the share of the condition that is left: 1 up to tau1, 0 from tau2 on."""
-    t = TIMES[time](sigma)
+    t = jnp.asarray(TIMES[time](sigma))
     tau1, tau2 = single("tau1", tau1, t.dtype), single("tau2", tau2, t.dtype)
     return jnp.clip((tau2 - t) / (tau2 - tau1), 0, 1)
 
@@ -48,9 +48,9 @@ class AnnealedCondition:
     """
 
     keys: Key[Array, " batch"]
-    gamma: Float[Array, ""]
-    noise: Float[Array, ""]
-    mixing: Float[Array, ""]
+    gamma: float | Array
+    noise: float | Array
+    mixing: float | Array
 
     name: ClassVar[str] = NAME
     site: ClassVar[str] = CONDITION_EMBEDDING
@@ -224,7 +224,7 @@ def _dynamic(rule: Any, tau1, tau2, time: str) -> Push:
             f"is none: put cads inside, as in between(cads(cfg(4.0), dynamic=True), low, high)"
         )
     transform = Chain((rule.transform, DynamicWeight(tau1, tau2, time)))
-    return dataclasses.replace(rule, transform=transform)
+    return replaced(rule, transform=transform)
 
 
 def _known(*numbers: Any) -> bool:

@@ -1,12 +1,10 @@
 """Rectified gradient guidance, REG: the push times the network's gradient (arXiv 2501.18865)."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...core.pytrees import pytree
+from ...core.pytrees import pytree, replaced
 from ...core.registry import name_of, register
 from ..protocol import Branch
 from ..pushes import Chain, Push, Stateless
@@ -39,7 +37,7 @@ class Rectified(Wrapper):
         (sensitivity,) = pullback(jnp.ones_like(main))
         transform = Chain((Multiply(sensitivity), self.rule.transform))
         known = Known(evaluate, main)
-        rule = dataclasses.replace(self.rule, transform=transform)
+        rule = replaced(self.rule, transform=transform)
         guided, (_, state) = rule.apply(known, x, sigma, ((), state), key)
         if not known.used:
             raise TypeError(

@@ -1,12 +1,10 @@
 """Adaptive guidance: no reference once it agrees (Castillo et al., arXiv 2312.12487)."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ...core.pytrees import pytree
+from ...core.pytrees import pytree, replaced
 from ...core.registry import name_of, register
 from ..protocol import Branch, Guided, per_sample, require_finite
 from ..pushes import At, Chain, Perturbed, Push, inner, norm, ratio
@@ -62,7 +60,7 @@ class SkipAligned(Wrapper):
 
     def _dropping(self):
         transform = Chain((self.rule.transform, Drop(self.threshold)))
-        return dataclasses.replace(self.rule, transform=transform)
+        return replaced(self.rule, transform=transform)
 
 
 @register("rule", "2312.12487")

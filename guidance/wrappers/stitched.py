@@ -135,7 +135,7 @@ def stitched(
     return Stitched(rule, network, low, high, replaces)
 
 
-def stitch_point(sigmas: Sequence[float], ratio: float) -> float:
+def stitch_point(sigmas: Sequence[float] | np.ndarray, ratio: float) -> float:
     """Return the ``low`` for which `stitched` covers the first share of a schedule's steps.
 
     Of n steps the first ``floor(ratio * n)``: those at times ``t/T >= 1 - ratio`` of timesteps

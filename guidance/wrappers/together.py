@@ -1,11 +1,10 @@
 """Several pushes at once, each with its own reference, scale and interval."""
 
-import dataclasses
 from typing import Any
 
 from jaxtyping import Array
 
-from ...core.pytrees import pytree
+from ...core.pytrees import pytree, replaced
 from ...core.random import folded
 from ...core.registry import register
 from ..protocol import Branch, Guided, Rule, Unguided, require_finite
@@ -73,7 +72,7 @@ class Together:
             return self
         if all(isinstance(rule, Unguided) for rule in rules):
             return Unguided()
-        return dataclasses.replace(self, rules=rules)
+        return replaced(self, rules=rules)
 
 
 @register("rule")

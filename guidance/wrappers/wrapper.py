@@ -1,6 +1,6 @@
 """What every rule around another rule shares."""
 
-import dataclasses
+from ...core.pytrees import replaced
 
 
 class Wrapper:
@@ -9,4 +9,4 @@ class Wrapper:
     def at(self, sigma):
         """Return this wrapper around ``rule.at(sigma)``."""
         inner = self.rule.at(sigma)
-        return self if inner is self.rule else dataclasses.replace(self, rule=inner)
+        return self if inner is self.rule else replaced(self, rule=inner)

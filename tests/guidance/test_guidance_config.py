@@ -8,7 +8,7 @@ from tables.rule_examples import CFG, EXAMPLES, rule
 
 from guidestar import guidance
 from guidestar.guidance.protocol import Branch
-from guidestar.guidance.pushes import Push, chain
+from guidestar.guidance.pushes import At, Push, chain
 
 NULL, WEAK = {"name": "null"}, {"name": "weak", "network": "guide"}
 SCALE = {"name": "scale", "scale": 3}
@@ -81,7 +81,7 @@ def test_a_config_comes_back_as_it_was(name):
         guidance.push(guidance.weak(), guidance.project(0.2), guidance.scale(2.0)),
         guidance.push(guidance.null()),
         guidance.push(Branch(network="other", condition="null"), guidance.scale(2.0)),
-        Push(chain(guidance.scale(2.0)), Branch(network="guide")),
+        Push(chain(guidance.scale(2.0)), At(Branch(network="guide"))),
         guidance.together(guidance.cfg(2.0), guidance.apg(3.0, norm=1.0)),
         guidance.cfg_and_autoguidance(2.0),
         guidance.between(guidance.cfg(scale=2.0, network="guide"), low=0, high=1.5),

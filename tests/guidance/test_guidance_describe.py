@@ -13,7 +13,7 @@ from guidestar.guidance import describe
 from guidestar.guidance.citations import PAPERS, bibtex
 from guidestar.guidance.config import CONSTRUCTORS
 from guidestar.guidance.protocol import Branch
-from guidestar.guidance.pushes import Push, chain
+from guidestar.guidance.pushes import At, Push, chain
 
 
 def tree(made):
@@ -106,7 +106,7 @@ def test_rules_around_and_beside_each_other_nest():
 
 
 def test_parts_without_a_constructor_go_by_their_class():
-    text = tree(Push(chain(guidance.scale(2.0)), Branch(network="guide")))
+    text = tree(Push(chain(guidance.scale(2.0)), At(Branch(network="guide"))))
     assert text.startswith("push(renoise=False)")
     assert "branch: branch(network='guide', condition='given'" in text
 

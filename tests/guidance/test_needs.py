@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tables.rule_table import EVERY, LABELS, RULES
@@ -61,8 +62,8 @@ def test_what_needs_a_condition_does_nothing_without_one():
     def denoise(x, sigma, condition):
         return x / (1 + sigma**2) if condition is None else x / 2
 
-    evaluate = Evaluator({"main": denoise}, x, np.float32(1.0), None, "sequential")
-    guided, _ = CFG.apply(evaluate, x, np.float32(1.0), (), keys)
+    evaluate = Evaluator({"main": denoise}, x, jnp.float32(1.0), None, "sequential")
+    guided, _ = CFG.apply(evaluate, x, jnp.float32(1.0), (), keys)
     np.testing.assert_array_equal(guided.denoised, denoise(x, 1.0, None))
 
 

@@ -218,10 +218,10 @@ def test_a_chain_in_a_chain_is_the_flat_chain(x64):
     parts = guidance.momentum(-0.5), guidance.clip_norm(2.0), guidance.project(0.0)
     flat = guidance.chain(*parts, guidance.scale(3.0))
     nested = guidance.chain(guidance.chain(*parts[:2]), parts[2], guidance.scale(3.0))
-    branch = guidance.Branch(condition="null")
+    reference = guidance.null()
     given, null = [given, null, given], [null, given, null]
     np.testing.assert_array_equal(
-        *(trajectory(guidance.Push(chain, branch), given, null) for chain in (flat, nested))
+        *(trajectory(guidance.Push(chain, reference), given, null) for chain in (flat, nested))
     )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def called(name, arguments):
 def wrong_values(parameter):
     """Return values that an argument must refuse, by what its annotation and default say."""
     wanted = str(inspect.formatannotation(parameter.annotation))
-    kind = next((word for word in WRONG_PARTS if wanted.endswith(f".{word}")), None)
+    kind = next((word for word in WRONG_PARTS if re.search(rf"\.{word}\b", wanted)), None)
     if kind:
         return [*WRONG_PARTS[kind], guidance.cfg, "cfg", 2.0, None, {"name": "cfg"}]
     number = "float" in wanted or "int" in wanted
