@@ -8,6 +8,7 @@ names the digest of the arrays it belongs to.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -24,6 +25,8 @@ import numpy as np
 from .errors import UserError
 
 BLOCK = 2**24
+# Bytes from which a file takes longer to write than times of modification are fine.
+LARGE = 2**26
 # What the name of a file may not have in it.
 UNSAFE = set("/\\'\"`")
 # How much of a file `sketch` reads.
@@ -143,7 +146,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return a file's SHA-256, in hexadecimal."""
+    """Return a file's SHA-256, in hexadecimal; a large file that has not changed is read once."""
+    found = os.stat(path)
+    if found.st_size < LARGE:
+        return _sha256(os.fspath(path))
+    return _sha256_of_large(os.fspath(path), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of_large(path: str, *version: int) -> str:
+    del version  # another one is another entry
+    return _sha256(path)
+
+
+def _sha256(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

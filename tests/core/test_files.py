@@ -1,6 +1,7 @@
 """Files, whole or not at all, and what they say of each other."""
 
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -124,6 +125,19 @@ def test_names_that_leave_the_folder_are_refused(name):
 @pytest.mark.parametrize("name", ["a", "a.b", "DiT-XL_2", "ünï", "with space", "a..b"])
 def test_other_names_pass(name):
     assert files.safe_name(name, "name") == name
+
+
+def test_a_large_file_is_read_again_once_it_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 4)
+    path, read = tmp_path / "large", []
+    plain = files._sha256
+    monkeypatch.setattr(files, "_sha256", lambda path: read.append(path) or plain(path))
+    path.write_bytes(b"12345678")
+    first = files.sha256(path)
+    assert files.sha256(path) == first and len(read) == 1
+    path.write_bytes(b"87654321")
+    os.utime(path, ns=(1, 1))
+    assert files.sha256(path) != first and len(read) == 2
 
 
 def test_a_tilde_is_home_everywhere(monkeypatch, tmp_path):
