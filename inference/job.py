@@ -239,7 +239,7 @@ def build_job(
 
 
 def _read(name: str, source: str | Weights) -> Weights:
-    return source if isinstance(source, Weights) else read_weights(name, source)
+    return source if isinstance(source, Weights) else read_weights(name, str(source))
 
 
 def _require_there(source: str | Weights) -> None:

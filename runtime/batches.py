@@ -18,9 +18,14 @@ class Batches:
         fixed: the pytree, put on every device once.
         batch_size: examples of a call; rounded up to a multiple of the devices.
         static: further arguments of the function, the same in every call.
+
+    Raises:
+        ValueError: batches of no examples.
     """
 
     def __init__(self, function: Callable, fixed: Any, batch_size: int, **static: Any):
+        if batch_size < 1:
+            raise ValueError(f"batches of {batch_size} examples: give at least 1")
         devices = jax.local_devices()
         # The compiler places what happens inside the function.
         mesh = jax.make_mesh(
@@ -32,7 +37,7 @@ class Batches:
         self.size = -(-batch_size // len(devices)) * len(devices)
 
     def __call__(self, examples: np.ndarray) -> np.ndarray:
-        """Return the function's result for every example."""
+        """Return the function's result for every example, of which there is one at least."""
         parts = [
             self._batch(examples[begin : begin + self.size])
             for begin in range(0, len(examples), self.size)
