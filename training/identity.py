@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.files import home
+from ..runtime.identity import described, plain
 
 # Fields of ``training`` that say how a step is computed, or how long, and not what.
 ONLY_HOW = ("steps", "accumulate", "remat", "init_from")
@@ -37,12 +38,17 @@ def identity(
     found = {
         "seed": seed,
         "model": dict(model),
-        "training": {key: value for key, value in training.items() if key not in ONLY_HOW},
+        "training": described(_what(training)),
         "optimizer": dict(optimizer),
         "ema": {key: value for key, value in ema.items() if key not in ONLY_KEPT},
         "roles": {role: dict(part) for role, part in roles.items() if part},
     }
     return found if data is None else found | {"data": dict(data)}
+
+
+def _what(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``training`` that say what a step computes."""
+    return {key: value for key, value in training.items() if key not in ONLY_HOW}
 
 
 def identity_of_data(content: Mapping[str, Any], *, split: str, flip: bool) -> dict[str, Any]:
@@ -51,19 +57,26 @@ def identity_of_data(content: Mapping[str, Any], *, split: str, flip: bool) -> d
 
 
 def upgraded(
-    stored: Mapping[str, Any], name: str, data: Mapping[str, Any] | None
+    stored: Mapping[str, Any],
+    name: str,
+    data: Mapping[str, Any] | None,
+    training: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return an identity that was stored, in the parts of today, and lines to say.
 
     Args:
-        stored: perhaps by an earlier version, which knew data by their name alone.
+        stored: perhaps by an earlier version, which knew data and files by their name alone.
         name: of the data at hand.
         data: what they are; None where they are not at hand.
+        training: the section at hand.
 
     Raises:
         UserError: a run of an earlier version on data of another name.
     """
     found = {"roles": {}} | dict(stored)
+    if training is not None and found.get("training") == plain(_what(training)):
+        # Files by the names that they still have.
+        found["training"] = plain(described(_what(training)))
     before = found.get("data")
     if data is None or not isinstance(before, Mapping) or "content" in before:
         return found, ()

@@ -241,7 +241,12 @@ def checkpoints_of(
         workdir / "checkpoints",
         identity_of(config, networks, data),
         form=FORM,
-        upgraded=partial(identity.upgraded, name=config.data.name, data=data),
+        upgraded=partial(
+            identity.upgraded,
+            name=config.data.name,
+            data=data,
+            training=plain(config.training),
+        ),
         say=distributed.say,
         **section,
     )

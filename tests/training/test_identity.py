@@ -60,3 +60,20 @@ def test_data_of_another_name_are_refused_with_the_way_out():
 
 def test_a_run_of_today_is_compared_as_it_is():
     assert upgraded(of(), "anything", DATA) == (of(), ())
+
+
+def test_a_file_that_a_section_names_is_known_by_its_content(tmp_path):
+    def named(name, content):
+        path = tmp_path / name
+        path.write_text(content)
+        return {"loss": {"name": "autoencoding", "features": str(path)}}
+
+    one, moved = named("a.safetensors", "same"), named("b.safetensors", "same")
+    assert of(training=one) == of(training=moved)
+    before = {**OLD, "training": one}
+    found, _ = upgraded(before, "out/set", DATA, one)
+    assert found["training"] == of(training=one)["training"] != one
+    other = named("a.safetensors", "other")
+    assert of(training=other) != of(training=moved)
+    # A word is no file.
+    assert of(training={"loss": {"name": "denoising"}})["training"]["loss"]["name"] == "denoising"
