@@ -107,7 +107,7 @@ class Evaluator:
         wanted = branch.condition
         looked_at = isinstance(wanted, str) and (wanted == NULL or not self.guarded)
         known = labels_of(self.networks[branch.network])
-        if looked_at or known is None or labels is None or isinstance(labels, Mapping):
+        if looked_at or known is None or not _are_labels(labels, out.shape[0]):
             return out
         where = known.known(labels).reshape((-1,) + (1,) * (out.ndim - 1))
         return jnp.where(where, out, jnp.nan)
@@ -209,6 +209,11 @@ def _require_support(name: str, network: Callable, modes: tuple[Active, ...]) ->
                 f"{mode.site!r} of a network, and the network {name!r} has none to offer: choose a "
                 f"rule with another reference, or give the denoiser a `modes` argument"
             )
+
+
+def _are_labels(value: Any, batch: int) -> bool:
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    return shape == (batch,) and jnp.issubdtype(dtype, jnp.integer)
 
 
 def _require_like(name: str, out: Any, shape: tuple[int, ...], dtype: Any) -> None:
