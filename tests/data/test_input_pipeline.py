@@ -255,7 +255,7 @@ def test_nothing_before_the_position_is_read_and_no_sooner_than_asked_for():
     ):
         asked.clear()
         pipeline = begin()
-        assert not asked
+        assert not until(lambda: asked, seconds=0.2)
         assert next(pipeline)["index"].tolist() == [6, 7]
         order = epoch_order(0, 0, COUNT)
         assert not any(set(rows) <= set(order[:6]) for rows in asked[:2])

@@ -126,6 +126,10 @@ def test_mirrored_images_are_encoded_after_the_others(weights, tmp_path, posteri
     expected, _ = autoencoder.encode(image, UNSCALED)
     np.testing.assert_allclose(mirrored[..., :3], expected[0], rtol=1e-3, atol=1e-3)
     assert labels[0] == labels[1] and np.abs(plain - mirrored).max() > 0.01
+    # A part of the images comes with what mirrors them, and nothing else does.
+    part = load_source(str(tmp_path / "both"), "train[7:9]")
+    np.testing.assert_array_equal(part.read(np.array([0, 2]))[0], [plain, mirrored])
+    assert part.num_examples == 4
 
 
 # Interruptions and damage.
