@@ -147,7 +147,7 @@ def run(config, workdir: Path) -> TrainState:
             tensorboard=log.tensorboard,
             wandb=log.wandb,
             name=config.name,
-            config=config.to_dict(),
+            facts=config.to_dict(),
             macs=setup.macs(batch_size),
             peak=peak_macs(),
             writes=distributed.is_primary(),

@@ -31,7 +31,7 @@ class Journal:
         tensorboard: also write TensorBoard events.
         wandb: project of Weights & Biases that the run is logged to; none if empty.
         name: the run's, for the last line and for Weights & Biases.
-        config: what Weights & Biases keeps beside the run, JSON data.
+        facts: what Weights & Biases keeps beside the run, JSON data.
         macs: multiply-adds of a step, over all devices.
         peak: multiply-adds a second that all devices could do; None where it isn't known.
         writes: whether this process keeps the record; others only count.
@@ -50,7 +50,7 @@ class Journal:
         tensorboard: bool,
         wandb: str = "",
         name: str = "",
-        config: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
         macs: int = 0,
         peak: float | None = None,
         writes: bool = True,
@@ -70,7 +70,7 @@ class Journal:
             disable=not writes,
         )
         if writes:
-            self._tracker = _weights_and_biases(wandb, name, config, workdir) if wandb else None
+            self._tracker = _weights_and_biases(wandb, name, facts, workdir) if wandb else None
             self._truncate(start)
             self._file = self.path.open("a", buffering=1)
             self._board = _board(workdir / "tensorboard", start) if tensorboard else None
@@ -183,7 +183,7 @@ def _board(folder: Path, start: int) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=start + 1 if folder.exists() else None)
 
 
-def _weights_and_biases(project: str, name: str, config: Mapping | None, workdir: Path):
+def _weights_and_biases(project: str, name: str, facts: Mapping | None, workdir: Path):
     try:
         import wandb
     except ImportError as error:
@@ -193,7 +193,7 @@ def _weights_and_biases(project: str, name: str, config: Mapping | None, workdir
     identity = workdir / "wandb_id"
     resumed = identity.read_text().strip() if identity.exists() else None
     run = wandb.init(
-        project=project, name=name, config=dict(config or {}), id=resumed, resume="allow",
+        project=project, name=name, config=dict(facts or {}), id=resumed, resume="allow",
         dir=str(workdir),
     )  # fmt: skip
     with contextlib.suppress(OSError):

@@ -5,14 +5,14 @@ From the cheapest: `boss` and `gits` place steps by dynamic programming over one
 whole samplers on an objective of one's own.
 """
 
-from .align import align
-from .boss import boss
-from .gits import gits, select
+from .boss_costs import boss
+from .frozen_error import align
 from .objectives import endpoint_error
-from .strategies import strategies
+from .solver_search import strategies
 from .study import Result
-from .timesteps import timesteps
+from .timestep_search import timesteps
 from .trajectories import Trajectories, teacher
+from .trajectory_costs import gits, select
 
 __all__ = [
     "Result",

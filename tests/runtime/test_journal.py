@@ -94,7 +94,7 @@ def test_weights_and_biases_gets_the_same_lines_and_goes_on_with_a_run(tmp_path,
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     for start in (0, 2):
-        made = journal(tmp_path, start=start, wandb="sweeps", name="run", config={"seed": 1})
+        made = journal(tmp_path, start=start, wandb="sweeps", name="run", facts={"seed": 1})
         made.log(start + 2, {"loss": 0.5})
         made.close()
     assert [one["id"] for one in started] == [None, "abc"] and started[0]["project"] == "sweeps"

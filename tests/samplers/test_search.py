@@ -13,7 +13,7 @@ from oracles.solver_runs import run
 
 from guidestar import guidance, samplers
 from guidestar.samplers import tuning
-from guidestar.samplers.tuning.align import frozen_costs
+from guidestar.samplers.tuning.frozen_error import frozen_costs
 from guidestar.samplers.tuning.jumps import COSTS, jump_costs
 from guidestar.samplers.tuning.nodes import cheapest
 

@@ -9,7 +9,7 @@ from ..checks import Levels, checked
 from ..solvers.per_step import MENU, MOST, PREDICTIONS, Choice, PerStep, per_step
 from .objectives import Objective
 from .study import Candidate, Result, Space, minimise
-from .timesteps import Subsets
+from .timestep_search import Subsets
 
 # The first to be tried: DPM-Solver++(2M) with Taylor's difference.
 FIRST = Choice()

@@ -12,8 +12,8 @@ from ..networks import Networks
 from ..schedules.diffusion_time import flow
 from ..solvers.euler import euler
 from ..solvers.solver import Solver
-from .gits import select
 from .trajectories import teacher
+from .trajectory_costs import select
 
 # Published: steps of the fine trajectory.
 STEPS = 100
