@@ -163,3 +163,17 @@ def test_json_that_cannot_be_read_says_what_to_do(tmp_path):
 def test_a_digest_of_data_looks_at_no_order_of_keys():
     assert files.digest_of({"a": 1, "b": [2]}) == files.digest_of({"b": [2], "a": 1})
     assert files.digest_of({"a": 1}) != files.digest_of({"a": 2})
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 100, 10**6])
+def test_a_sketch_tells_files_apart(size, tmp_path):
+    data = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+    (tmp_path / "a").write_bytes(data.tobytes())
+    (tmp_path / "same").write_bytes(data.tobytes())
+    one = files.sketch(tmp_path / "a")
+    assert files.sketch(tmp_path / "same") == one and len(one) == 8 * files.SKETCH_BLOCKS
+    for place in {0, size - 1} if size else ():
+        other = data.copy()
+        other[place] ^= 1
+        (tmp_path / "b").write_bytes(other.tobytes())
+        assert files.sketch(tmp_path / "b") != one

@@ -156,6 +156,21 @@ def test_a_set_that_was_prepared_again_is_decoded_again(data_dir, decodings):
     assert len(decodings) == 2
 
 
+@pytest.mark.parametrize("whole", [2**30, 0])
+def test_a_set_is_known_by_its_files_contents_wherever_they_are(
+    data_dir, tmp_path, monkeypatch, whole
+):
+    monkeypatch.setattr(tfds_arrays, "READ_WHOLE", whole)
+    first = load_source(NAME, "test", data_dir).identity()
+    assert load_source(NAME, "test", data_dir, memory_limit=1).identity() == first
+    assert load_source(NAME, "test[:3]", data_dir).identity() != first
+    shutil.copytree(data_dir, tmp_path / "moved")
+    assert load_source(NAME, "test", tmp_path / "moved").identity() == first
+    shutil.rmtree(data_dir / NAME)
+    prepare(data_dir, fill=255)
+    assert load_source(NAME, "test", data_dir).identity() != first
+
+
 def cut(file):
     """Keep the first half of a file."""
     os.truncate(file, file.stat().st_size // 2)
