@@ -1,6 +1,7 @@
 """Autoencoders from weight files, as functions of images in [-1, 1]."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def load_autoencoder(source: str | Path, where: str) -> Autoencoder:
     """
     if not source:
         raise UserError(f"{where} is empty: name the weights of an autoencoder")
-    if (home(source) / "vae").is_dir():  # of a pipeline
+    if os.path.isdir(home(source) / "vae"):  # of a pipeline
         source = home(source) / "vae"
     path = resolve(source)
     loaded = load(path)

@@ -130,13 +130,13 @@ def resolve(source: str | os.PathLike, kind: str = "") -> Path:
             its address and where to put it.
     """
     path = home(source)
-    if path.suffix and path.is_file():
+    if path.suffix and os.path.isfile(path):  # unlike Path's, false where a path cannot be
         require_whole(path)
         return path
     shipped = SHIPPED / f"{source}.safetensors"
-    if shipped.exists():
+    if os.path.isfile(shipped):
         return shipped
-    if path.is_dir():
+    if str(source) and os.path.isdir(path):
         return file_in(path)
     if published := find(str(source)):
         return published

@@ -41,7 +41,11 @@ def file_in(folder: Path) -> Path:
         for ending in ENDINGS:
             if (found := folder / f"{stem}{ending}").is_file():
                 return found
-    inside = sorted(path for path in folder.iterdir() if path.is_file())
+    try:
+        everything = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check it") from error
+    inside = [path for path in everything if path.is_file()]
     indices = [path for path in inside if INDEX.fullmatch(path.name)]
     if len(indices) == 1:
         return indices[0]
@@ -56,7 +60,7 @@ def file_in(folder: Path) -> Path:
     for name in NETWORKS:
         if (folder / name).is_dir():
             return file_in(folder / name)
-    others = _listed(path.name for path in folder.iterdir())
+    others = _listed(path.name for path in everything)
     raise UserError(f"{folder} holds no weights but {others}: give the path of a weight file")
 
 

@@ -1,6 +1,7 @@
 """Weights to networks: files of this project and published ones, by one call."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: 
     Raises:
         UserError: as in `load`; or the weights are of a classifier or an autoencoder.
     """
-    loaded = load(resolve(source, "denoiser"), entry=entry, **overrides)
+    place, entry = _within(source, entry)
+    loaded = load(resolve(place, "denoiser"), entry=entry, **overrides)
     if loaded.spec.preconditioner is None:
         raise UserError(
             f"{source} is no denoiser but a {loaded.sidecar['model']['name']}: load it with "
@@ -137,9 +139,8 @@ def load_denoiser(source: str | Path, *, entry: str | None = None, **overrides: 
 
 def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fitted:
     """Find a network's arrays in a file without reading them; arguments as in `load`."""
-    if entry is not None and (home(source) / entry).is_dir():
-        source, entry = home(source) / entry, None
-    path = resolve(source)
+    place, entry = _within(source, entry)
+    path = resolve(place)
     sidecar = sidecar_of(path)
     try:
         weights = open_file(path, entry)
@@ -163,6 +164,14 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(spec.shapes).items()}
     found = _fitted(path, shapes, {name: array.shape for name, array in arrays.items()})
     return Fitted(path, spec.network, spec, shapes, found, arrays, sidecar)
+
+
+def _within(source: str | Path, entry: str | None) -> tuple[str | Path, str | None]:
+    """Return a pipeline's folder of one network, where ``entry`` names one; or what was given."""
+    folder = home(source)
+    if entry and os.path.isdir(folder / entry):  # unlike Path's, false where a path cannot be
+        return folder / entry, None
+    return source, entry
 
 
 def _never_dropped(sidecar: Mapping[str, Any]) -> bool:

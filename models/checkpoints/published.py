@@ -133,7 +133,7 @@ def find(file: str) -> Path | None:
     if entry is None or Path(file).name != str(file):
         return None
     path = folder() / entry.file
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = f"sha256 {entry.sha256}" if entry.sha256 else "no sha256 is published"
         raise UserError(
             f"{entry.file} is not in {folder()}: download it from {entry.url} (about "

@@ -185,6 +185,8 @@ def test_a_pipeline_s_networks_are_found_in_their_folders(vae, tmp_path):
     shutil.copytree(vae, tmp_path / "vae")
     (tmp_path / "model_index.json").write_text("{}")
     assert fit(tmp_path).sidecar["model"]["name"] == "dit"
+    with pytest.raises(UserError, match="no denoiser but a sd_vae"):
+        models.load(tmp_path, entry="vae")
     assert fit(tmp_path, entry="transformer").path == tmp_path / "transformer" / WEIGHTS
     autoencoder = load_autoencoder(tmp_path, "encoding.autoencoder")
     assert autoencoder.latent_channels == 4
@@ -245,6 +247,13 @@ def test_a_folder_without_weights_or_with_several_is_refused(files, message, tmp
 def test_a_folder_of_one_network_is_that_network(name, tmp_path):
     save_file(published_dit(), tmp_path / name)
     assert fit(tmp_path, heads=2).path == tmp_path / name
+
+
+@pytest.mark.parametrize("source", ["", "nothing", "gone/x.pt", "a\0b", "x" * 300])
+@pytest.mark.parametrize("entry", [None, "ema"])
+def test_what_is_nowhere_is_said_to_be(source, entry):
+    with pytest.raises(UserError, match="no weights at .*: give the path"):
+        load(source, entry=entry)
 
 
 def test_without_convolutions_at_the_latents_they_are_identities(tmp_path):
