@@ -58,8 +58,10 @@ def load_source(
             a field that has no effect on this data set.
     """
     del flip
+    if not isinstance(name, str):
+        raise UserError(f"data.name {name!r} is not the name of a data set: give a string")
     sources = registry("source")
-    if isinstance(name, str) and name in sources:
+    if name in sources:
         section = {"name": name}
     elif name and record_folder.is_one(home(name)):
         section = {"name": "folder", "path": name}

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import os
 import re
 import unicodedata
@@ -294,7 +295,7 @@ class _Label:
             plain = isinstance(value, (int, float)) and not isinstance(value, bool)
             number, value = (value if plain else None), None if plain else value
         if number is not None:
-            if not (number == number and number >= 0 and number == int(number)):
+            if not (math.isfinite(number) and number >= 0 and number == int(number)):
                 raise UserError(
                     f"{place}: the label is {number:g}, and labels are whole numbers from 0, or "
                     f"names"
@@ -412,6 +413,11 @@ def _tabled(folder: Path, found: "_Finder") -> list[tuple[str, str, Any]]:
                 f"label: give two cells"
             )
         result.append((f"{TABLED}, line {number}", cells[0], cells[1]))
+    if not result:
+        raise UserError(
+            f"{printable(folder / TABLED)} has a header alone: write a file and a label in each "
+            f"line, or remove it"
+        )
     return result
 
 

@@ -122,7 +122,8 @@ def prepare_pictures(
 def _check(source, size, channels, records_per_shard, most_damaged) -> None:
     if not os.fspath(source).strip():
         raise UserError("prepare.source is empty: name the folder of pictures")
-    if size < 1 or channels not in (1, 3) or records_per_shard < 1:
+    whole = all(type(number) is int for number in (size, channels, records_per_shard))
+    if not whole or size < 1 or channels not in (1, 3) or records_per_shard < 1:
         raise UserError(
             f"prepare: size {size}, channels {channels} and records_per_shard {records_per_shard} "
             f"make no data set: give a size, 1 or 3 channels, and 1 record a shard or more"

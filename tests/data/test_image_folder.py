@@ -346,6 +346,7 @@ def test_tables_of_other_encodings_are_read(tmp_path):
         ("/x/a/0.png,0\na/1.png,1", "labels of 1 pictures that are not in it, /x/a/0.png"),
         ("../a/0.png,0\na/1.png,1", "labels of 1 pictures"),
         ("", "is empty"),
+        ("file,label\n", "has a header alone"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused_by_line(text, message, tmp_path):
@@ -376,6 +377,7 @@ def test_listed_labels_are_read(labels, expected, names, tmp_path):
     [
         ({"labels": [[PNG, 0], [OTHER, -1]]}, r"dataset\.json, entry 1: the label is -1"),
         ({"labels": [[PNG, 0], [OTHER, None]]}, "entry 1: the label is null"),
+        ({"labels": [[PNG, 0], [OTHER, float("inf")]]}, "entry 1: the label is inf"),
         ({"labels": [[PNG, 0], [OTHER, 0.5]]}, r"entry 1: the label is 0\.5"),
         ({"labels": [[PNG, 0], [OTHER, True]]}, "entry 1: the label is true"),
         ({"labels": [[PNG, 0], [OTHER, [0, 1]]]}, r"entry 1: the label is \[0, 1\]"),

@@ -190,6 +190,7 @@ def test_a_shard_of_nothing_but_damage_is_no_shard(pictures, tmp_path):
         (dict(source=""), "prepare.source is empty"),
         (dict(source=" "), "prepare.source is empty"),
         (dict(size=0), "size 0"),
+        (dict(size=4.5), "size 4.5"),
         (dict(channels=4), "1 or 3 channels"),
         (dict(records_per_shard=0), "1 record a shard or more"),
         (dict(most_damaged=1.5), "most_damaged 1.5 is a share"),
