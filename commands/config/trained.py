@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ...core.errors import UserError
 from ...core.files import digest_of, read_json
+from ...data.latents import provenance
 from ...inference.networks import Weights, read_weights
 from ...models.autoencoders.scaling import LatentScaling
 from ...models.checkpoints.files import flatten
@@ -98,12 +99,14 @@ def _configured(config, stored: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(tree)
 
 
-def _scaling(stored: Mapping[str, Any]) -> dict[str, Any] | None:
+def _scaling(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the scaling of the latents that a run is trained on; None of one on images."""
-    facts = stored.get("data", {}).get("content", {}).get("latents")
-    if not facts:
-        return None
-    return LatentScaling(**{name: facts[name] for name in SCALING}).to_json()
+    data = stored.get("data") or {}
+    facts = (data.get("content") or {}).get("latents") or {}
+    if all(name in facts for name in SCALING):
+        return LatentScaling(**{name: facts[name] for name in SCALING}).to_json()
+    # An earlier release knew data by their name.
+    return provenance(data["name"]).get("latents") if data.get("name") else None
 
 
 def _digest(params: Any) -> str:
