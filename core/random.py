@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from .errors import UserError, WrongType
@@ -57,7 +58,7 @@ def root_key(seed: int) -> Key[Array, ""]:
     return jax.random.fold_in(key, jnp.uint32(high)) if high else key
 
 
-def require_generator(owner: str, key: Key[Array, "..."]) -> None:
+def require_generator(owner: str, key: Any) -> None:
     """Refuse keys of a generator under which samples depend on their batch.
 
     Raises:
@@ -74,7 +75,7 @@ def require_generator(owner: str, key: Key[Array, "..."]) -> None:
 
 
 def sample_keys(
-    root: Key[Array, ""], stream: int, indices: Int[Array, " batch"]
+    root: Any, stream: int, indices: Int[Array, " batch"] | Int[np.ndarray, " batch"]
 ) -> Key[Array, " batch"]:
     """Return one key a sample, ``fold_in(fold_in(root, stream), index)``.
 
@@ -87,7 +88,7 @@ def sample_keys(
     return jax.vmap(jax.random.fold_in, (None, 0))(branch, jnp.asarray(indices))
 
 
-def keys_per_sample(owner: str, key: Array, batch: int) -> Key[Array, " batch"]:
+def keys_per_sample(owner: str, key: Any, batch: int) -> Key[Array, " batch"]:
     """Return one key a sample: ``fold_in(key, i)`` of a single key, several as they are.
 
     Raises:
@@ -146,7 +147,8 @@ def unit_noise(
 
 
 def normal_like(
-    keys: Key[Array, " batch"], array: Float[Array, " batch *shape"]
+    keys: Key[Array, " batch"],
+    array: Float[Array, " batch *shape"] | Float[np.ndarray, " batch *shape"],
 ) -> Float[Array, " batch *shape"]:
     """Return unit normal noise of an array's shape and type, one key a sample."""
     return unit_noise(keys, array.shape[1:], array.dtype)

@@ -29,6 +29,20 @@ if os.environ.get("GUIDESTAR_TYPECHECK"):
 
 import jax  # noqa: E402  (reads the flags)
 
+UNTYPED = "untyped: gives values that annotations forbid; left out where annotations are checked"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", UNTYPED)
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("GUIDESTAR_TYPECHECK"):
+        for item in items:
+            if item.get_closest_marker("untyped"):
+                item.add_marker(pytest.mark.skip(reason="annotations are checked"))
+
+
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"
 
 

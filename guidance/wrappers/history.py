@@ -135,8 +135,8 @@ def higs(
 
 
 def high_pass(
-    images: Float[Array, "batch height width channel"], radius: float | Array
-) -> Float[Array, "batch height width channel"]:
+    images: Float[Array, " batch *shape"], radius: float | Array
+) -> Float[Array, " batch *shape"]:
     """Damp low spatial frequencies: multiply the cosine transform by a sigmoid of the radius.
 
     ``sigmoid(50 (R - radius))`` with ``R^2 = (row / height)^2 + (column / width)^2``.

@@ -26,7 +26,7 @@ class Between:
 
     def holds_at(self, sigma: float) -> bool:
         """Return whether the rule inside holds at a noise level."""
-        return self.low < sigma <= self.high
+        return bool(self.low < sigma <= self.high)
 
     def at(self, sigma):
         if self.holds_at(sigma):

@@ -74,7 +74,7 @@ class Stitched:
 
     def holds_at(self, sigma: float) -> bool:
         """Return whether the other network holds at a noise level."""
-        return self.low < sigma <= self.high
+        return bool(self.low < sigma <= self.high)
 
     def at(self, sigma):
         rule = self.rule.at(sigma)

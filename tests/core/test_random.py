@@ -34,6 +34,7 @@ def test_other_seeds_are_refused_by_name(seed):
         random.checked_seed(seed, "sampling.seed")
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("use", "owner"),
     [

@@ -192,6 +192,7 @@ def test_configs_express_the_reference():
     assert guidance.to_config(guidance.from_config(section)) == section
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -200,7 +200,9 @@ def test_the_networks_own_null_condition_is_asked_for():
     small, seen = Asked(biased), []
     small.denoise = lambda x, s, c: seen.append(c) or biased(x, s, c)
     rule = stitched(guidance.cfg(2.0)).at(1.0)
-    evaluate = Evaluator({"main": MAIN, "small": small}, jnp.asarray(NOISE), 1.0, LABELS, "fused")
+    evaluate = Evaluator(
+        {"main": MAIN, "small": small}, jnp.asarray(NOISE), jnp.float32(1.0), LABELS, "fused"
+    )
     rule.apply(evaluate, NOISE, 1.0, rule.init(NOISE), keys(4))
     np.testing.assert_array_equal(seen[0].reshape(4, 2)[:, 1], 1)
 
@@ -247,6 +249,7 @@ def test_it_is_described_by_its_constructor():
     assert guidance.from_config(guidance.to_config(rule)).at(5.0).network == "small"
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -71,6 +71,7 @@ CASES = [
 ]
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(("name", "key", "value"), CASES)
 def test_every_constructor_refuses_values_of_another_kind(name, key, value):
     arguments = {one: built(given) for one, given in EXAMPLES[name].items()}
@@ -95,6 +96,7 @@ def test_predictions_that_are_no_floating_point_arrays_are_refused(kind):
         guidance.combine(guidance.cfg(2.0), arrays(), x=np.ones((2, 4, 4, 3), kind))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("options", "message"),
     [
