@@ -30,6 +30,7 @@ from .config.training import networks_of, plain, source_of
 READS = (
     "seed",
     "data",
+    "-data.flip",
     "model",
     *(f"training.{name}" for name in ("loss", "noise", "weighting", "kernel")),
     *(f"training.{name}" for name in ("augmentation", "perturbation", "objective")),

@@ -25,6 +25,7 @@ from .sample import require_channels, require_counts, same_name
 # What this mode reads of a config.
 READS = (
     "data",
+    "-data.flip",
     "decoding",
     "sampling.format",
     "sampling.batch_size",

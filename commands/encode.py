@@ -12,6 +12,7 @@ from ..runtime import distributed
 # What this mode reads of a config.
 READS = (
     "data",
+    "-data.flip",
     "encoding",
 )
 

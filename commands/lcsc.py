@@ -24,6 +24,7 @@ from .sample import job_from_config
 READS = (
     "seed",
     "data",
+    "-data.flip",
     "lcsc",
     "guidance",
     "sampler",

@@ -11,7 +11,13 @@ from .config.sections import section
 
 EXAMPLE = "configs/evidence.py"
 # What this mode reads of a config.
-READS = ("data", "evaluation.classifier", "evaluation.extractor", "evaluation.statistics")
+READS = (
+    "data",
+    "-data.flip",
+    "evaluation.classifier",
+    "evaluation.extractor",
+    "evaluation.statistics",
+)
 
 
 def run(config, workdir: Path) -> None:

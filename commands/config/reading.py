@@ -13,9 +13,13 @@ def reads(prefixes: Sequence[str], field: str) -> bool:
     """Say whether a field, or a part of it, is among what a mode reads.
 
     Args:
-        prefixes: dotted names of fields and sections.
+        prefixes: dotted names of fields and sections; with a ``-`` before it, one that is not read
+            though its section is.
         field: dotted name of a field or section.
     """
+    left_out = [one[1:] for one in prefixes if one.startswith("-")]
+    if any(field == one or field.startswith(f"{one}.") for one in left_out):
+        return False
     return any(
         field == one or field.startswith(f"{one}.") or one.startswith(f"{field}.")
         for one in (*ALWAYS, *prefixes)

@@ -212,7 +212,7 @@ def test_every_mode_runs_a_config_and_says_what_it_reads(mode):
     assert callable(module.run)
     known = {*digits.get_config(), "rows", "claims", "evaluation", "demo", "fractal", "atlas"}
     known |= {"study", "order", "margins", "experiment"}
-    assert {one.partition(".")[0] for one in module.READS} <= known
+    assert {one.lstrip("-").partition(".")[0] for one in module.READS} <= known
 
 
 def test_a_field_is_read_with_its_section_or_a_part_of_it():
@@ -221,6 +221,8 @@ def test_a_field_is_read_with_its_section_or_a_part_of_it():
     assert not reading.reads(("sampling.weights",), "sampling.count")
     assert not reading.reads(("sampling",), "sampling_more")
     assert reading.reads((), "hosts.count")
+    assert not reading.reads(("data", "-data.flip"), "data.flip")
+    assert reading.reads(("data", "-data.flip"), "data.name") and reading.reads(("data",), "data")
 
 
 def test_fields_of_two_configs_that_differ_are_named():
