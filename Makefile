@@ -49,7 +49,7 @@ lint: $(STAMP)
 
 # Every rule's claim, 2 000 images a row against the stored statistics of the real set.
 evidence: $(STAMP)
-	$(RUN) main.py --config=configs/evidence.py --workdir=out/evidence --mode=evaluate
+	$(RUN) main.py --config=configs/evidence.py --workdir=out/evidence --mode=evidence
 	cp out/evidence/evidence.json weights/fashion_mnist_evidence.json
 	cp out/evidence/evidence.md docs/evidence.md
 

@@ -211,7 +211,7 @@ def test_every_mode_runs_a_config_and_says_what_it_reads(mode):
     module = module_of(mode)
     assert callable(module.run)
     known = {*digits.get_config(), "rows", "claims", "evaluation", "demo", "fractal", "atlas"}
-    known |= {"study", "order", "margins", "experiment"}
+    known |= {"study", "order", "margins", "experiment", "evidence"}
     assert {one.lstrip("-").partition(".")[0] for one in module.READS} <= known
 
 
