@@ -156,8 +156,8 @@ def _table(options: Mapping[str, Any]) -> Float[np.ndarray, " steps"]:
         each = np.asarray(options["trained_betas"], np.float64)
     elif betas in ("linear", "scaled_linear"):
         power = 2 if betas == "scaled_linear" else 1
-        ends = (options[name] ** (1 / power) for name in ("beta_start", "beta_end"))
-        each = np.linspace(*ends, count) ** power
+        first, last = (options[name] ** (1 / power) for name in ("beta_start", "beta_end"))
+        each = np.linspace(first, last, count) ** power
     elif betas == "squaredcos_cap_v2":
         # Nichol and Dhariwal, arXiv 2102.09672, eq. 17.
         places = np.arange(count + 1) / count
@@ -325,7 +325,8 @@ def _flow_matching(options, steps, mu, sigma_max) -> tuple[Solver, np.ndarray, P
     ends = np.array([1.0, 1 / count])
     if not options.get("use_dynamic_shifting"):
         ends = _shifted(options, ends, mu, shift)
-    times = _stretched(_shifted(options, np.linspace(*ends, steps), mu, shift), options)
+    grid = np.linspace(ends[0], ends[1], steps)
+    times = _stretched(_shifted(options, grid, mu, shift), options)
     again = _respaced(options, times[0], times[-1], steps)
     levels = _flow_levels(times if again is None else again, sigma_max)
     return euler(), np.append(levels, 0.0), gaussian()

@@ -63,7 +63,7 @@ class Evaluator:
         sigma = self.sigma if sigma is None else sigma
         batch = x.shape[0]
         resolved = [self._resolve(branch, batch) for branch in branches]
-        results: list[Array | None] = [None] * len(branches)
+        results: dict[int, Array] = {}
         for group in _groups(branches, resolved, self.mode):
             network, count = branches[group[0]].network, len(group)
             if network == CLASSIFIER:
@@ -72,7 +72,7 @@ class Evaluator:
                 continue
             modes = _active([branches[i].modes for i in group], batch)
             _require_support(network, self.networks[network], modes)
-            options = {"modes": modes} if modes else {}
+            options: dict[str, Any] = {"modes": modes} if modes else {}
             if self.to is not None:
                 _require_jumps(network, self.networks[network])
                 options["to"] = self.to
@@ -91,7 +91,7 @@ class Evaluator:
             out = out.reshape((batch, count, *out.shape[1:]))
             for position, i in enumerate(group):
                 results[i] = self._guarded(branches[i], resolved[i], out[:, position])
-        return tuple(results)  # type: ignore[arg-type]  (every branch is in a group)
+        return tuple(results[i] for i in range(len(branches)))
 
     def _resolve(self, branch: Branch, batch: int) -> Any:
         if branch.network == CLASSIFIER:
@@ -149,7 +149,8 @@ def _resolved(branch: Branch, wanted: Any, given: Any, null: Any, batch: int) ->
     if isinstance(null, Mapping) and isinstance(given, Mapping):
         # What the null condition lacks (an image's size) is as given.
         null = {**given, **null}
-    same = jax.tree.structure(null) == jax.tree.structure(given)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (null, given)]
+    same = structures[0] == structures[1]
     return jax.tree.map(
         lambda one, empty: jnp.broadcast_to(jnp.asarray(empty, one.dtype), one.shape),
         given,
@@ -212,8 +213,8 @@ def _require_support(name: str, network: Callable, modes: tuple[Active, ...]) ->
 
 
 def _are_labels(value: Any, batch: int) -> bool:
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    return shape == (batch,) and jnp.issubdtype(dtype, jnp.integer)
+    shape = getattr(value, "shape", None)
+    return shape == (batch,) and bool(jnp.issubdtype(value.dtype, jnp.integer))
 
 
 def _require_like(name: str, out: Any, shape: tuple[int, ...], dtype: Any) -> None:

@@ -127,8 +127,8 @@ class GaussianFit:
         data = jnp.asarray(data, float)
         keys = keys_per_sample("samplers.GaussianFit.error", key, data.shape[0])
         errors = []
-        for number, sigma in enumerate(sigmas):
-            sigma = jnp.asarray(sigma, data.dtype)
+        for number, level in enumerate(sigmas):
+            sigma = jnp.asarray(level, data.dtype)
             noise = unit_noise(fold_each(keys, number), data.shape[1:], data.dtype)
             x = data + sigma * noise
             difference = self.denoise(x, sigma, condition) - denoise(x, sigma, condition)
@@ -137,8 +137,9 @@ class GaussianFit:
 
     def save(self, path: str | Path) -> None:
         """Write the fit as an .npz file of plain arrays; replaced as a whole or not at all."""
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
         with replacing(home(path)) as file:
-            np.savez(file, **{name: np.asarray(getattr(self, name)) for name in ARRAYS})
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "GaussianFit":
@@ -169,11 +170,12 @@ class GaussianFit:
         )
         if not fits:
             raise ValueError(f"{str(path)!r} holds arrays that are no Gaussian fit: {remedy}")
-        return cls(*(jnp.asarray(array, float) for array in numbers), tuple(map(int, shape)))
+        mean, values, vectors = (jnp.asarray(array, float) for array in numbers)
+        return cls(mean, values, vectors, tuple(map(int, shape)))
 
-    def _of(self, condition: Any, x: Array) -> tuple[Array, Array, Array]:
+    def _of(self, condition: Any, x: Array | np.ndarray) -> tuple[Array, Array, Array]:
         """Return mean, eigenvalues and eigenvectors in the type of x, by sample where by class."""
-        parts = self.mean, self.eigenvalues, self.eigenvectors
+        parts: list[Any] = [self.mean, self.eigenvalues, self.eigenvectors]
         if self.mean.ndim == 2:
             condition = self.null_condition if condition is None else condition
             labels = condition if hasattr(condition, "dtype") else np.asarray(condition)
@@ -184,24 +186,27 @@ class GaussianFit:
                     f"of another kind"
                 )
             # A label without a class gives NaN, not another class's numbers.
-            parts = tuple(
-                jnp.asarray(p).at[labels].get(mode="fill", fill_value=jnp.nan) for p in parts
-            )
-        return tuple(jnp.asarray(part, x.dtype) for part in parts)
+            parts = [jnp.asarray(p).at[labels].get(mode="fill", fill_value=jnp.nan) for p in parts]
+        mean, values, vectors = (jnp.asarray(part, x.dtype) for part in parts)
+        return mean, values, vectors
 
-    def _moved(self, x: Array, condition: Any, gain: Callable, rest: Array | float) -> Array:
+    def _moved(
+        self, x: Array | np.ndarray, condition: Any, gain: Callable, rest: Array | float
+    ) -> Array:
         """Stretch the offset from the mean: by ``gain(c^2)`` along U, by ``rest`` elsewhere."""
         mean, values, vectors = self._of(condition, x)
         offset = x.reshape(len(x), -1) - mean
         return (mean + _stretched(offset, vectors, gain(values), rest)).reshape(x.shape)
 
 
-def _stretched(offset: Array, vectors: Array, gain: Array, rest: Array | float) -> Array:
+def _stretched(
+    offset: Array | np.ndarray, vectors: Array, gain: Array, rest: Array | float
+) -> Array:
     """Return ``rest v + U (gain - rest) U^T v`` for every row v of ``offset``."""
     highest = jax.lax.Precision.HIGHEST
     along = jnp.matmul(offset[:, None], vectors, precision=highest) * (gain - rest)[..., None, :]
     inside = jnp.matmul(along, jnp.swapaxes(vectors, -1, -2), precision=highest)[:, 0]
-    return rest * offset + inside
+    return rest * jnp.asarray(offset) + inside
 
 
 def fit_gaussian(
@@ -249,8 +254,9 @@ def fit_gaussian(
     mean = np.stack([mean for mean, _, _ in fits])
     values = np.stack([np.pad(values, (0, most - len(values))) for _, values, _ in fits])
     vectors = np.stack([np.pad(u, ((0, 0), (0, most - u.shape[1]))) for *_, u in fits])
-    arrays = (jnp.asarray(a, float) for a in (mean, np.maximum(values, floor), vectors))
-    return GaussianFit(*(a[0] if labels is None else a for a in arrays), shape)
+    stacked = (jnp.asarray(a, float) for a in (mean, np.maximum(values, floor), vectors))
+    centre, variances, directions = (a[0] if labels is None else a for a in stacked)
+    return GaussianFit(centre, variances, directions, shape)
 
 
 def _by_class(data: np.ndarray, labels: Any) -> list[np.ndarray]:

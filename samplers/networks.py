@@ -101,7 +101,7 @@ def check_networks(
     Warns:
         UserWarning: one is never asked, or a part of the rule holds at no step.
     """
-    begin, used = 0, set()
+    begin, used = 0, set[str]()
     for part in parts:
         names = sorted({one.network for one in asked(part.rule, x)})
         if missing := [name for name in names if name not in networks]:
@@ -114,9 +114,9 @@ def check_networks(
         begin += part.steps
         used.update(names)
     idle = idle_parts(rule, sigmas)
-    for part in idle:
+    for written in idle:
         warnings.warn(
-            f"samplers.{owner}: {part} holds at none of the schedule's steps, which start at "
+            f"samplers.{owner}: {written} holds at none of the schedule's steps, which start at "
             f"sigma {sigmas[0]:.4g} down to {sigmas[-2]:.4g}: it has no effect",
             stacklevel=4,
         )
@@ -192,7 +192,8 @@ class _Recording(Counting):
 
     def __init__(self, x: Array, leaves: Sequence[Any], found: set[Asked]):
         super().__init__(x)
-        self.leaves, self.found, self.views = leaves, found, {}
+        self.leaves, self.found = leaves, found
+        self.views: dict[tuple, int] = {}
 
     def __call__(
         self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None

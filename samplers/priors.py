@@ -200,10 +200,10 @@ def student_t(
     # chi^2_D is twice a gamma variable; its logarithm neither under- nor overflows.
     log_gamma = jax.vmap(lambda key: jax.random.loggamma(key, half, (), noise.dtype))(keys)
     wider = jnp.where(infinite, 1, jnp.exp((jnp.log(half) - log_gamma) / 2))
-    return noise * sigma * _like(wider, noise)
+    return jnp.asarray(noise) * sigma * _like(wider, noise)
 
 
-def _like(numbers: Array, samples: Array) -> Array:
+def _like(numbers: Array, samples: Array | np.ndarray) -> Array:
     """Let one number a sample, or one alone, be multiplied with samples."""
     return numbers.reshape(numbers.shape + (1,) * (samples.ndim - 1)) if numbers.ndim else numbers
 

@@ -56,12 +56,12 @@ def vp(
     positive("vp", rho=rho)
     if not 0 < end < 1:
         raise ValueError(f"samplers.vp: end must be a time between 0 and 1, got {end}")
-    low = vp_sigma(end) if sigma_min is None else sigma_min
-    high = vp_sigma(1.0) if sigma_max is None else sigma_max
+    low = float(vp_sigma(end)) if sigma_min is None else sigma_min
+    high = float(vp_sigma(1.0)) if sigma_max is None else sigma_max
     span("vp", steps, low, high)
     times = (1 + np.linspace(0.0, 1.0, int(steps)) * (end ** (1 / rho) - 1)) ** rho
     if sigma_min is None and sigma_max is None:
-        return ended("vp", vp_sigma(times), final_zero)
+        return ended("vp", np.asarray(vp_sigma(times)), final_zero)
     exponent_low, exponent_high = np.log1p(np.square(low)), np.log1p(np.square(high))
     beta_d = 2 * (exponent_low / end - exponent_high) / (end - 1)
     beta_min = exponent_high - beta_d / 2
@@ -72,7 +72,7 @@ def vp(
             f"samplers.vp: no process with a linear beta goes from sigma {low:g} at time {end:g} "
             f"to {high:g} at time 1; ask for an `end` above {least:.3g}"
         )
-    sigmas = linear_sigma(times, beta_min, beta_d)
+    sigmas = np.asarray(linear_sigma(times, float(beta_min), float(beta_d)))
     return ended("vp", sigmas, final_zero, high, low)
 
 
@@ -190,7 +190,7 @@ def flow(
     whole("flow", steps=steps)
     positive("flow", shift=shift, sigma_max=sigma_max)
     times = np.linspace(flow_time(sigma_max / shift), 0.0, int(steps) + 1)
-    return ended("flow", shift * flow_sigma(times[:-1]), final_zero, sigma_max)
+    return ended("flow", shift * np.asarray(flow_sigma(times[:-1])), final_zero, sigma_max)
 
 
 def _spaced(steps, spacing, table, length):

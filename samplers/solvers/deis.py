@@ -49,7 +49,7 @@ class TAb(Multistep):
 
     def time(self, sigma: np.ndarray) -> np.ndarray:
         """Return the time of a noise level."""
-        return linear_time(sigma, self.beta_min, self.beta_max - self.beta_min)
+        return np.asarray(linear_time(sigma, self.beta_min, self.beta_max - self.beta_min))
 
 
 @register("solver")

@@ -12,7 +12,7 @@ from .euler import Euler, euler
 from .exponential import integrals, log_steps, orders, past_nodes
 from .multistep import Multistep
 from .singlestep import MOST, Singlestep, slope_weight, without_use
-from .solver import direction
+from .solver import Solver, direction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DpmSolverMultistep(Multistep):
 
     name: ClassVar[str] = "dpm_solver"
     as_published: bool = False
-    lower_order_final: bool = False
+    lower_order_final: bool = False  # type: ignore[misc]  # of the class in others
 
     @property
     def order(self):
@@ -125,7 +125,7 @@ def dpm_solver(
 
 
 @register("solver")
-def dpm_2() -> DpmSolverSinglestep:
+def dpm_2() -> Solver:
     """Return DPM-Solver-2: ``2 * steps - 1`` evaluations on a schedule that ends in 0.
 
     Euler's step to ``sqrt(sigma sigma')``, and the direction there for the whole step:

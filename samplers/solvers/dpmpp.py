@@ -71,7 +71,7 @@ class Dpmpp3m(DpmppMultistep):
     """Third order, second as published; the first step is Euler's, the next is 2M's."""
 
     past: int = 2
-    as_published: bool = False
+    as_published: bool = False  # type: ignore[misc]  # of the class in others
 
 
 @dataclasses.dataclass(frozen=True)

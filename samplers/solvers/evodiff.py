@@ -202,7 +202,7 @@ def _projection(a: Array, b: Array) -> Array:
 
 def _balance(levels: Levels, later: Array, earlier: Array) -> Array:
     """Return how much of an earlier prediction is taken from a later one."""
-    return levels.base + levels.weight * _projection(later, earlier)
+    return jnp.asarray(levels.base + levels.weight * _projection(later, earlier))
 
 
 def _reach(levels: Levels, balance: Array) -> Array:
@@ -211,4 +211,4 @@ def _reach(levels: Levels, balance: Array) -> Array:
     The paper clips it to between 1/4 and 3/2 of ``ratio``, which a sigmoid of what is not negative
     never leaves.
     """
-    return levels.ratio * jax.nn.sigmoid(jnp.abs(balance) / 4)
+    return jnp.asarray(levels.ratio * jax.nn.sigmoid(jnp.abs(balance) / 4))

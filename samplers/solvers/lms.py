@@ -17,7 +17,7 @@ class Lms(Multistep):
     """
 
     name: ClassVar[str] = "lms"
-    lower_order_final: bool = True
+    lower_order_final: bool = True  # type: ignore[misc]  # of the class in others
 
     def weights(self, sigmas):
         """Return integrals of the Lagrange basis in sigma."""

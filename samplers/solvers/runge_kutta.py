@@ -46,8 +46,8 @@ def runge_kutta(tableau: Tableau, denoise, x, interval):
     nodes = np.array([0.0, *tableau.nodes])
     # Weights of the directions in the point that each stage leads to: the next stage's, the end.
     ahead = np.zeros((count, count))
-    for stage, weights in enumerate((*tableau.stages, tableau.weights)):
-        ahead[stage, : len(weights)] = weights
+    for number, weights in enumerate((*tableau.stages, tableau.weights)):
+        ahead[number, : len(weights)] = weights
     # Not start + 1.0 * h: the last stage is at the step's end to the bit.
     sigmas = jnp.where(nodes == 1, interval.end, interval.start + nodes.astype(x.dtype) * h)
 

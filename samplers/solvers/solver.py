@@ -15,8 +15,8 @@ from ...guidance.protocol import Guided
 class Interval(NamedTuple):
     """One step's noise levels, and the solver's own constants for it."""
 
-    start: Float[Array, ""]
-    end: Float[Array, ""]
+    start: Float[Array | np.ndarray, " *steps"]
+    end: Float[Array | np.ndarray, " *steps"]
     table: Any
 
 
@@ -61,8 +61,13 @@ class Solver(Protocol):
             elsewhere.
     """
 
-    order: int
-    renoises: bool
+    @property
+    def order(self) -> int:
+        """Stated order of convergence."""
+
+    @property
+    def renoises(self) -> bool:
+        """Whether a rule may take the noise direction from another prediction."""
 
     def check(self, batch: int, condition: Any) -> None:
         """Refuse a batch that the solver cannot take; on the host, before anything is traced."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from scipy.interpolate import CubicSpline, PPoly
+from scipy.interpolate import CubicSpline, PPoly  # type: ignore[import-untyped]
 
 from ...core.files import home, write_arrays
 from ..checks import span

@@ -135,7 +135,7 @@ def calibrate(
             noise = unit_noise(noise_keys, shape, like.dtype)
             states = _trajectories(denoise, rule, sigmas, noise, given, rule_keys, branches)
         else:
-            noise = normal_like(noise_keys, x0[chosen])
+            noise = normal_like(noise_keys, jnp.asarray(x0[chosen]))
             states = (x0[chosen] + np.asarray(sigma, x0.dtype) * noise for sigma in sigmas)
         for i, (x, sigma) in enumerate(zip(states, sigmas, strict=True)):
             fixed, numbers = separated((networks, rule.at(float(sigma))))
@@ -245,7 +245,8 @@ class _Moments:
         varies = variance > seen * np.einsum("i...,i...->...", f**2, second)
         s = np.where(varies, common / np.where(varies, variance, 1.0), 0.0)
         b = np.sum(f_slope * mean, axis=0) - s * np.sum(f * mean, axis=0)
-        return Statistics(*(array.astype(dtype) for array in (1 - rest, s, b)), lambdas)
+        l, s, b = (array.astype(dtype) for array in (1 - rest, s, b))
+        return Statistics(l, s, b, lambdas)
 
 
 def _data(x0, shape):

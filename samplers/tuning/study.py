@@ -108,14 +108,16 @@ def minimise(
     import optuna
 
     known: dict[Hashable, float] = {}
-    values, best, lowest = [], None, math.inf
+    values: list[float] = []
+    best: Candidate | None = None
+    lowest = math.inf
     population = max(4, min(POPULATION, int(trials) // GENERATIONS))
     proposals = {
         "evolution": lambda: optuna.samplers.NSGAIISampler(population_size=population, seed=seed),
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
     }
-    distributions = {
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.IntDistribution(allowed[0], allowed[-1])
         if isinstance(allowed, range)
         else optuna.distributions.CategoricalDistribution(allowed)
@@ -136,6 +138,7 @@ def minimise(
         if best is None or value < lowest:
             best, lowest = candidate, value
         values.append(lowest)
+    assert best is not None, "there was a trial"
     return Result(best.solver, best.sigmas, lowest, np.array(values), len(known))
 
 

@@ -63,11 +63,11 @@ def teacher(
             prediction than the guided one (CFG++): its steps are no jumps along a direction.
     """
     fine = checked(fine, "tuning.teacher")
-    solver = euler() if solver is None else solver
+    takes: Solver = euler() if solver is None else solver
     noise = jnp.asarray(noise)
-    _refuse_renoising(rule, solver, fine, noise)
+    _refuse_renoising(rule, takes, fine, noise)
     saved = ("x", "denoised")
-    end, kept = sample(denoise, rule, solver, fine, noise, condition, key, save=saved)
+    end, kept = sample(denoise, rule, takes, fine, noise, condition, key, save=saved)
     return Trajectories(fine, jnp.concatenate([kept["x"], end[None]]), kept["denoised"])
 
 
