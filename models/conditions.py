@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, ArrayLike, Bool
 
 from ..core.errors import UserError
 
@@ -78,7 +78,7 @@ class Parts(Mapping):
 Condition = Label | Values | Parts | None
 
 
-def described(condition: Condition | Mapping[str, Label | Values] | int) -> Condition:
+def described(condition: Any) -> Condition:
     """Return a description in its hashable form; a plain number stands for so many classes.
 
     Raises:
@@ -145,7 +145,7 @@ def _without_null(part: Label | Values) -> Label | Values:
     return dataclasses.replace(part, null=None)
 
 
-def dropped(condition: Any, null: Any, where: Bool[Array, " batch"]) -> Any:
+def dropped(condition: Any, null: Any, where: Bool[ArrayLike, " batch"]) -> Any:
     """Return a batch of conditions in which the marked samples have their parts' nulls.
 
     Args:
@@ -162,10 +162,10 @@ def dropped(condition: Any, null: Any, where: Bool[Array, " batch"]) -> Any:
     return condition if null is None else _dropped(condition, null, where)
 
 
-def _dropped(values: Array, null: Any, where: Array) -> Array:
-    values = jnp.asarray(values)
-    marked = where.reshape((-1,) + (1,) * (values.ndim - 1))
-    return jnp.where(marked, jnp.asarray(null, values.dtype), values)
+def _dropped(values: ArrayLike, null: Any, where: ArrayLike) -> Array:
+    given = jnp.asarray(values)
+    marked = jnp.asarray(where).reshape((-1,) + (1,) * (given.ndim - 1))
+    return jnp.where(marked, jnp.asarray(null, given.dtype), given)
 
 
 def require(condition: Condition, given: Any, batch: int, owner: str) -> None:

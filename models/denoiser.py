@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from ..core.macs import count
 from .conditions import Condition, Label, Values, described, like, null_of
@@ -226,9 +226,9 @@ class Denoiser:
 
     def __call__(
         self,
-        x: Float[Array, " batch *shape"],
-        sigma: Float[Array, ""] | Float[Array, " batch"],
-        condition: Int[Array, " batch"] | Any | None = None,
+        x: Float[ArrayLike, " batch *shape"],
+        sigma: Float[ArrayLike, ""] | Float[ArrayLike, " batch"] | float,
+        condition: Any = None,
         modes: tuple = (),
         **inputs: Any,
     ) -> Float[Array, " batch *shape"]:
@@ -238,16 +238,17 @@ class Denoiser:
         predicts beside the sample's own channels (a variance) is left out; see `raw`. ``inputs``
         go on to the network.
         """
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
-        column = sigma.reshape((-1,) + (1,) * (x.ndim - 1))
+        x = jnp.asarray(x)
+        levels = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
+        column = levels.reshape((-1,) + (1,) * (x.ndim - 1))
         skip, out, inside, noise = self.preconditioner.coefficients(column)
         raw = self.raw(inside * x, noise.reshape(-1), condition, modes, **inputs)
         return skip * x + out * raw[..., : x.shape[-1]]
 
     def raw(
         self,
-        x: Float[Array, " batch *shape"],
-        time: Float[Array, ""] | Float[Array, " batch"],
+        x: Float[ArrayLike, " batch *shape"],
+        time: Float[ArrayLike, ""] | Float[ArrayLike, " batch"] | float,
         condition: Any = None,
         modes: tuple = (),
         **inputs: Any,
@@ -264,6 +265,7 @@ class Denoiser:
         Raises:
             ValueError: no condition, and the network never learnt to do without one.
         """
+        x = jnp.asarray(x)
         batch = x.shape[0]
         time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), (batch,))
         if condition is None and self.network.condition is not None:

@@ -125,7 +125,7 @@ class _Nulls(Mapping):
 
 
 def wrap(
-    apply: Callable,
+    apply: Any,
     params: Any,
     *,
     prediction: str,
@@ -200,7 +200,7 @@ def wrap(
     return denoiser
 
 
-def _require_pure(apply: Callable, params: Any) -> None:
+def _require_pure(apply: Any, params: Any) -> None:
     """Refuse functions that cannot be static, or that hold their weights themselves."""
     if isinstance(apply, nnx.Module) or not callable(apply):
         raise UserError(
@@ -228,7 +228,7 @@ def _require_pure(apply: Callable, params: Any) -> None:
         )
 
 
-def _held(apply: Callable) -> dict[str, Any]:
+def _held(apply: Any) -> dict[str, Any]:
     """Return what a function takes from around it, by name."""
     held: dict[str, Any] = {}
     if isinstance(apply, functools.partial):

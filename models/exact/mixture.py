@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 # Elements of [rows, dim, components] evaluated at once: the temporaries then stay in a core's
 # cache (five times faster on a CPU than whole batches) and memory does not grow with the batch.
@@ -99,7 +99,7 @@ class GaussianMixture:
         return self.means.shape[1]
 
     def log_density(
-        self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float = 0.0
+        self, x: Float[ArrayLike, "batch dim"], sigma: Float[ArrayLike, "..."] | float = 0.0
     ) -> Float[Array, " batch"]:
         """Return ``log p(x; sigma)``, the log-density of data plus noise.
 
@@ -110,7 +110,7 @@ class GaussianMixture:
         return _in_blocks(_log_density, self, *self._checked(x, sigma))
 
     def score(
-        self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float
+        self, x: Float[ArrayLike, "batch dim"], sigma: Float[ArrayLike, "..."] | float
     ) -> Float[Array, "batch dim"]:
         """Return ``grad_x log p(x; sigma) = -sum_k r_k(x) (C_k + sigma^2 I)^-1 (x - m_k)``.
 
@@ -119,14 +119,14 @@ class GaussianMixture:
         return _in_blocks(_score, self, *self._checked(x, sigma))
 
     def denoise(
-        self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float
+        self, x: Float[ArrayLike, "batch dim"], sigma: Float[ArrayLike, "..."] | float
     ) -> Float[Array, "batch dim"]:
         """Return ``E[x0 | x] = x + sigma^2 score(x; sigma)`` (Tweedie), the ideal denoiser."""
         points, levels = self._checked(x, sigma)
         return points + levels[..., None] ** 2 * self.score(points, levels)
 
     def component(
-        self, x: Float[Array, "batch dim"], sigma: Float[Array, "..."] | float = 0.0
+        self, x: Float[ArrayLike, "batch dim"], sigma: Float[ArrayLike, "..."] | float = 0.0
     ) -> Int[Array, " batch"]:
         """Return the component with the largest responsibility for each point."""
         return _in_blocks(_component, self, *self._checked(x, sigma))

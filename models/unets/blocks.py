@@ -46,7 +46,7 @@ class Style:
     start: Start
     last: Start
     attention: Start
-    dtype: jnp.dtype
+    dtype: Any
 
 
 def downsampled(

@@ -118,7 +118,7 @@ class BlockStyle:
     res_balance: float
     attn_balance: float
     clip: float | None
-    dtype: jnp.dtype
+    dtype: Any
 
 
 def scale_groups(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:

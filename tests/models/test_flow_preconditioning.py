@@ -171,7 +171,10 @@ def test_a_network_of_noise_sees_ddpm_s_input_and_gives_the_data_back(x64):
         (dict(name="flow", path="curved"), "path must be one of linear, gvp, vp"),
         (dict(name="flow", time="forwards"), "time must be one of to_data, to_noise"),
         (dict(name="flow", time_scale=0.0), "not above 0"),
-        (dict(name="discrete", betas="cosine"), "betas must be one of linear, scaled_linear"),
+        (
+            dict(name="discrete", betas="square"),
+            "betas must be one of linear, scaled_linear, cosine",
+        ),
         (dict(name="discrete", beta_start=0.0), "0 < beta_start"),
         (dict(name="discrete", steps=1), "2 steps or more"),
     ],

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.filled import filled
+from networks.filled import fill
 
 from guidestar import models
 from guidestar.core.errors import UserError
@@ -32,9 +32,9 @@ LABELS = np.array([0, CLASSES - 1, CLASSES, CLASSES + 1, -1], np.int32)
 def answered(section, label):
     """Return which samples a network of random weights answers with finite numbers."""
     spec = models.build(section)
-    network, params = filled(spec.build, num_classes=spec.condition, shape=spec.shape)
+    params = fill(spec.shapes)
     x = jnp.ones((len(label), *spec.shape))
-    run = jax.jit(lambda params, label: network(params, x, jnp.ones(len(label)), label))
+    run = jax.jit(lambda params, label: spec.network(params, x, jnp.ones(len(label)), label))
     return np.isfinite(np.asarray(run(params, label))).reshape(len(label), -1).all(axis=1)
 
 

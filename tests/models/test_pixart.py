@@ -15,7 +15,7 @@ from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
 from guidestar.models.checkpoints.keys import pixart
 from guidestar.models.checkpoints.loading import load
-from guidestar.models.denoiser import Denoiser, split
+from guidestar.models.conditions import LEARNT, Values
 from guidestar.models.preconditioning import Discrete
 from guidestar.models.transformers.pixart import CrossAttention
 
@@ -158,13 +158,7 @@ def test_a_network_without_micro_conditions_refuses_them():
 
 def sized(**changes):
     spec = builders.build(dict(name="pixart", size="XL/2", scan_layers=True) | changes)
-    network, params = split(
-        nnx.eval_shape(lambda: spec.build(nnx.Rngs(0))),
-        num_classes=0,
-        shape=spec.shape,
-        condition=spec.condition,
-    )
-    return spec, Denoiser(params, network, spec.preconditioner)
+    return spec, spec.denoiser(spec.shapes)
 
 
 def count(params):
@@ -175,7 +169,8 @@ def test_xl_2_has_diffusers_count_and_its_multiply_adds():
     spec, denoise = sized()
     null, width, depth, tokens, words = 120 * 4096, 1152, 28, 1024, 120
     assert count(denoise.params) == PLAIN + null
-    assert spec.condition == (("tokens", (120, 4096)), ("mask", (120,)))
+    expected = {"tokens": Values((120, 4096), null=LEARNT), "mask": Values((120,))}
+    assert dict(spec.condition) == expected
     block = 12 * tokens * width**2 + 2 * tokens**2 * width
     block += 2 * (tokens + words) * width**2 + 2 * tokens * words * width
     rest = 7 * width**2 + 256 * width + words * (4096 * width + width**2)

@@ -74,13 +74,17 @@ def test_a_network_of_the_other_direction_is_read_with_time_and_sign_turned():
         num_classes: int = 3
         shape: tuple = (8, 8, 2)
         sites: tuple = ()
-        condition: tuple = ()
+        condition: object = None
+        name: str = "Turned"
 
         def __call__(self, params, x, time, label, modes=()):
             return -self.network(params, x, 1 - time, label, modes)
 
         def condition_like(self, batch):
             return self.network.condition_like(batch)
+
+        def null_condition(self, params):
+            return self.network.null_condition(params)
 
     turned = Denoiser(denoise.params, Turned(denoise.network), Flow(time="to_noise"))
     np.testing.assert_allclose(call(turned, x), call(denoise, x), rtol=1e-4, atol=1e-4)

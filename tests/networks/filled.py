@@ -21,13 +21,18 @@ def filled(build, *, num_classes, shape, seed=0):
     """
     module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     network, abstract = split(module, num_classes=num_classes, shape=shape)
+    return network, fill(abstract, seed)
+
+
+def fill(shapes, seed=0):
+    """Return parameters of these shapes; see `filled`."""
     draw = np.random.default_rng(seed)
 
-    def fill(path, array):
+    def one(path, array):
         fan_in = math.prod(array.shape[:-1]) if path[-1].key == "kernel" else 4
         return jnp.asarray(draw.normal(size=array.shape) / math.sqrt(fan_in), array.dtype)
 
-    return network, jax.tree_util.tree_map_with_path(fill, abstract)
+    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 def initialise(build, key, *, num_classes, shape):
