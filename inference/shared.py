@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from ..core.errors import UserError
 from ..core.files import digest_of
 from ..models.checkpoints.loading import outline
+from ..runtime.memory import return_memory
 from .job import Job
 from .networks import Weights, read_weights
 
@@ -44,7 +45,10 @@ class SharedNetworks:
             UserError: a weight file was replaced since its outline was made.
         """
         wanted = {name: _key(one) for name, one in job.weights.items()}
+        before = len(self._held)
         self._held = {key: self._held[key] for key in wanted.values() if key in self._held}
+        if len(self._held) < before or not before:
+            return_memory()
         for name, key in wanted.items():
             if key in self._held:
                 continue

@@ -1,5 +1,8 @@
 """How much memory is free, so that what cannot fit is refused before it is begun."""
 
+import contextlib
+import ctypes
+import sys
 from pathlib import Path
 
 from ..core.errors import UserError
@@ -35,3 +38,14 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
             f"{what} take about {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free: "
             f"{remedy}"
         )
+
+
+def return_memory() -> None:
+    """Give back to the system what was freed and is kept for later, where the C library can.
+
+    glibc keeps large arrays that were freed among smaller ones: networks that are read one after
+    another would take ever more memory than one of them.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
