@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from .. import input_pipeline, samplers
 from ..core.checks import count, require_ranges
 from ..core.errors import UserError
-from ..core.random import TRAINING_STEPS, checked_seed, root_key
+from ..core.random import NOISE, TRAINING_STEPS, checked_seed, root_key, sample_keys, unit_noise
 from ..data.source import Source
 from ..models.conditions import like as like_of
 from ..models.spec import Spec
@@ -345,58 +344,6 @@ def held_out_loss(
     )
 
 
-class FewSamplesDistance:
-    """The Frechet distance of few samples from the data; smaller with more samples, so compare
-    values of equal ``samples`` alone.
-
-    Args:
-        setup: the run.
-        name: of the value.
-        samples: how many.
-        steps: of the sampler.
-        extract: from images, as the data set stores them, to features.
-        real: moments of the data's features.
-        seed: of the noise.
-        prior: what samples begin from.
-    """
-
-    def __init__(self, setup: Setup, name: str, samples, steps, extract, real, seed, prior):
-        self._plan, self._name, self._samples = setup.specs[MAIN], name, samples
-        self._steps, self._extract, self._real, self._seed = steps, extract, real, seed
-        self._whole, self._prior = setup.layout.whole, prior
-
-    def run(self, step: int, networks: Mapping[str, Role]) -> Iterator[tuple[str, float]]:
-        """Yield the distance."""
-        from .. import guidance
-        from ..core.random import NOISE, sample_keys, unit_noise
-        from ..data.images import to_uint8
-        from ..evaluation.metrics.frechet import frechet_distance, moments
-
-        del step
-        spec, found = self._plan, []
-        denoiser = networks[MAIN].denoiser
-        for begin in range(0, self._samples, SAMPLES_AT_ONCE):
-            index = jnp.arange(begin, min(begin + SAMPLES_AT_ONCE, self._samples))
-            keys = sample_keys(root_key(self._seed), NOISE, index)
-            made = samplers.sample(
-                denoiser,
-                guidance.unguided(),
-                samplers.heun(),
-                samplers.karras(self._steps, *spec.sigma_range),
-                unit_noise(keys, spec.shape),
-                index % spec.num_classes if spec.num_classes else None,
-                keys,
-                prior=self._prior,
-            )
-            found.append(to_uint8(np.asarray(jax.device_get(made))))
-        features = self._extract(np.concatenate(found))
-        with warnings.catch_warnings():
-            # That few samples span few directions is known: values of as many are compared.
-            warnings.filterwarnings("ignore", message=".*covariance is singular")
-            distance = frechet_distance(self._real, moments(features))
-        yield self._name, distance
-
-
 def frechet(
     config,
     setup: Setup,
@@ -414,6 +361,9 @@ def frechet(
         steps: of Heun's solver, over the network's own noise levels.
         features: ``pixels``, or a classifier's weights.
     """
+    from .. import guidance
+    from ..data.images import to_uint8
+    from ..evaluation.few_samples import FrechetEvaluator
     from ..evaluation.metrics.frechet import moments_of_batches
     from .lcsc import features_of, read_in_parts
 
@@ -428,7 +378,25 @@ def frechet(
     real = moments_of_batches(map(extract, read_in_parts(source_of(config))))
     prior = prior_of(setup.recipe.objective)
     seed = checked_seed(config.seed)
-    return FewSamplesDistance(setup, name, samples, steps, extract, real, seed, prior)
+
+    def sample(networks: Mapping[str, Role], indices: np.ndarray) -> np.ndarray:
+        index = jnp.asarray(indices)
+        keys = sample_keys(root_key(seed), NOISE, index)
+        made = samplers.sample(
+            networks[MAIN].denoiser,
+            guidance.unguided(),
+            samplers.heun(),
+            samplers.karras(steps, *spec.sigma_range),
+            unit_noise(keys, spec.shape),
+            index % spec.num_classes if spec.num_classes else None,
+            keys,
+            prior=prior,
+        )
+        return to_uint8(np.asarray(jax.device_get(made)))
+
+    return FrechetEvaluator(
+        extract, real, sample, samples=samples, batch_size=SAMPLES_AT_ONCE, name=name
+    )
 
 
 EVALUATORS = {"held_out_loss": held_out_loss, "frechet": frechet}
