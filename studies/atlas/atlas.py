@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -202,7 +203,8 @@ def _images(config, entry, side: Side, networks) -> np.ndarray:
     main = networks["main"]
     count = main.network.num_classes
     classes = None if entry.classes == "none" else tuple(range(count))
-    job = Job(networks, side.rule, side.sampler, config.seed, classes)
+    asked = {name: networks[name] for name in side.plan.totals}
+    job = Job(asked, side.rule, side.sampler, config.seed, classes)
     return to_uint8(job.images(np.arange(config.atlas.seeds * count)))
 
 
@@ -212,16 +214,19 @@ def _points(config, entry, side: Side, networks) -> np.ndarray:
     classes = fractal2d.CLASSES if entry.subject == BOTH else fractal2d.CLASSES[:1]
     clean, _ = fractal2d.sample(root, fractal.points, classes)
     noise = samplers.unit_noise(samplers.sample_keys(root, samplers.NOISE, indices), (2,))
-    points = samplers.sample(
-        {name: networks[name] for name in side.plan.totals},
-        side.rule,
-        side.sampler.solver,
-        side.sampler.sigmas,
-        clean / np.float32(side.sampler.sigmas[0]) + noise,
-        # Class A, for the classifier: no network of the fractal takes a condition.
-        jnp.zeros(fractal.points, jnp.int32) if entry.subject == BOTH else None,
-        samplers.sample_keys(root, samplers.STEPS, indices),
-    )
+    with warnings.catch_warnings():
+        # That the schedule starts below the networks' highest level: so does what is given.
+        warnings.filterwarnings("ignore", "samplers.sample: the schedule starts at", UserWarning)
+        points = samplers.sample(
+            {name: networks[name] for name in side.plan.totals},
+            side.rule,
+            side.sampler.solver,
+            side.sampler.sigmas,
+            clean / np.float32(side.sampler.sigmas[0]) + noise,
+            # Class A, for the classifier: no network of the fractal takes a condition.
+            jnp.zeros(fractal.points, jnp.int32) if entry.subject == BOTH else None,
+            samplers.sample_keys(root, samplers.STEPS, indices),
+        )
     return np.asarray(points)
 
 
