@@ -162,7 +162,10 @@ def loaded(statement: str) -> set[str]:
             {"flax", "optax", "orbax", "optuna", "ml_collections", "matplotlib", "sklearn", "PIL"},
         ),
         ("import guidestar.samplers", {"flax", "optax", "orbax", "optuna", "matplotlib", "PIL"}),
-        ("import guidestar.models", {"optuna", "matplotlib", "sklearn", "ml_collections"}),
+        (
+            "import guidestar.models",
+            {"flax", "optax", "optuna", "matplotlib", "sklearn", "ml_collections"},
+        ),
     ],
 )
 def test_importing_a_package_loads_what_it_needs_alone(statement, absent):

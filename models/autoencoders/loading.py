@@ -13,7 +13,7 @@ from ...core.files import home
 from ..checkpoints.files import resolve
 from ..checkpoints.folders import digest
 from ..checkpoints.loading import load
-from ..denoiser import Network
+from ..denoiser import Network, Origin
 from .scaling import LatentScaling
 
 
@@ -24,13 +24,25 @@ class Autoencoder:
 
     Attributes:
         params, network: the module, which has ``encode`` and ``decode``.
-        file, sha256: of the weights, by which latents know what made them.
+        origin: of the weights, by which latents know what made them.
     """
 
     params: Any
     network: Network = dataclasses.field(metadata={"static": True})
-    file: str = dataclasses.field(metadata={"static": True}, default="")
-    sha256: str = dataclasses.field(metadata={"static": True}, default="")
+    origin: Origin = dataclasses.field(metadata={"static": True}, default=Origin())
+
+    def __repr__(self) -> str:
+        return f"Autoencoder({self.network!r}, from {self.file})"
+
+    @property
+    def file(self) -> str:
+        """Name of the weight file."""
+        return self.origin.file
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weight file."""
+        return self.origin.sha256
 
     @property
     def _module(self) -> Any:
@@ -81,4 +93,4 @@ def load_autoencoder(source: str | Path, where: str) -> Autoencoder:
         raise UserError(
             f"{where}: {source} is no autoencoder but a {loaded.sidecar['model']['name']}"
         )
-    return Autoencoder(loaded.params, loaded.network, path.name, digest(path))
+    return Autoencoder(loaded.params, loaded.network, Origin(path.name, digest(path)))

@@ -12,7 +12,7 @@ from tables.transformer_examples import condition_of, make
 
 from guidestar.core.macs import macs
 from guidestar.models import DiT, SiT, builders
-from guidestar.models.denoiser import Denoiser, split
+from guidestar.models.denoiser import Denoiser
 from guidestar.models.preconditioning import Flow
 
 BATCH = 3
@@ -33,9 +33,7 @@ def noisy():
 )
 def test_published_sizes_are_those_of_dit(name, parameters, giga):
     spec = builders.build(dict(name="sit", size=name, scan_layers=True))
-    network, params = split(
-        nnx.eval_shape(lambda: spec.build(nnx.Rngs(0))), num_classes=1000, shape=spec.shape
-    )
+    network, params = spec.network, spec.shapes
     assert sum(math.prod(p.shape) for p in jax.tree.leaves(params)) == parameters
     assert macs(Denoiser(params, network, spec.preconditioner)) / 1e9 == pytest.approx(
         giga, abs=0.006
