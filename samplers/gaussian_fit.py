@@ -211,7 +211,7 @@ def _stretched(
 
 def fit_gaussian(
     data: Float[Array | np.ndarray, " sample *shape"],
-    labels: Int[Array, " sample"] | None = None,
+    labels: Int[Array | np.ndarray, " sample"] | None = None,
     rank: int | None = None,
     floor: float = 1e-10,
 ) -> GaussianFit:

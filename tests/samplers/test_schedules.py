@@ -340,7 +340,7 @@ def test_coordinates_have_their_known_values():
     assert samplers.convert(0.5, "flow", "sigma") == 1
     assert samplers.convert(1.0, "sigma", "log_snr") == 0
     np.testing.assert_allclose(samplers.convert(2 * np.log(10), "log_snr", "sigma"), 0.1)
-    known = samplers.convert([1e-5, 1e-3, 1.0], "vp", "sigma")
+    known = samplers.convert(np.array([1e-5, 1e-3, 1.0]), "vp", "sigma")
     np.testing.assert_allclose(known, [0.0010004976, 0.01048599, 152.167], rtol=5e-6)
     # alpha_bar is the sigmoid of the log-SNR.
     log_snr = samplers.convert(0.7, "vp", "log_snr")
