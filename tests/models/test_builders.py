@@ -93,7 +93,7 @@ def test_a_size_is_changed_by_fields():
         (dict(name="dit", **TINY, preconditioner="emd"), "preconditioner 'emd' is not one of edm"),
         (dict(name="score_mlp"), "needs the field 'hidden'"),
         (dict(name="classifier", image_size=8, channels=1, num_classes=2), "is no denoiser"),
-        (dict(name="sd_vae"), "SDVAE is no denoiser"),
+        (dict(name="sd_vae", block_out_channels=(32,), layers_per_block=1), "SDVAE is no denoiser"),
     ],
 )
 def test_what_makes_no_network_is_refused_by_name(arguments, message):
