@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from .watchers import Watcher
 TIMED_STEPS = 5
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless stream of batches whose place can be stored."""
 

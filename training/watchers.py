@@ -1,13 +1,14 @@
 """What a run does beside its steps, every so many of them: the contract, and when it is due."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..models.denoiser import Denoiser
 from .losses.loss import MAIN, Role
 from .state import Recipe, TrainState
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Previews, snapshots and evaluators: what looks at a run's state and changes nothing."""
 
@@ -20,6 +21,7 @@ class Watcher(Protocol):
         ...
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """A measurement of the averaged networks, passed in by whoever starts a run."""
 

@@ -1,7 +1,7 @@
 """What every loss is: a function of networks by role, a batch and keys, one number a sample."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -40,6 +40,7 @@ class Role(NamedTuple):
 Roles = Mapping[str, Role]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A loss; how its samples become one gradient is the `training.objectives`.
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from ...core.random import fold_each, normal_like
 from ...core.registry import register
@@ -21,6 +21,7 @@ from .perturbation import ConditionPerturbation
 SIGMA, NOISE, AUGMENT, CONDITION, DROPOUT = range(5)
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """Draw ``(x - x0) / sigma``."""
 
@@ -178,7 +179,7 @@ class Corruption:
         network: Network,
         batch: Mapping[str, Any],
         keys: Key[Array, " batch"],
-        span: tuple[Float[Array, ""], Float[Array, ""]] = levels.WHOLE,
+        span: tuple = levels.WHOLE,
     ) -> Corrupted:
         """Corrupt a batch.
 

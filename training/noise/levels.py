@@ -11,7 +11,7 @@ them here.
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ WHOLE = (0.0, 1.0)
 HALF_CELL = 2.0**-24
 
 
+@runtime_checkable
 class Noise(Protocol):
     """A distribution of noise levels."""
 

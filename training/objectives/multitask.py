@@ -6,7 +6,7 @@ gradient is a combination of the tasks', ``sum_k w_k g_k``. A weighting says whi
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from .objective import mean_gradient
 NEWTON_STEPS = 40
 
 
+@runtime_checkable
 class TaskWeights(Protocol):
     """Weights of K tasks, with a memory that is part of the run's state."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from ..noise.levels import WHOLE
 Metrics = dict[str, Array]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """From a loss to a gradient, with a memory that is part of the run's state.
 
@@ -59,6 +60,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Scaled(Protocol):
     """A loss and its scale, see `Mean`."""
 
