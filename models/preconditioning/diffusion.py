@@ -53,7 +53,7 @@ class VP(NoiseWeight):
 
     def time(self, sigma: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the time at which the process has noise level ``sigma``."""
-        return linear_time(jnp.asarray(sigma), self.beta_min, self.beta_d)
+        return jnp.asarray(linear_time(jnp.asarray(sigma), self.beta_min, self.beta_d))
 
     def coefficients(self, sigma: Float[Array, "..."]) -> Coefficients:
         """Return c_skip, c_out, c_in and c_noise at ``sigma``."""
