@@ -282,6 +282,7 @@ class Denoiser:
                 null,
                 like,
             )
+        condition = jax.tree.map(jnp.asarray, condition)
         return self.network(self.params, x, time, condition, modes, **inputs)
 
 
