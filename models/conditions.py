@@ -76,6 +76,8 @@ class Parts(Mapping):
 
 
 Condition = Label | Values | Parts | None
+# As a person may write one: a number stands for so many classes.
+Described = Condition | int | Mapping[str, Label | Values]
 
 
 def described(condition: Any) -> Condition:

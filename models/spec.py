@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from ..core.registry import checked, registry
-from .conditions import Condition, Label, described, without_null
+from .conditions import Described, Label, described, without_null
 from .denoiser import Denoiser, Network, Origin, split
 from .preconditioning import SIGMA_RANGE, Preconditioner, sigma_range
 
@@ -74,7 +74,7 @@ class Spec:
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
-    condition: Condition
+    condition: Described
     shape: tuple[int, ...]
     preconditioner: Preconditioner | None
     project: Callable = unchanged
@@ -160,7 +160,7 @@ class Spec:
 
     def without_null(self) -> "Spec":
         """Return the spec of a network that was never shown what stands for no condition."""
-        return dataclasses.replace(self, condition=without_null(self.condition))
+        return dataclasses.replace(self, condition=without_null(described(self.condition)))
 
 
 def class_conditional(

@@ -2,11 +2,11 @@
 
 import jax
 import numpy as np
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 
 OVERRIDES = {
     float: float | int | np.floating | np.integer,
     int: int | np.integer,
     jax.Array: jax.Array | np.ndarray,
 }
-checked = beartype(conf=BeartypeConf(hint_overrides=BeartypeHintOverrides(OVERRIDES)))
+checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict(OVERRIDES)))

@@ -4,12 +4,13 @@ Used by LiteVAE (Sadat et al., arXiv 2405.14477) as the first layer of its encod
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 BANDS = 4
 
 
-def analysis(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h/2 w/2 4c"]:
+def analysis(x: Float[Array | np.ndarray, "*batch h w c"]) -> Float[Array, "*batch h/2 w/2 4*c"]:
     """Cut images into bands of half the size, channels ordered (LL, LH, HL, HH).
 
     With a, b over c, d the pixels of a 2x2 square, ``LL = (a + b + c + d) / 2`` is twice their
@@ -29,7 +30,9 @@ def analysis(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h/2 w/2 4c
     return jnp.concatenate(bands, axis=-1) / 2
 
 
-def synthesis(bands: Float[Array, "*batch h w 4c"]) -> Float[Array, "*batch 2h 2w c"]:
+def synthesis(
+    bands: Float[Array | np.ndarray, "*batch h w channels"],
+) -> Float[Array, "*batch 2*h 2*w channels/4"]:
     """Put bands back together: the inverse of `analysis`, and its transpose.
 
     Raises:
@@ -49,7 +52,7 @@ def synthesis(bands: Float[Array, "*batch h w 4c"]) -> Float[Array, "*batch 2h 2
     return square.reshape(*batch, 2 * height, 2 * width, channels // BANDS)
 
 
-def pyramid(x: Float[Array, "*batch h w c"], levels: int) -> list[Array]:
+def pyramid(x: Float[Array | np.ndarray, "*batch h w c"], levels: int) -> list[Array]:
     """Transform ``levels`` times, the low band again and again; finest level first.
 
     Level l (from 1), of size ``h / 2^l``, is divided by ``2^l``, which keeps its low band in the

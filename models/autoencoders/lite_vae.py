@@ -79,7 +79,7 @@ class WaveletEncoder(nnx.Module):
         )
         self.aggregator = FlatUNet(levels * bands, 2 * latent_channels, *aggregator, **options)
 
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h/f w/f 2z"]:
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch _h _w moments"]:
         features = []
         for level, bands in enumerate(pyramid(x, self.levels), start=1):
             found = self.extractors[level - 1](bands.astype(self.dtype))
@@ -87,7 +87,7 @@ class WaveletEncoder(nnx.Module):
         return self.aggregator(jnp.concatenate(features, axis=-1))
 
 
-def averaged(x: Float[Array, "batch h w c"], by: int) -> Float[Array, "batch h/by w/by c"]:
+def averaged(x: Float[Array, "batch h w c"], by: int) -> Float[Array, "batch h/{by} w/{by} c"]:
     """Return means over squares of ``by`` x ``by`` pixels."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // by, by, width // by, by, channels).mean(axis=(2, 4))
@@ -165,7 +165,10 @@ class LiteVAE(nnx.Module):
 
     def encode(
         self, x: Float[Array, "batch h w c"]
-    ) -> tuple[Float[Array, "batch h/f w/f z"], Float[Array, "batch h/f w/f z"]]:
+    ) -> tuple[
+        Float[Array, "batch h/{self.factor} w/{self.factor} z"],
+        Float[Array, "batch h/{self.factor} w/{self.factor} z"],
+    ]:
         """Return mean and log variance of the latents of images in [-1, 1].
 
         Raises:
@@ -174,7 +177,9 @@ class LiteVAE(nnx.Module):
         require_divisible(x.shape, self.channels, self.factor)
         return from_moments(self.encoder(x))
 
-    def decode(self, z: Float[Array, "batch h w z"]) -> Float[Array, "batch f*h f*w c"]:
+    def decode(
+        self, z: Float[Array, "batch h w z"]
+    ) -> Float[Array, "batch {self.factor}*h {self.factor}*w c"]:
         """Return the images of latents, about in [-1, 1]."""
         return self.decoder(z)
 

@@ -60,13 +60,16 @@ class Autoencoder:
 
     def encode(
         self, images: Float[Array, "batch h w c"], scaling: LatentScaling
-    ) -> tuple[Float[Array, "batch h/f w/f z"], Float[Array, "batch h/f w/f z"]]:
+    ) -> tuple[
+        Float[Array, "batch h/{self.factor} w/{self.factor} z"],
+        Float[Array, "batch h/{self.factor} w/{self.factor} z"],
+    ]:
         """Return mean and log variance of the latents, not scaled, of images in [-1, 1]."""
         return self._module.encode(scaling.to_encoder(images))
 
     def decode(
         self, latents: Float[Array, "batch h w z"], scaling: LatentScaling
-    ) -> Float[Array, "batch f*h f*w c"]:
+    ) -> Float[Array, "batch {self.factor}*h {self.factor}*w c"]:
         """Return images, about in [-1, 1], of latents as a network has them."""
         made = self._module.decode(scaling.to_autoencoder(latents))
         return scaling.from_decoder(made)

@@ -8,8 +8,8 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 def from_moments(
-    moments: Float[Array, "*batch h w 2c"],
-) -> tuple[Float[Array, "*batch h w c"], Float[Array, "*batch h w c"]]:
+    moments: Float[Array, "*batch h w moments"],
+) -> tuple[Float[Array, "*batch h w moments/2"], Float[Array, "*batch h w moments/2"]]:
     """Cut an encoder's output into mean and log variance, the latter bounded, both float32."""
     mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
     return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)

@@ -111,7 +111,7 @@ class Halve(nnx.Module):
     def __init__(self, width: int, *, dtype, rngs):
         self.conv = conv(width, width, strides=2, padding=((0, 1), (0, 1)), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h/2 w/2 c"]:
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h//2 w//2 c"]:
         return self.conv(x)
 
 
@@ -121,7 +121,7 @@ class Double(nnx.Module):
     def __init__(self, width: int, *, dtype, rngs):
         self.conv = conv(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch 2h 2w c"]:
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch 2*h 2*w c"]:
         return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
 
 
@@ -165,7 +165,7 @@ class Encoder(nnx.Module):
         )
         self.out = Normalised(widths[-1], 2 * latent_channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h/f w/f 2z"]:
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch _h _w moments"]:
         h = self.conv_in(x.astype(self.dtype))
         for stage in self.stages:
             h = stage(h)
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
         self.stages = stages(widths[::-1], depth, Double, half=half, dtype=dtype, rngs=rngs)
         self.out = out(widths[0], channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, z: Float[Array, "batch h w z"]) -> Float[Array, "batch f*h f*w c"]:
+    def __call__(self, z: Float[Array, "batch h w z"]) -> Float[Array, "batch _h _w c"]:
         h = self.middle(self.conv_in(z.astype(self.dtype)))
         for stage in self.stages:
             h = stage(h)
@@ -248,7 +248,10 @@ class SDVAE(nnx.Module):
 
     def encode(
         self, x: Float[Array, "batch h w c"]
-    ) -> tuple[Float[Array, "batch h/f w/f z"], Float[Array, "batch h/f w/f z"]]:
+    ) -> tuple[
+        Float[Array, "batch h/{self.factor} w/{self.factor} z"],
+        Float[Array, "batch h/{self.factor} w/{self.factor} z"],
+    ]:
         """Return mean and log variance of the latents of images.
 
         DiT gives it images in [-1, 1] and EDM2 in [0, 1]; see `scaling`.
@@ -259,7 +262,9 @@ class SDVAE(nnx.Module):
         require_divisible(x.shape, self.channels, self.factor)
         return from_moments(self.quant(self.encoder(x)))
 
-    def decode(self, z: Float[Array, "batch h w z"]) -> Float[Array, "batch f*h f*w c"]:
+    def decode(
+        self, z: Float[Array, "batch h w z"]
+    ) -> Float[Array, "batch {self.factor}*h {self.factor}*w c"]:
         """Return the images of latents, in the range that the encoder was given."""
         return self.decoder(self.post_quant(z.astype(self.dtype)))
 

@@ -46,7 +46,9 @@ class Stage(nnx.Module):
         self.blocks = nnx.List([Residual(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.GroupNorm(width, num_groups=GROUPS, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h/2 w/2 c"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"]
+    ) -> Float[Array, "batch (h+1)//2 (w+1)//2 width"]:
         x = self.down(x)
         for block in self.blocks:
             x = block(x)

@@ -76,7 +76,7 @@ def pixel_unshuffle(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h/2 w
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-def pixel_shuffle(x: Float[Array, "batch h w channel"]) -> Float[Array, "batch 2*h 2*w c"]:
+def pixel_shuffle(x: Float[Array, "batch h w channel"]) -> Float[Array, "batch 2*h 2*w channel/4"]:
     """Undo `pixel_unshuffle`."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, channels // 4, 2, 2)

@@ -51,7 +51,7 @@ class Style:
 
 def downsampled(
     x: Float[Array, "batch h w c"], taps: Sequence[float], padding: int | None = None
-) -> Float[Array, "batch h/2 w/2 c"]:
+) -> Float[Array, "batch h2 w2 c"]:
     """Filter images and keep every other pixel of every other row.
 
     Args:
@@ -74,7 +74,7 @@ def downsampled(
 
 def upsampled(
     x: Float[Array, "batch h w c"], taps: Sequence[float]
-) -> Float[Array, "batch 2h 2w c"]:
+) -> Float[Array, "batch 2*h 2*w c"]:
     """Put zeros between pixels and rows and filter: the transpose of `downsampled`, times four."""
     size = len(taps)
     for axis in (1, 2):

@@ -362,6 +362,7 @@ def test_an_interval_with_nothing_in_it_is_refused(ends):
         guidance.between(guidance.cfg(2.0), *ends)
 
 
+@pytest.mark.untyped
 def test_a_traced_interval_is_refused():
     with pytest.raises(ValueError, match="plain numbers"):
         jax.jit(lambda low: guidance.between(guidance.cfg(2.0), low, 3.0).low)(0.5)

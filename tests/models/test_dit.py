@@ -156,7 +156,10 @@ def test_sizes_that_do_not_divide_are_refused(changes, message):
         make(**changes)
 
 
-@pytest.mark.parametrize("shape", [(7, 8, 2), (8, 5, 2), (8, 8, 3), (0, 8, 2), (8, 8)])
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 8, 2), (8, 5, 2), (8, 8, 3), (0, 8, 2), pytest.param((8, 8), marks=pytest.mark.untyped)],
+)
 def test_inputs_of_other_channels_or_indivisible_sizes_are_refused(shape):
     network, params, _ = make()
     with pytest.raises(ValueError, match="takes 8x8x2 inputs, or others of 2 channels and sides"):

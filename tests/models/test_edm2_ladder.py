@@ -128,7 +128,7 @@ def test_the_group_norm_keeps_the_mean_and_divides_by_the_magnitude():
     groups = x.reshape(2, 3, 5, 3, 4).astype(np.float64)
     square = np.mean(groups**2, axis=(1, 2, 4), keepdims=True)
     expected = (groups / np.sqrt(square + 1e-4)).reshape(x.shape)
-    np.testing.assert_allclose(scale_groups(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(scale_groups(jnp.asarray(x)), expected, rtol=1e-5)
     half = scale_groups(jnp.asarray(100 * x, jnp.float16))
     assert half.dtype == jnp.float16
     np.testing.assert_allclose(half, expected, rtol=2e-3, atol=2e-3)

@@ -110,7 +110,7 @@ def test_a_published_checkpoint_denoises_as_published(golden, output):
 
 def test_a_published_checkpoint_predicts_the_published_log_variance(golden):
     loaded, arrays = golden
-    time = loaded.spec.preconditioner.coefficients(arrays["sigma"]).noise
+    time = loaded.spec.preconditioner.coefficients(jnp.asarray(arrays["sigma"])).noise
     found = loaded.network.module(loaded.params).log_variance(time)
     np.testing.assert_allclose(found, arrays["logvar"].reshape(-1), atol=2e-5)
 
@@ -256,7 +256,7 @@ def test_dropout_needs_a_key_and_drops_by_sample():
 
 def loss(denoiser, params, image, sigma, label, key):
     """Return EDM2's loss, weighted by the uncertainty of each noise level (eq. 21)."""
-    column = sigma[:, None, None, None]
+    column = jnp.asarray(sigma)[:, None, None, None]
     noisy = image + column * jax.random.normal(key, image.shape)
     found = dataclasses.replace(denoiser, params=params)(noisy, sigma, label)
     weight = denoiser.preconditioner.loss_weight(column)
@@ -268,7 +268,7 @@ def loss(denoiser, params, image, sigma, label, key):
 def test_training_lowers_the_loss_along_the_sphere_of_the_weights():
     spec, denoiser = make(SMALL, gain=0.0)
     _, sigma, label = inputs(4, count=16)
-    image = np.broadcast_to((0.5 * label - 0.5)[:, None, None, None], (16, 4, 4, 2))
+    image = jnp.broadcast_to((0.5 * label - 0.5)[:, None, None, None], (16, 4, 4, 2))
     optimizer = optax.adam(1e-2, b2=0.99)
 
     @jax.jit

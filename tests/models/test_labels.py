@@ -60,6 +60,7 @@ def test_a_network_without_a_null_class_has_no_row_and_no_condition_for_it(name)
         )
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("name", ["dit", "song_unet"])
 def test_labels_that_are_no_whole_numbers_are_refused_in_compiled_programs_too(name):
     with pytest.raises(ValueError, match="labels are whole numbers, got float32"):

@@ -18,7 +18,7 @@ TAPS = [(1, 1), (1, 3, 3, 1), (1, 2)]
 
 
 def images(rows=6, columns=4):
-    return np.random.default_rng(0).normal(size=(2, rows, columns, 3)).astype("f")
+    return jnp.asarray(np.random.default_rng(0).normal(size=(2, rows, columns, 3)), "f")
 
 
 def filtered(x, taps):
@@ -118,11 +118,12 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 def test_blocks_computed_again_in_the_backward_pass_drop_the_same():
     one = denoiser(DDPMPP | dict(dropout=0.3, image_size=4, channel_mult=(1,)))
     keys = jax.random.split(jax.random.key(0), 3)
-    augment = np.random.default_rng(0).normal(size=(3, 9)).astype("f")
+    augment = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9)), jnp.float32)
+    given = tuple(map(jnp.asarray, inputs(3, 4, 4)))
 
     def slopes(network):
         def loss(params):
-            out = network(params, *inputs(3, 4, 4), dropout_key=keys, augment=augment)
+            out = network(params, *given, dropout_key=keys, augment=augment)
             return (out**2).mean()
 
         return jax.jit(jax.grad(loss))(one.params)

@@ -87,8 +87,8 @@ def recorded(denoiser, places, x, time, label):
     modes = [Recorded(site, layer) for site, layer in places]
 
     @jax.jit
-    def run(params):
+    def run(params, x, time, label):
         denoiser.network(params, x, time, label, tuple((mode, None) for mode in modes))
         return [mode.seen for mode in modes]
 
-    return run(denoiser.params)
+    return run(denoiser.params, x, time, label)
