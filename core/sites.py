@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 TIME_EMBEDDING = "time_embedding"
@@ -90,7 +91,7 @@ def runs(modes: Sequence, depth: int, first: int = 0) -> Iterator[tuple[range, t
         yield range(layers[0], layers[-1] + 1), for_layer(modes, first + layers[0])
 
 
-def choose(where: Bool[Array, " batch"] | None, new: Array, old: Array) -> Array:
+def choose(where: Bool[Array | np.ndarray, " batch"] | None, new: Array, old: Array) -> Array:
     """Return ``new`` in the samples marked by ``where``, ``old`` elsewhere, in the old type."""
     new = jnp.asarray(new).astype(old.dtype)
     if where is None:

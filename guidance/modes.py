@@ -11,6 +11,7 @@ mode holds for some of its samples alone.
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -52,7 +53,7 @@ class Active(NamedTuple):
     """A mode and the samples of a batch that it holds for; None means all of them."""
 
     mode: Mode
-    where: Bool[Array, " batch"] | None
+    where: Bool[Array | np.ndarray, " batch"] | None
 
 
 def checked_layers(owner: str, layers) -> tuple[int, ...]:

@@ -22,14 +22,14 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 if os.environ.get("GUIDESTAR_TYPECHECK"):
     # Every annotation of these packages is checked at every call: see `make test-types`.
-    from jaxtyping import install_import_hook
+    from jaxtyping import TypeCheckError, install_import_hook
 
     CHECKED = [f"guidestar.{name}" for name in ("core", "guidance", "samplers", "models")]
     install_import_hook(CHECKED, "typecheck.checked")
 
 import jax  # noqa: E402  (reads the flags)
 
-UNTYPED = "untyped: gives values that annotations forbid; left out where annotations are checked"
+UNTYPED = "untyped: gives values that annotations forbid; their checker may refuse them first"
 
 
 def pytest_configure(config):
@@ -38,9 +38,11 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     if os.environ.get("GUIDESTAR_TYPECHECK"):
+        # The values of the same table that annotations allow are tested all the same.
+        refused = pytest.mark.xfail(raises=TypeCheckError, strict=False)
         for item in items:
             if item.get_closest_marker("untyped"):
-                item.add_marker(pytest.mark.skip(reason="annotations are checked"))
+                item.add_marker(refused)
 
 
 BACKEND_COMPILE = "/jax/core/compile/backend_compile_duration"

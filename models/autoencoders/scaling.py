@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+# What functions are given is what they answer with.
+Latents = Float[Array | np.ndarray, "*batch c"]
 SYMMETRIC, UNIT = "symmetric", "unit"
 # Middle and half the width of the range of an autoencoder's images.
 IMAGE_RANGES = {SYMMETRIC: (0.0, 1.0), UNIT: (0.5, 0.5)}
@@ -31,8 +33,8 @@ class LatentScaling:
     """
 
     image_range: str
-    shift: tuple[float, ...]
-    scale: tuple[float, ...]
+    shift: Sequence[float]
+    scale: Sequence[float]
     autoencoder: str = ""
     file: str = ""
 
@@ -55,20 +57,20 @@ class LatentScaling:
         """Channels of the latents."""
         return len(self.scale)
 
-    def to_network(self, z: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+    def to_network(self, z: Latents) -> Latents:
         """Return an autoencoder's latents as a network is given them."""
         return (z - _row(self.shift)) * _row(self.scale)
 
-    def to_autoencoder(self, z: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+    def to_autoencoder(self, z: Latents) -> Latents:
         """Return a network's latents as the decoder is given them; undoes `to_network`."""
         return z / _row(self.scale) + _row(self.shift)
 
-    def to_encoder(self, images: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+    def to_encoder(self, images: Latents) -> Latents:
         """Return images in [-1, 1] in the range that the encoder is given."""
         middle, half = IMAGE_RANGES[self.image_range]
         return images * half + middle
 
-    def from_decoder(self, images: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+    def from_decoder(self, images: Latents) -> Latents:
         """Return what a decoder made in [-1, 1]; undoes `to_encoder`."""
         middle, half = IMAGE_RANGES[self.image_range]
         return (images - middle) / half
@@ -102,7 +104,11 @@ PUBLISHED = {
 
 
 def fitted(
-    mean: Sequence[float], std: Sequence[float], *, to_std: float = 0.5, **fields
+    mean: Sequence[float] | np.ndarray,
+    std: Sequence[float] | np.ndarray,
+    *,
+    to_std: float = 0.5,
+    **fields,
 ) -> LatentScaling:
     """Return the scaling that gives each channel mean 0 and standard deviation ``to_std``.
 
@@ -120,6 +126,6 @@ def fitted(
     return LatentScaling(shift=tuple(mean), scale=tuple(to_std / spread), **fields)
 
 
-def _row(numbers: tuple[float, ...]) -> np.ndarray:
+def _row(numbers: Sequence[float]) -> np.ndarray:
     # numpy's, so that what reads data stays off the accelerator.
     return np.asarray(numbers, np.float32)

@@ -135,7 +135,9 @@ class PerStep(Common):
         return after, guided, state
 
 
-def _weights(prediction: str, sigma: float, h: float, nodes: Sequence[float] | np.ndarray) -> np.ndarray:
+def _weights(
+    prediction: str, sigma: float, h: float, nodes: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Return the weights of predictions at ``nodes`` in a step of length ``h`` from ``sigma``."""
     if prediction == "data":
         return integrals(h, nodes)
