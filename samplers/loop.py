@@ -202,7 +202,7 @@ def _step(networks, rule, solver, condition, keys, calls, saved, carry, step):
     after, guided, solver_state = solver.step(
         denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
-    _require_renoising(guided, solver)
+    _require_renoising(guided, getattr(solver, "renoises", False), name_of(solver))
     everything = {"x": x, "denoised": guided.denoised, "info": guided.info}
     out = {name: everything[name] for name in saved}
     return (after, denoise.state, solver_state), out
@@ -255,8 +255,8 @@ def _joined(kept: list[dict], saved: tuple[str, ...]) -> dict:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept) if saved else {}
 
 
-def _require_renoising(guided: Guided, solver: Solver) -> None:
-    if guided.renoise_from is None or getattr(solver, "renoises", False):
+def _require_renoising(guided: Guided, renoises: bool, solver: str) -> None:
+    if guided.renoise_from is None or renoises:
         return
     able = ", ".join(
         name
@@ -265,7 +265,7 @@ def _require_renoising(guided: Guided, solver: Solver) -> None:
     )
     raise ValueError(
         f"samplers.sample: the rule takes its noise from another prediction than the guided one "
-        f"(CFG++), which is not defined for {name_of(solver)}; solvers it is defined for: {able}"
+        f"(CFG++), which is not defined for {solver}; solvers it is defined for: {able}"
     )
 
 

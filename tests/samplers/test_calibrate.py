@@ -236,6 +236,7 @@ def test_guided_statistics_help_a_guided_denoiser(x64):
     assert error(dpm_solver_v3(statistics)) < 0.7 * error(samplers.dpmpp())
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

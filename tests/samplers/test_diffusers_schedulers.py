@@ -118,6 +118,7 @@ def test_what_no_solver_stands_for_is_refused_by_name(name, options, message):
         samplers.like_diffusers({"_class_name": name, **options}, 10)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("steps", [0, -1, 2.5])
 def test_steps_that_cannot_be_counted_are_refused(steps):
     with pytest.raises(ValueError, match="steps must be a positive integer"):

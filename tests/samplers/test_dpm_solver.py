@@ -362,6 +362,7 @@ def test_renoising_rules_are_for_multistep_order_two_of_dpmpp(name):
             renoise()
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -412,6 +412,7 @@ def test_guidance_steers():
         end(guidance.cfgpp(0.5))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -209,6 +209,7 @@ def test_a_new_number_compiles_nothing(name, compilations):
     compiles_nothing(solvers, compilations)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

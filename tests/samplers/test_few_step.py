@@ -259,6 +259,7 @@ def test_a_new_number_compiles_nothing(compilations):
     compiles_nothing(solvers, compilations, flow_map)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

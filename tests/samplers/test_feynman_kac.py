@@ -204,6 +204,7 @@ class Weighed:
         return self
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -104,6 +104,7 @@ def test_the_plan_counts_two_evaluations_a_step_and_one_to_zero(alpha):
     assert plan.totals["main"] == 11
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("alpha", "message"),
     [
@@ -120,6 +121,7 @@ def test_an_alpha_outside_the_step_is_refused(alpha, message):
         heun(alpha)
 
 
+@pytest.mark.untyped
 def test_a_traced_alpha_is_refused():
     with pytest.raises(ValueError, match="plain finite number"):
         jax.jit(lambda alpha: heun(alpha).alpha)(0.5)

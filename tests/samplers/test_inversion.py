@@ -199,6 +199,7 @@ def test_new_numbers_compile_nothing(compilations):
     assert np.abs(first - other).max() > 0
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -224,6 +224,7 @@ def test_bits_of_values_that_are_all_as_likely():
     np.testing.assert_allclose(change[0] - change[1], 1 / (5 * math.log(2)))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -257,6 +258,7 @@ def test_bad_calls_are_refused(change, message):
         log_likelihood(**(arguments | change))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("options", "message"),
     [

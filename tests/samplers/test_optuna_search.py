@@ -266,6 +266,7 @@ def judge_length(solver, sigmas):
     return float(len(sigmas))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -324,6 +324,7 @@ def test_renoising_rules_are_refused():
         )
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -178,6 +178,7 @@ def test_the_default_prior_is_gaussian():
     np.testing.assert_array_equal(*ends)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -179,6 +179,7 @@ def test_samples_of_other_channels_than_the_networks():
         run(Shaped(), samplers.karras(3))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("key", [3, None, "seed", np.arange(2), jnp.zeros((2, 2))])
 def test_what_is_no_key(key):
     with pytest.raises(ValueError, match=r"samplers\.sample: .* is no random key: make one by"):
@@ -195,6 +196,7 @@ def test_keys_of_another_generator():
         samplers.calibrate(Toy(), guidance.unguided(), x, jnp.arange(2), key)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("network", [None, 3, {"main": None}, {"main": Toy(), "guide": "guide"}])
 def test_a_network_that_cannot_be_called(network):
     with pytest.raises(ValueError, match="must be a callable"):

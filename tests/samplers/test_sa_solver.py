@@ -203,6 +203,7 @@ def test_a_new_number_compiles_nothing(compilations):
     compiles_nothing(solvers, compilations)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

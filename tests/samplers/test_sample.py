@@ -124,6 +124,7 @@ def test_streams_depend_on_the_sample_index_alone():
     assert np.abs(whole - other).min() > 0
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -256,6 +256,7 @@ def test_configs_name_the_schedules_there_are():
         samplers.from_config({"solver": {"name": "euler"}, "schedule": {"name": "cosine"}})
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"explicit"}))
 @pytest.mark.parametrize("steps", [0, -3, 2.5, float("nan"), "10", None])
 def test_steps_that_cannot_be_counted_are_refused(name, steps):
@@ -263,6 +264,7 @@ def test_steps_that_cannot_be_counted_are_refused(name, steps):
         SCHEDULES[name].build(steps)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     "name", ["karras", "linear", "exponential", "polyexponential", "log_snr", "ve", "arctan", "vp",
              "iddpm"]
@@ -278,6 +280,7 @@ def test_ranges_that_make_no_sense_are_refused(name):
         jax.jit(lambda low: SCHEDULES[name].build(5, low, 80.0))(0.1)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

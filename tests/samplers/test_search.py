@@ -351,6 +351,7 @@ SHORT = samplers.karras(5)
 ARGUMENTS = (noise_of(2), None, jax.random.key(0))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

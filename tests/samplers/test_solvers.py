@@ -142,6 +142,7 @@ def test_karras_is_the_published_grid():
     np.testing.assert_array_equal(samplers.karras(1), [80.0, 0.0])
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

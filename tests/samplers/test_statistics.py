@@ -44,6 +44,7 @@ def test_a_home_folder_is_known(tmp_path, monkeypatch):
     assert Statistics.load("~/statistics.safetensors").shape == (3,)
 
 
+@pytest.mark.untyped
 def test_files_that_hold_no_statistics_are_refused(tmp_path):
     path = tmp_path / "statistics.safetensors"
     with pytest.raises(ValueError, match="no file .*samplers.calibrate"):
@@ -77,6 +78,7 @@ def test_statistics_do_not_change():
     assert statistics.shape == (3,)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -362,6 +362,7 @@ def test_no_file_and_no_archive_are_refused_with_the_way_to_make_one(tmp_path):
             teleport(tmp_path / name)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("call", "message"),
     [
