@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 from places import ROOT
 
-from guidestar import guidance
+from guidestar import guidance, main
 from guidestar.commands.config import imports, overrides, reading
 from guidestar.configs import apg_on_autoguidance, digits, evidence
 from guidestar.core.errors import UserError
@@ -17,13 +18,33 @@ TINY = "--config=tests/tiny_configs/command_line.py"
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "main.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    """Run the command in a process of its own."""
+    command = [sys.executable, "main.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Return a function that runs the command in this process and returns what it was refused by.
+
+    What comes before a device is used is refused here; the parsed flags are forgotten after it.
+    """
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(main, "begin", lambda config: None)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+    def refuse(*arguments):
+        flags.FLAGS.unparse_flags()
+        with pytest.raises(SystemExit) as left:
+            main.main(main.parse(["main.py", *arguments]))
+        assert left.value.code == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    values = {name: flags.FLAGS[name].value for name in ("config", "workdir", "mode")}
+    yield refuse
+    flags.FLAGS.unparse_flags()
+    for name, value in values.items():
+        flags.FLAGS[name].value = value
 
 
 @pytest.mark.parametrize(
@@ -42,21 +63,20 @@ def run(*arguments):
         ([TINY, "--config.imports=no_such_module"], "no such module"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(tmp_path, arguments, message):
-    result = run(*arguments, f"--workdir={tmp_path / 'work'}")
-    assert result.returncode == 1
-    lines = result.stderr.strip().splitlines()
-    assert lines[-1].startswith("error: ") and message in lines[-1]
-    assert "Traceback" not in result.stderr
+def test_mistakes_are_answered_in_one_line(tmp_path, refused, arguments, message):
+    line = refused(*arguments, f"--workdir={tmp_path / 'work'}")
+    assert line.startswith("error: ") and message in line
     assert not (tmp_path / "work").exists() or not list((tmp_path / "work").rglob("*.png"))
 
 
-def test_a_missing_workdir_and_one_that_cannot_be_written_are_told_apart(tmp_path):
-    assert "--workdir is missing" in run(TINY).stderr
+def test_a_missing_workdir_and_one_that_cannot_be_written_are_told_apart(tmp_path, refused):
+    assert "--workdir is missing" in refused(TINY)
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
+    # In a process of its own: nothing but the one line reaches the person.
     result = run(TINY, f"--workdir={blocked / 'work'}")
-    assert result.returncode == 1 and "cannot be written" in result.stderr
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "cannot be written" in result.stderr.strip().splitlines()[-1]
     assert blocked.read_text() == "not a folder"
 
 
