@@ -1,6 +1,7 @@
 """The encode verb: a data set's latents, once, for any number of trainings on them."""
 
 from pathlib import Path
+from shlex import quote
 
 from tqdm import tqdm
 
@@ -52,4 +53,4 @@ def run(config, workdir: Path) -> None:
             progress=progress,
             **section,
         )
-        say(f"{workdir} is a data set: --config.data.name={workdir} trains on it")
+        say(f"{workdir} is a data set: --config.data.name={quote(str(workdir))} trains on it")

@@ -31,7 +31,7 @@ from ..inference.job import Job
 from ..inference.shared import SharedNetworks, grouped
 from ..models.checkpoints import SHIPPED
 from ..runtime import distributed
-from ..runtime.identity import plain
+from ..runtime.identity import differences, plain
 from ..runtime.memory import require_memory
 from .config.sections import section
 from .export import commit
@@ -300,7 +300,7 @@ def _require_same(record: Path, made_of: Mapping[str, Mapping[str, Any]]) -> Non
         )
     for name, row in there.items():
         before = row.get("made_of")
-        if before is not None and before != plain(made_of[name]):
+        if before is not None and any(differences(before, plain(made_of[name]))):
             raise UserError(
                 f"{record}: the images of row {name!r} were made of other weights, or by other "
                 f"settings: {remedy}"

@@ -29,6 +29,7 @@ KEPT = {np.dtype(kind) for kind in DTYPES.values()}
 # The key under which a sidecar keeps what an import was made of.
 MADE_OF = "import"
 REMEDY = "set weights.name to another, or move it away"
+LATENTS = "keeps latents; with --config.sampling.decoder=AUTOENCODER in its place, pictures"
 # The same for all weights, whatever their name: what differs lies in the .json beside them.
 CONFIG = '''"""Samples of the weights beside this file, of its name.
 
@@ -228,7 +229,11 @@ def finished(path: Path, fitted: Fitted, done: str) -> list[str]:
         beside = path.with_suffix(".py")
         write_text(beside, CONFIG)
         given = shlex.quote(str(beside)), shlex.quote(f"out/{path.stem}")
-        lines.append("python main.py --config={} --workdir={} --mode=sample".format(*given))
+        line = "python main.py --config={} --workdir={} --mode=sample".format(*given)
+        if fitted.spec.latent:
+            lines += [f"{line} --config.sampling.format=npz", LATENTS]
+        else:
+            lines.append(line)
     return lines
 
 

@@ -1,6 +1,7 @@
 """The prepare verb: cut the pictures below a folder to one size and write them as a data set."""
 
 from pathlib import Path
+from shlex import quote
 
 from tqdm import tqdm
 
@@ -36,7 +37,8 @@ def run(config, workdir: Path) -> None:
 
             try:
                 prepare_pictures(folder=workdir, say=say, progress=progress, **config.prepare)
-                say(f"{workdir} is a data set: --config.data.name={workdir} trains on it")
+                name = quote(str(workdir))
+                say(f"{workdir} is a data set: --config.data.name={name} trains on it")
             except (ValueError, OSError) as error:
                 failed = error
     distributed.agree(failed, f"could not prepare {workdir}")

@@ -14,6 +14,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -83,13 +84,33 @@ class Constructor:
         """Its arguments."""
         return inspect.signature(self.build).parameters
 
+    @property
+    def file(self) -> Path | None:
+        """The file that a part from outside is written in; None of this package's own."""
+        made = inspect.unwrap(self.build)
+        module = str(getattr(made, "__module__", ""))
+        if module.partition(".")[0] == __name__.partition(".")[0]:
+            return None
+        try:
+            found = inspect.getsourcefile(made)
+        except TypeError:
+            return None
+        return Path(found) if found and Path(found).is_file() else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The call that made a part: its constructor and the arguments that were given."""
+    """The call that made a part: its constructor and the arguments that were given.
+
+    Attributes:
+        constructor: the outermost one.
+        arguments: those that were given to it.
+        within: the call that the constructor made the part by, where that has a name, too.
+    """
 
     constructor: Constructor
     arguments: Mapping[str, Any]
+    within: "Origin | None" = None
 
 
 class PartType(NamedTuple):
@@ -260,6 +281,8 @@ def registry(kind: str) -> Registry:
     Raises:
         UserError: no such kind.
     """
+    if callable(kind):
+        raise UserError(f'register: write @register("rule"), or another of {", ".join(KINDS)}')
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -312,8 +335,11 @@ def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F],
             _check_call(entry, bound)
             _refuse_nan(entry, bound)
             # An array (a schedule) has no place for the record.
+            before = origin(built)
+            if before is not None and before.constructor is entry:
+                before = before.within
             with contextlib.suppress(AttributeError, TypeError):
-                object.__setattr__(built, "_origin", Origin(entry, dict(bound)))
+                object.__setattr__(built, "_origin", Origin(entry, dict(bound), before))
             return built
 
         entry = Constructor(known_as, kind, build, sources)

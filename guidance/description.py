@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.registry import origin
+from ..core.registry import Origin, origin
 from ..core.text import shown
 from .citations import PAPERS, bibtex
 from .evaluations import SHAPE, evaluations
@@ -51,7 +51,7 @@ def describe(rule: Any) -> str:
     paragraphs = ["\n".join(_tree(rule, "", 0))]
     if cost := _cost(rule):
         paragraphs.append(cost)
-    known = filter(None, map(origin, _parts(rule)))
+    known = itertools.chain(*map(_calls, _parts(rule)))
     sources = dict.fromkeys(itertools.chain(*(one.constructor.sources for one in known)))
     # A rule from outside may implement a paper that no rule here does.
     cited = (bibtex(one) if one in PAPERS else f"arXiv:{one}" for one in sources)
@@ -128,6 +128,14 @@ def _has_parts(value: Any) -> bool:
 def _is_default(made: Any, name: str, value: Any) -> bool:
     default = next(f.default for f in dataclasses.fields(made) if f.name == name)
     return value is default or (isinstance(value, type(default)) and value == default)
+
+
+def _calls(made: Any) -> Iterator[Origin]:
+    """Yield the calls that made an object, the one that it is named by first."""
+    known = origin(made)
+    while known is not None:
+        yield known
+        known = known.within
 
 
 def _parts(made: Any) -> Iterator[Any]:

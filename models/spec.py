@@ -232,7 +232,11 @@ def checked_fields(
         raise ValueError(f"{name} has no field {unknown[0]!r}{hint}; it takes {', '.join(every)}")
     required = [field for field, one in known.items() if one.default is one.empty]
     if missing := [field for field in required if field not in fields]:
-        raise ValueError(f"{name} needs the field {missing[0]!r}")
+        one = missing[0]
+        raise ValueError(
+            f"{name} needs the field {one!r}: set it in the section model; for published weights "
+            f"that do not say it, in weights.model (--mode=import), or as models.load(..., {one}=)"
+        )
     for field, value in fields.items():
         hint = known[field].annotation
         checked(value, Any if hint is inspect.Parameter.empty else hint, field, name)

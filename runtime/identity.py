@@ -19,6 +19,8 @@ from ..core.files import home, read_json, sha256, write_json
 from ..core.registry import origin
 
 MADE_OF, SAID = "made_of", "said"
+# The digest of the file that a part from outside is written in. No argument has such a name.
+WRITTEN_IN = "source file"
 # How to begin anew.
 ELSEWHERE = "choose another --workdir"
 # Numbers that agree so far are the same: another machine may round a last bit otherwise.
@@ -41,6 +43,8 @@ def differences(stored: Any, given: Any, name: str = "") -> Iterator[tuple[str, 
     """Yield the dotted name of each field that differs, with what it was and what it is."""
     if isinstance(stored, Mapping) and isinstance(given, Mapping):
         for key in sorted(stored.keys() | given.keys()):
+            if key == WRITTEN_IN and key not in stored:
+                continue  # an earlier release did not look at it
             inner = f"{name}.{key}" if name else key
             yield from differences(stored.get(key, UNSET), given.get(key, UNSET), inner)
     elif not _same(stored, given):
@@ -122,7 +126,8 @@ def described(made: Any) -> Any:
     """Return as JSON data what a part is made of: a rule, a solver, a number, a file.
 
     A part is the name of its constructor with those arguments that differ from its defaults, so
-    that it is the same however it was written down. A file that a constructor reads is its digest.
+    that it is the same however it was written down. A file that a constructor reads is its digest,
+    and so is the one that a part from outside is written in: with other code it is another part.
     """
     if (known := origin(made)) is not None:
         defaults = {name: one.default for name, one in known.constructor.parameters.items()}
@@ -130,7 +135,9 @@ def described(made: Any) -> Any:
         differ = {
             key: value for key, value in given.items() if value != described(defaults.get(key))
         }
-        return {"name": known.constructor.name} | differ
+        file = known.constructor.file
+        written = {} if file is None else {WRITTEN_IN: sha256(file)}
+        return {"name": known.constructor.name} | differ | written
     if dataclasses.is_dataclass(made) and not isinstance(made, type):
         fields = {one.name: getattr(made, one.name) for one in dataclasses.fields(made)}
         return {"name": type(made).__name__} | described(fields)

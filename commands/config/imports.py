@@ -37,7 +37,7 @@ def import_modules(names: str | Sequence[str]) -> None:
                 f"imports names {name!r}, and there is no such module in {Path.cwd()} or on "
                 f"PYTHONPATH: give a module's name or the path of a .py file"
             ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"imports {name}: importing it failed with {type(error).__name__}: {error}"
             ) from error

@@ -21,8 +21,9 @@ def section(config: Any, name: str, *, fields: Sequence[str], example: str) -> A
     found = config
     for part in name.split("."):
         if part not in found:
+            having = f" ({', '.join(fields)})" if fields else ""
             raise UserError(
-                f"this config has no section {name!r} ({', '.join(fields)}), which this mode "
+                f"this config has no section {name!r}{having}, which this mode "
                 f"reads: see {example}, and give your own config one like it"
             )
         found = found[part]

@@ -104,7 +104,8 @@ def foreign(path: Path) -> str:
 def _read_sidecar(path: Path) -> tuple[dict | None, str]:
     """Return the sidecar, or why what lies in its place is none."""
     beside = sidecar_path(path)
-    if beside == path or not beside.is_file():
+    # A published file may lie beside what was imported of it, under the same name.
+    if path.suffix != ".safetensors" or not beside.is_file():
         return None, ""
     try:
         sidecar = json.loads(beside.read_text())

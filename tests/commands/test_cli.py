@@ -268,6 +268,7 @@ def test_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch)
         ("import no_such_package", "it imports no_such_package, which is not installed"),
         ("1 / 0", "ZeroDivisionError"),
         ("def broken(:", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit"),
     ],
 )
 def test_a_module_of_ones_own_that_cannot_be_imported_is_named(tmp_path, text, message):

@@ -70,6 +70,24 @@ def test_the_config_beside_it_samples_it(tmp_path):
     assert tuple(config.sampler.schedule[k] for k in ("sigma_min", "sigma_max")) == (0.002, 80.0)
 
 
+def test_the_command_that_is_printed_runs_whatever_the_weights_make(tmp_path, capsys):
+    run(tmp_path, DIT, name="latents", model="heads=4,preconditioner=discrete")
+    *_, command, said = capsys.readouterr().out.splitlines()
+    assert command.endswith("--mode=sample --config.sampling.format=npz")
+    assert "--config.sampling.decoder=" in said
+    run(tmp_path, SMALL, name="pixels", model="latent=False")
+    assert capsys.readouterr().out.endswith("--mode=sample\n")
+
+
+def test_weights_are_imported_beside_their_source(tmp_path, capsys):
+    source = tmp_path / "tiny.pt"
+    source.write_bytes(DIT.read_bytes())
+    path = run(tmp_path, source, model="heads=4,preconditioner=discrete")
+    assert path == tmp_path / "tiny.safetensors"
+    assert run(tmp_path, source, model="heads=4,preconditioner=discrete") == path
+    assert "is there already" in capsys.readouterr().out
+
+
 def files_in(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -207,6 +225,10 @@ def test_a_checksum_is_compared_before_anything_is_written(tmp_path):
         (dict(source="nowhere.pt"), "no weights at 'nowhere.pt'"),
         (dict(source=DIT, dtype="int8"), "dtype 'int8' is not one of float16"),
         (dict(source=DIT, model="heads"), "only name=value"),
+        (
+            dict(source=DIT),
+            r"needs the field 'heads': .* weights\.model .* models\.load\(..., heads=",
+        ),
         (dict(source=DIT, model="heads=4,depth=2"), r"blocks\.2\..* has no place in dit"),
         (dict(source=DIT, model="heads=4,depth=4"), r"blocks\.3\..* is missing"),
         (dict(source=EDM2, model="name=dit"), "it is not of dit"),

@@ -40,5 +40,7 @@ def test_a_field_that_a_section_lacks_is_named():
     assert section(config, "a.b", fields=("c",), example="x.py") == {"c": 1}
     with pytest.raises(UserError, match="section 'a.b' of this config lacks 'd'.* c, d, as in x"):
         section(config, "a.b", fields=("c", "d"), example="x.py")
+    with pytest.raises(UserError, match="no section 'rows', which"):
+        section(config, "rows", fields=(), example="x.py")
     with pytest.raises(UserError, match="no section 'a.c'"):
         section(config, "a.c", fields=("c", "d"), example="x.py")

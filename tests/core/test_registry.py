@@ -194,6 +194,8 @@ def test_a_taken_name_is_refused_and_the_same_function_may_come_again(bakery):
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r'write @register\("rule"\), or another of rule, tr'):
+        register(lambda scale: None)
     with pytest.raises(UserError, match=r"'rul' is not one of rule, .*did you mean rule"):
         register("rul")
 

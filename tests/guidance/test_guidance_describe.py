@@ -67,8 +67,9 @@ def test_a_paper_of_a_rule_from_outside_is_given_by_its_number(monkeypatch):
     def mine(scale: float):
         return guidance.between(guidance.cfg(scale), 0.1, 1.0)
 
-    *_, unknown, known = describe(mine(2.0)).split("\n\n")
+    *_, unknown, known, inside = describe(mine(2.0)).split("\n\n")
     assert unknown == "arXiv:2501.00001" and "eprint = {2207.12598}" in known
+    assert "eprint = {2404.07724}" in inside  # the rule that it is made by
 
 
 def test_the_documented_example_is_what_is_printed():
