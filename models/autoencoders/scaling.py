@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float
 
 # What functions are given is what they answer with.
-Latents = Float[Array | np.ndarray, "*batch c"]
+Latents = TypeVar("Latents", Float[Array, "*batch c"], Float[np.ndarray, "*batch c"])
 SYMMETRIC, UNIT = "symmetric", "unit"
 # Middle and half the width of the range of an autoencoder's images.
 IMAGE_RANGES = {SYMMETRIC: (0.0, 1.0), UNIT: (0.5, 0.5)}

@@ -109,7 +109,7 @@ def test_layers_of_attention_are_numbered_in_the_order_in_which_they_run():
     def run(params, layer_modes):
         modes = [Recorded(*place) for place in places]
         active = tuple((mode, None) for mode in (*layer_modes, *modes))
-        network().network(params, *inputs(), active)
+        network().network(params, *map(jnp.asarray, inputs()), active)
         return [mode.seen for mode in modes]
 
     plain, first, second, third = (
@@ -164,7 +164,9 @@ def test_layers_beyond_the_last_are_refused(mode, depth):
         network()(*inputs(), ((mode, None),))
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (7, 8, 2), (8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 3), (7, 8, 2), pytest.param((8, 8), marks=pytest.mark.untyped)]
+)
 def test_inputs_that_the_network_cannot_take_are_refused(shape):
     with pytest.raises(ValueError, match="this EDM2UNet takes 8x8x2 inputs"):
         network()(np.zeros((1, *shape), "f"), 1.0, np.zeros(1, int))
