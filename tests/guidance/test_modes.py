@@ -14,7 +14,6 @@ from oracles.held_modes import BATCH, CLASSES, DEPTH, NAMES, RULES, branch_of, h
 from guidestar import guidance, samplers
 from guidestar.core import sites
 from guidestar.core.pytrees import pytree, static
-from guidestar.guidance import modes as protocol
 from guidestar.guidance.modes import Active
 from guidestar.guidance.protocol import Branch
 from guidestar.guidance.references import attention, blocks
@@ -34,7 +33,7 @@ class Shift:
     name = "shift"
     layers = None
     by: float
-    site: str = static(default=protocol.TIME_EMBEDDING)
+    site: str = static(default=sites.TIME_EMBEDDING)
 
     def time_embedding(self, embedding):
         return embedding + self.by
@@ -193,7 +192,7 @@ def test_modes_at_the_embeddings_see_what_they_are_promised():
     np.testing.assert_array_equal(found["table"], rows[:CLASSES])
 
 
-@pytest.mark.parametrize("site", [protocol.TIME_EMBEDDING, protocol.CONDITION_EMBEDDING])
+@pytest.mark.parametrize("site", [sites.TIME_EMBEDDING, sites.CONDITION_EMBEDDING])
 def test_embeddings_change_for_the_samples_a_mode_holds_for(site):
     plain = apply(NETWORK, PARAMS, *inputs(), ())
     changed = apply(NETWORK, PARAMS, *inputs(), (Active(Shift(0.5, site), jnp.asarray(SOME)),))
@@ -285,16 +284,16 @@ def test_a_callable_without_modes_refuses(name):
 
 def test_a_network_without_classes_has_no_condition_embedding():
     network, params = make(num_classes=0)
-    assert protocol.CONDITION_EMBEDDING not in Denoiser(params, network, Direct()).sites
-    mode = (Active(Shift(1.0, protocol.CONDITION_EMBEDDING), None),)
+    assert sites.CONDITION_EMBEDDING not in Denoiser(params, network, Direct()).sites
+    mode = (Active(Shift(1.0, sites.CONDITION_EMBEDDING), None),)
     with pytest.raises(ValueError, match="'shift' works on the 'condition_embedding'"):
         network(params, inputs()[0], inputs()[1], None, mode)
 
 
 def test_networks_and_guidance_call_the_sites_alike():
-    for name in ("TIME_EMBEDDING", "CONDITION_EMBEDDING", "ATTENTION", "BLOCK"):
-        assert getattr(sites, name) == getattr(protocol, name)
-    assert set(DENOISE.sites) == {"time_embedding", "condition_embedding", "attention", "block"}
+    called = {"time_embedding", "condition_embedding", "attention", "block"}
+    assert {sites.TIME_EMBEDDING, sites.CONDITION_EMBEDDING, sites.ATTENTION, sites.BLOCK} == called
+    assert set(DENOISE.sites) == called
 
 
 # Blocks.
