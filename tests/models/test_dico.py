@@ -228,7 +228,9 @@ def test_a_model_section_that_makes_no_network_is_refused(changes, message):
         builders.build(dict(name="dico") | TINY | changes)
 
 
-@pytest.mark.parametrize("shape", [(6, 8, 2), (8, 8, 3), (0, 8, 2), (8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(6, 8, 2), (8, 8, 3), (0, 8, 2), pytest.param((8, 8), marks=pytest.mark.untyped)]
+)
 def test_inputs_of_other_channels_or_indivisible_sizes_are_refused(shape):
     network, params = make()
     with pytest.raises(ValueError, match="takes 8x8x2 inputs, or others of 2 channels and sides"):

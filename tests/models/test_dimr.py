@@ -105,7 +105,7 @@ def test_the_gradient_of_a_norm_of_zeros_is_finite():
 
 
 def test_targets_of_all_branches_have_unit_variance():
-    noise = np.asarray(jax.random.normal(jax.random.key(0), (8, 64, 64, 2)))
+    noise = jax.random.normal(jax.random.key(0), (8, 64, 64, 2))
     coarse, middle, fine = targets(noise, 3)
     assert fine is noise and middle.shape == (8, 32, 32, 2) and coarse.shape == (8, 16, 16, 2)
     np.testing.assert_allclose(middle[0, 1, 2], noise[0, 2:4, 4:6].sum(axis=(0, 1)) / 2, rtol=1e-4)
@@ -277,7 +277,10 @@ def test_a_model_section_that_makes_no_network_is_refused(changes, message):
         builders.build(dict(name="dimr") | TINY | changes)
 
 
-@pytest.mark.parametrize("shape", [(7, 8, 2), (8, 8, 3), (10, 8, 2), (0, 8, 2), (8, 8)])
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 8, 2), (8, 8, 3), (10, 8, 2), (0, 8, 2), pytest.param((8, 8), marks=pytest.mark.untyped)],
+)
 def test_inputs_that_it_was_not_made_for_are_refused(shape):
     network, params = make()
     with pytest.raises(ValueError, match="takes 8x8x2 inputs, or smaller ones of 2 channels"):

@@ -120,7 +120,7 @@ def test_either_direction_of_time_gives_the_same_samples(path):
 def test_euler_on_a_flow_schedule_is_euler_on_the_velocity(x64):
     noise = jax.random.normal(jax.random.key(0), (4, 2))
     times = np.linspace(0.001, 1.0, 8)
-    sigmas = np.asarray(Flow().sigma(times))
+    sigmas = np.asarray(Flow().sigma(jnp.asarray(times)))
     found = sampled(denoiser(Flow(), velocity), sigmas, noise, samplers.euler())
     # The first state is noise alone: alpha x with x = sigma noise, alpha sigma = 1 - t.
     x = (1 - times[0]) * noise
@@ -139,7 +139,9 @@ def test_the_table_is_ddpm_s():
         schedule = samplers.vp_discrete(1000, "uniform", *ends, betas, final_zero=False)[::-1]
         table = Discrete(*ends, betas=betas)
         np.testing.assert_allclose(table.sigma(jnp.arange(1000.0)), schedule, rtol=2e-6)
-        np.testing.assert_allclose(table.network_time(schedule), np.arange(1000), atol=2e-3)
+        np.testing.assert_allclose(
+            table.network_time(jnp.asarray(schedule)), np.arange(1000), atol=2e-3
+        )
         assert table.sigma_range == pytest.approx((schedule[0], schedule[-1]), rel=1e-12)
 
 
@@ -148,7 +150,7 @@ def test_between_two_steps_the_index_is_linear_in_log_sigma(x64):
     low, high = table.sigma(jnp.array([300.0, 301.0]))
     between = low**0.75 * high**0.25
     assert float(table.network_time(between)) == pytest.approx(300.25, abs=1e-6)
-    assert float(table.sigma(300.25)) == pytest.approx(float(between), rel=1e-9)
+    assert float(table.sigma(jnp.asarray(300.25))) == pytest.approx(float(between), rel=1e-9)
     assert float(Discrete(whole=True).network_time(between)) == 300
     np.testing.assert_array_equal(table.network_time(jnp.array([1e-4, 0.0, 500.0])), [0, 0, 999])
 
