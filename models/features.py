@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from ..core.sites import EVERY_LAYER, H_SPACE, SKIP
 
@@ -19,8 +20,8 @@ PLACES = (H_SPACE, SKIP)
 
 def read(
     denoiser: Any,
-    x: Float[Array, " batch *shape"],
-    sigma: Float[Array, ""] | Float[Array, " batch"],
+    x: Float[ArrayLike, " batch *shape"],
+    sigma: Float[ArrayLike, ""] | Float[ArrayLike, " batch"] | float,
     condition: Any = None,
     modes: tuple = (),
 ) -> tuple[Float[Array, " batch *shape"], dict[str, Any]]:
@@ -74,7 +75,7 @@ class _Reader:
 
 @dataclasses.dataclass(frozen=True)
 class _Edit:
-    features: Float[Array, "..."]
+    features: Float[Array | np.ndarray, "..."]
     site: str = dataclasses.field(default=H_SPACE, metadata={"static": True})
     layers: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -132,7 +133,7 @@ class Add(_Edit):
         scale: factor; a number, or one a sample.
     """
 
-    scale: float | Array = 1.0
+    scale: float | Array | np.ndarray = 1.0
 
     name: ClassVar[str] = "added_features"
 

@@ -109,7 +109,7 @@ def test_layers_of_attention_are_numbered_in_the_order_in_which_they_run():
     def run(params, layer_modes):
         modes = [Recorded(*place) for place in places]
         active = tuple((mode, None) for mode in (*layer_modes, *modes))
-        network().network(params, *map(jnp.asarray, inputs()), active)
+        network().network(params, *inputs(), active)
         return [mode.seen for mode in modes]
 
     plain, first, second, third = (

@@ -29,7 +29,7 @@ FOURIER = Fourier(512, rngs=RNGS)
 
 
 def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype("f")
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def rms(x):
@@ -108,9 +108,9 @@ def test_a_convolution_is_a_sum_over_neighbours_by_unit_weights():
 
 
 def test_a_linear_layer_has_unit_weights_for_each_output_times_the_gain():
-    matrix = LINEAR(np.eye(96, dtype="f"))
+    matrix = LINEAR(jnp.eye(96))
     np.testing.assert_allclose(jnp.linalg.norm(matrix, axis=0), 1, rtol=1e-3)
-    np.testing.assert_allclose(LINEAR(np.eye(96, dtype="f"), 0.25), matrix / 4, rtol=1e-6)
+    np.testing.assert_allclose(LINEAR(jnp.eye(96), 0.25), matrix / 4, rtol=1e-6)
     kernel = LINEAR.kernel[...]
     np.testing.assert_allclose(matrix / matrix[0], kernel / kernel[0], rtol=1e-4)
 

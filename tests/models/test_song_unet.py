@@ -266,11 +266,10 @@ def test_inputs_of_other_channels_or_odd_sizes_are_refused(shape):
 
 def test_labels_of_augmentation_of_another_width_are_refused():
     one, none = denoiser(DDPMPP), denoiser(DDPMPP | dict(augment_dim=0))
-    given = tuple(map(jnp.asarray, inputs()))
     with pytest.raises(ValueError, match=r"must be \[3, 9\]"):
-        one.network(one.params, *given, augment=jnp.zeros((3, 8)))
+        one.network(one.params, *inputs(), augment=jnp.zeros((3, 8)))
     with pytest.raises(ValueError, match="augment_dim is 0"):
-        none.network(none.params, *given, augment=jnp.zeros((3, 9)))
+        none.network(none.params, *inputs(), augment=jnp.zeros((3, 9)))
 
 
 def test_a_section_replaces_fields_of_a_published_size():

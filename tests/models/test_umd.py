@@ -294,6 +294,7 @@ def test_a_size_without_an_image_says_what_is_missing():
         builders.build(dict(name="umd", size="S/2"))
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("given", "message"),
     [

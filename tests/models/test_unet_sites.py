@@ -160,7 +160,7 @@ def test_modes_change_the_samples_that_they_hold_for_and_those_alone(model):
         Add(jnp.ones(())),
     ]
     assert len(modes) == 9
-    x, time, label = (np.repeat(a[1:2], 10, axis=0) for a in inputs())
+    x, time, label = (jnp.repeat(a[1:2], 10, axis=0) for a in inputs())
     marked = [(mode, np.arange(10) == n + 1) for n, mode in enumerate(modes)]
     mixed = run(one.network, one.params, x, time, label, tuple(marked))
     plain = run(one.network, one.params, x, time, label)

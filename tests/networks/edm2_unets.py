@@ -46,7 +46,8 @@ def make(model=TINY, gain=1.0, **changes):
 def inputs(size=8, count=3):
     """Return images, noise levels and labels."""
     x = np.random.default_rng(5).normal(size=(count, size, size, 2)).astype("f")
-    return x, np.linspace(0.1, 2.0, count, dtype="f"), np.arange(count) % CLASSES
+    arrays = x, np.linspace(0.1, 2.0, count, dtype="f"), np.arange(count) % CLASSES
+    return tuple(map(jax.numpy.asarray, arrays))
 
 
 def with_params(denoiser, change):

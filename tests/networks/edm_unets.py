@@ -5,6 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from places import GOLDEN
 from safetensors.numpy import save_file
@@ -76,7 +77,8 @@ def inputs(count: int = 3, rows: int = 8, columns: int = 8):
     """Return images, time inputs and labels."""
     random = np.random.default_rng(5)
     x = random.normal(size=(count, rows, columns, 2)).astype("f")
-    return x, np.linspace(-1.5, 1.2, count, dtype="f"), np.arange(count) % CLASSES
+    arrays = x, np.linspace(-1.5, 1.2, count, dtype="f"), np.arange(count) % CLASSES
+    return tuple(map(jnp.asarray, arrays))
 
 
 @partial(jax.jit, static_argnums=0)
