@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -62,7 +63,9 @@ def mp_cat(a: Array, b: Array, t: float) -> Array:
 
 
 def unit_kernel(
-    kernel: Float[Array, "... out"], gain: Float[Array, ""] | float = 1.0, dtype=None
+    kernel: Float[Array | np.ndarray, "... out"],
+    gain: Float[Array, ""] | float = 1.0,
+    dtype: Any = None,
 ) -> Float[Array, "... out"]:
     """Return a kernel as it acts: each output's weights at norm ``gain`` (eq. 47).
 

@@ -97,7 +97,7 @@ def test_the_authors_names_load_to_the_authors_numbers(scan_layers):
     golden = np.load(GOLDEN / "umd_tiny.npz")
     file = GOLDEN / "umd_tiny.safetensors"
     loaded = load(file, scan_layers=scan_layers)
-    network, given = loaded.network, [golden[name] for name in ("x", "time", "label")]
+    network, given = loaded.network, [jnp.asarray(golden[name]) for name in ("x", "time", "label")]
     for name, visible in (("output", None), ("masked", golden["visible"])):
         # Theirs has the clean image first.
         expected = np.roll(golden[name], 2, axis=-1)
