@@ -37,7 +37,7 @@ def small():
 
 def images(count, size=8, channels=1, seed=0):
     shape = (count, size, size, channels)
-    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape), jnp.float32)
 
 
 def keys(count, seed=0):

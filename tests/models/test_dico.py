@@ -101,10 +101,10 @@ def test_channel_attention_weighs_channels_by_their_means_between_0_and_1():
 
 
 def test_pixels_are_shuffled_as_torch_does_it():
-    x = np.arange(2 * 2 * 2).reshape(1, 2, 2, 2)
+    x = jnp.arange(2.0 * 2 * 2).reshape(1, 2, 2, 2)
     # One channel's four pixels, row by row, then the next channel's.
     np.testing.assert_array_equal(pixel_unshuffle(x)[0, 0, 0], [0, 2, 4, 6, 1, 3, 5, 7])
-    many = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    many = jnp.arange(2.0 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     np.testing.assert_array_equal(pixel_shuffle(pixel_unshuffle(many)), many)
 
 
