@@ -3,6 +3,7 @@
 python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.seed=1]
 """
 
+import difflib
 import importlib
 import pkgutil
 import sys
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 import guidestar
 from guidestar.commands.config import imports, overrides, reading
+from guidestar.configs import common
 from guidestar.core.errors import UserError
 from guidestar.core.files import home
 
@@ -59,12 +61,31 @@ def parse(arguments: list[str]) -> list[str]:
         rest = flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         fail(f"{error.args[0] if error.args else error} (see python main.py --help)")
+    except Exception as error:  # whatever the code of a config raises
+        fail(f"the file of --config cannot be loaded: {type(error).__name__}: {error}")
     if rest[1:]:
         fail(f"unexpected argument {rest[1]!r}: options are written --config.name=value")
     for name in ("config", "workdir"):
         if getattr(flags.FLAGS, name) is None:
             fail(f"--{name} is missing: python main.py --config=configs/demo.py --workdir=out/demo")
+    require_config(flags.FLAGS["config"].config_filename)
     return rest
+
+
+def require_config(named: str) -> None:
+    """Refuse a file that is not there, with the nearest config of the package, or gives no config.
+
+    Args:
+        named: the flag's value, perhaps with an argument behind a colon.
+    """
+    path = named.partition(":")[0]
+    if not home(path).is_file():
+        known = sorted(one.stem for one in (ROOT / "configs").glob("[a-z]*.py"))
+        near = difflib.get_close_matches(Path(path).stem, known)
+        hint = f"; did you mean --config={near[0]}?" if near else f": {', '.join(known)}"
+        fail(f"--config={path}: there is no such file, nor a config of the package{hint}")
+    if not isinstance(CONFIG.value, ConfigDict):
+        fail(f"--config={path}: its get_config() returned {CONFIG.value!r}, and no ConfigDict")
 
 
 def located(argument: str) -> str:
@@ -134,6 +155,8 @@ def configured(module) -> ConfigDict:
     """
     given = [one.text for one in GIVEN if one.name == "imports"]
     imports.import_modules(given[-1] if given else CONFIG.value.get("imports", ()))
+    known = common.base().to_dict()
+    reading.require_known(CONFIG.value.to_dict(), known, able)
     config = overrides.apply(CONFIG.value, GIVEN)
     reading.require_read(MODE.value, module.READS, [one.name for one in GIVEN], able)
     changed = by_argument(flags.FLAGS["config"].config_filename, CONFIG.value)

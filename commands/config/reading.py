@@ -1,5 +1,6 @@
 """What a mode reads of a config, and a refusal of everything else that was set."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,9 @@ from ...core.errors import UserError
 
 # What every mode reads: before it begins, or in its messages.
 ALWAYS = ("name", "imports", "hosts", "compilation_cache")
+
+# Sections whose fields are names that a person chooses.
+OPEN = ("roles", "evaluators", "sampler", "sampling.weights")
 
 
 def reads(prefixes: Sequence[str], field: str) -> bool:
@@ -51,6 +55,41 @@ def require_read(
         raise UserError(
             f"config.{field} was set, and --mode={mode} does not read it ({which}): leave it out"
         )
+
+
+def require_known(
+    config: Mapping[str, Any],
+    known: Mapping[str, Any],
+    others: Callable[[str], Sequence[str]],
+    place: str = "",
+) -> None:
+    """Refuse fields of a config's file that nothing reads, such as misspelt ones.
+
+    A section that names a part takes that part's arguments, which are checked where it is made.
+
+    Args:
+        config: as its file gives it.
+        known: the fields that every experiment has, `configs.common.base`.
+        others: as in `require_read`; sections that an experiment adds are those that a mode reads.
+        place: dotted name of the section that both are.
+
+    Raises:
+        UserError: the first such field, those that there are and the nearest.
+    """
+    for key, value in config.items():
+        field = f"{place}.{key}" if place else str(key)
+        if key in known:
+            inner = known[key]
+            sections = isinstance(inner, Mapping) and isinstance(value, Mapping)
+            if sections and "name" not in inner and field not in OPEN:
+                require_known(value, inner, others, field)
+        elif place or not others(field):
+            near = difflib.get_close_matches(str(key), map(str, known), n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(
+                f"the file of --config sets config.{field}, and {place or 'a config'} has no field "
+                f"{key!r}, it has {', '.join(map(str, known))}{hint}"
+            )
 
 
 def require_argument_read(

@@ -1,5 +1,7 @@
 """The command line: what a person mistypes is answered in one line, with status 1."""
 
+import importlib
+import re
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from places import ROOT
 
 from guidestar import guidance, main
 from guidestar.commands.config import imports, overrides, reading
-from guidestar.configs import apg_on_autoguidance, digits, evidence
+from guidestar.configs import apg_on_autoguidance, common, digits, evidence
 from guidestar.core.errors import UserError
 from guidestar.main import located, modes, module_of
 
@@ -51,7 +53,8 @@ def refused(capsys, monkeypatch):
     ("arguments", "message"),
     [
         ([TINY, "--config.optimizer.learning_rat=1"], "did you mean learning_rate"),
-        (["--config=configs/nothing.py"], "nothing.py"),
+        (["--config=configs/nothing.py"], "configs/nothing.py: there is no such file"),
+        (["--config=digitz"], "there is no such file, nor a config of the package; did you mean"),
         ([TINY, "--mode=sampel"], "sampel"),
         ([TINY, "--mode=report"], "--mode=demo"),
         ([], "--config is missing"),
@@ -67,6 +70,57 @@ def test_mistakes_are_answered_in_one_line(tmp_path, refused, arguments, message
     line = refused(*arguments, f"--workdir={tmp_path / 'work'}")
     assert line.startswith("error: ") and message in line
     assert not (tmp_path / "work").exists() or not list((tmp_path / "work").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "cannot be loaded: SyntaxError: .*own.py, line 1"),
+        ("import nothere", "cannot be loaded: ModuleNotFoundError: No module named 'nothere'"),
+        ("def get_config():\n    1 / 0", "cannot be loaded: ZeroDivisionError"),
+        (
+            "def get_config():\n    return 3",
+            "its get_config.. returned 3, and no ConfigDict",
+        ),
+    ],
+)
+def test_a_config_of_ones_own_that_gives_none_is_refused(tmp_path, refused, text, message):
+    (tmp_path / "own.py").write_text(text)
+    found = refused(f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path}")
+    assert re.search(message, found)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("training.stepz", "training has no field 'stepz', it has .*; did you mean steps"),
+        ("training.init_from.wieghts", "sets config.training.init_from.wieghts, .* weights"),
+        ("sampling.cuont", "did you mean count"),
+        ("optimizer.lr", "optimizer has no field 'lr', it has .*learning_rate"),
+        ("checkpoint.kep", "did you mean keep"),
+        ("log.evry", "log has no field 'evry'"),
+        ("seeed", "a config has no field 'seeed', it has .*; did you mean seed"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["train", "sample"])
+def test_a_field_misspelt_in_a_config_of_ones_own_is_refused(
+    tmp_path, refused, field, message, mode
+):
+    section, _, name = f"config.{field}".rpartition(".")
+    (tmp_path / "own.py").write_text(
+        "from guidestar.configs import digits\n\n\ndef get_config():\n"
+        f"    config = digits.get_config()\n    {section}.{name} = 3\n    return config\n"
+    )
+    path = tmp_path / "own.py"
+    found = refused(f"--config={path}", f"--workdir={tmp_path}", f"--mode={mode}")
+    assert re.search(message, found)
+
+
+def test_fields_of_every_config_are_known():
+    known = common.base().to_dict()
+    for name in ("atlas", "cifar10_evidence", "demo", "evidence", "fractal2d", "solvers"):
+        config = importlib.import_module(f"guidestar.configs.{name}").get_config()
+        reading.require_known(config.to_dict(), known, main.able)
 
 
 def test_a_missing_workdir_and_one_that_cannot_be_written_are_told_apart(tmp_path, refused):
