@@ -323,7 +323,10 @@ def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F],
 
         @functools.wraps(function)
         def build(*args, **kwargs):
-            bound = signature.bind(*args, **kwargs).arguments
+            try:
+                bound = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f"{_owner(entry)}: {error}") from None
             _check_call(entry, bound, _declares_parts)
             # The constructor's own checks go first: they know what each number is for.
             try:

@@ -192,12 +192,28 @@ def wrap(
         preconditioner = _coordinates(prediction, schedule)
         takes, null = _condition(num_classes, condition, null_condition)
         levels = _levels(sigma_range, preconditioner)
+        sides = _sides(shape)
     except (TypeError, ValueError) as error:
         raise UserError(f"models.wrap: {error}") from error
-    network = Function(apply, tuple(int(side) for side in shape), takes, null)
+    network = Function(apply, sides, takes, null)
     denoiser = Denoiser(params, network, preconditioner, levels, latent)
     _try_out(denoiser)
     return denoiser
+
+
+def _sides(shape: Any) -> tuple[int, ...]:
+    """Return a sample's shape as plain numbers."""
+    sides = tuple(shape) if isinstance(shape, (tuple, list)) else (None,)
+    if not all(_is_whole(side) and side > 0 for side in sides):
+        raise ValueError(
+            f"shape is one sample's without the batch, whole numbers such as (32, 32, 3), got "
+            f"{shape!r}"
+        )
+    return tuple(map(int, sides))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _require_pure(apply: Any, params: Any) -> None:
@@ -277,10 +293,15 @@ def _process(schedule: Any) -> Any:
                 f"schedule {name!r} is not one of {', '.join(SCHEDULES)}, nor a list of "
                 f"alphas_cumprod"
             )
-        if name in STEPPED:
-            return Discrete(betas=name, **fields)
         makes: dict[str, Callable] = {"vp": _vp, "flow": _flow, "sigma": Direct}
-        return makes[name](**fields)
+        make = functools.partial(Discrete, betas=name) if name in STEPPED else makes[name]
+        takes = [one for one in inspect.signature(make).parameters if one != "betas"]
+        if unknown := [field for field in fields if field not in takes]:
+            raise ValueError(
+                f"the schedule {name!r} has no field {unknown[0]!r}; it takes "
+                f"{', '.join(takes) or 'none'}"
+            )
+        return make(**fields)
     if hasattr(schedule, "dtype") or isinstance(schedule, (list, tuple)):
         return Table(Constant(np.asarray(schedule, np.float64)))
     raise ValueError(
@@ -304,6 +325,8 @@ def _flow(time: str = "to_noise", path: str = "linear", time_scale: float = 1.0)
 
 def _condition(num_classes: int, condition: Any, null: Any) -> tuple[Condition, Any]:
     """Return a description, and the null of it."""
+    if not _is_whole(num_classes) or num_classes < 0:
+        raise ValueError(f"num_classes is {num_classes!r}: give a whole number, 0 for no labels")
     if num_classes and condition is not None:
         raise ValueError("num_classes describes the condition: leave condition out")
     given = not isinstance(null, _NotGiven)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ..core.random import fold_each, keys_per_sample
 from ..guidance.protocol import Rule
 from .arguments import Fixed, floats, opaque, separated, state_of
-from .checks import Keys, Levels, checked
+from .checks import Keys, Levels, checked, require_parts
 from .conditions import checked_condition
 from .evaluator import MODES
 from .loop import Calls, GuidedDenoiser, segments
@@ -99,6 +99,7 @@ def upward(
     Raises:
         ValueError: as `invert`, in the name of ``owner``.
     """
+    require_parts(owner, rule=rule, solver=solver)
     sigmas = checked(sigmas, owner)
     if sigmas[-1] == 0:
         raise ValueError(

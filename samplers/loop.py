@@ -20,7 +20,7 @@ from ..core.random import fold_each, keys_per_sample
 from ..core.registry import name_of
 from ..guidance.protocol import Guided, Rule
 from .arguments import floats, opaque, separated, state_of
-from .checks import Keys, Levels, checked
+from .checks import Keys, Levels, checked, require_parts
 from .conditions import checked_condition
 from .config import SOLVERS
 from .evaluator import MODES, Evaluator
@@ -135,6 +135,7 @@ def sample(
         UserWarning: a part of the rule holds at no step, a network is never asked, or unit
             noise at the schedule's start is not what a network was trained on.
     """
+    require_parts("sample", rule=rule, solver=solver)
     sigmas = checked(sigmas)
     networks = by_name("sample", denoise)
     saved = (save,) if isinstance(save, str) else tuple(save or ())

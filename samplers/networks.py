@@ -105,9 +105,10 @@ def check_networks(
     for part in parts:
         names = sorted({one.network for one in asked(part.rule, x)})
         if missing := [name for name in names if name not in networks]:
+            wanted = dict.fromkeys((MAIN, missing[0]))
             raise ValueError(
                 f"samplers.{owner}: the rule {name_of(rule)} needs a network named "
-                f"{missing[0]!r}: pass denoise={{'main': ..., {missing[0]!r}: ...}}"
+                f"{missing[0]!r}: pass denoise={{{', '.join(f'{n!r}: ...' for n in wanted)}}}"
                 f"{_near(missing[0], networks)}"
             )
         _require_range(owner, float(sigmas[begin]), {name: networks[name] for name in names})

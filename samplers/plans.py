@@ -10,7 +10,7 @@ import numpy as np
 
 from ..guidance.evaluations import SHAPE, Counting, counts_text
 from ..guidance.protocol import Guided, Rule
-from .checks import Levels, checked
+from .checks import Levels, checked, require_parts
 from .loop import segments
 from .solvers.solver import Interval, Solver
 
@@ -88,6 +88,7 @@ def plan(
     Raises:
         ValueError: unusable sigmas.
     """
+    require_parts("plan", rule=rule, solver=solver)
     sigmas = checked(sigmas)
     tables = solver.tables(sigmas)
     batch = getattr(solver, "particles", None) or 2

@@ -253,7 +253,11 @@ class Held:
         (dict(schedule="squared"), "schedule 'squared' is not one of linear"),
         (dict(schedule={"steps": 3}), "schedule None is not one of linear"),
         (dict(schedule=None), "schedule is one of .*, got NoneType"),
-        (dict(schedule={"name": "linear", "stpes": 3}), "stpes"),
+        (
+            dict(schedule={"name": "linear", "stpes": 3}),
+            "has no field 'stpes'; it .* steps",
+        ),
+        (dict(schedule={"name": "sigma", "low": 3}), "'sigma' has no field 'low'"),
         (dict(schedule={"name": "linear", "steps": 1}), "need 2 steps or more"),
         (dict(schedule={"name": "cosine", "beta_end": 0.1}), "leave beta_start and beta_end out"),
         (dict(schedule={"name": "vp", "beta_min": 30.0}), "0 < beta_min < beta_max"),
@@ -287,6 +291,24 @@ class Held:
     ],
 )
 def test_what_makes_no_denoiser_is_refused_by_name(changes, message):
+    arguments = GOOD | changes
+    apply, params = arguments.pop("apply"), arguments.pop("params")
+    with pytest.raises(UserError, match=f"^models.wrap: .*{message}"):
+        models.wrap(apply, params, **arguments)
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(shape=2), r"shape is one sample's .*, got 2$"),
+        (dict(shape=(2.0,)), r"got \(2.0,\)"),
+        (dict(shape=(-2,)), r"got \(-2,\)"),
+        (dict(num_classes=1.5, null_condition=1), "num_classes is 1.5: give a whole number"),
+        (dict(num_classes=-1, null_condition=1), "num_classes is -1"),
+    ],
+)
+def test_sizes_that_are_none_are_refused_by_name(changes, message):
     arguments = GOOD | changes
     apply, params = arguments.pop("apply"), arguments.pop("params")
     with pytest.raises(UserError, match=f"^models.wrap: .*{message}"):

@@ -208,6 +208,31 @@ def test_a_misspelt_network_is_named():
         run({"main": Toy(), "guid": Toy()}, samplers.karras(3), guidance.autoguidance(2.0))
 
 
+def test_a_misspelt_main_network_is_named():
+    with pytest.raises(ValueError, match=r"pass denoise=\{'main': \.\.\.\}; you gave 'man'"):
+        run({"man": Toy()}, samplers.karras(3), guidance.cfg(2.0))
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(solver=samplers.heun), "solver, .* got the function heun itself: call it"),
+        (dict(solver="heun"), r"a solver, such as samplers\.heun\(\), got 'heun'"),
+        (dict(rule=guidance.apg), "a rule, .* got the function apg itself: call it"),
+        (dict(rule="apg"), r"a rule, such as guidance\.cfg\(2\.0\), got 'apg'"),
+        (dict(rule=3.0), "got 3.0"),
+    ],
+)
+def test_what_is_no_rule_or_solver(changes, message):
+    sigmas = samplers.karras(3)
+    with pytest.raises(UserError, match=f"^samplers.sample: .*{message}"):
+        run(Toy(), sigmas, **changes)
+    parts = dict(rule=guidance.cfg(2.0), solver=samplers.euler()) | changes
+    with pytest.raises(UserError, match=f"^samplers.plan: .*{message}"):
+        samplers.plan(parts["solver"], sigmas, parts["rule"])
+
+
 def test_what_has_no_effect_is_said():
     sigmas = samplers.karras(3, 0.1, 5.0)
     with pytest.warns(UserWarning, match="never asks the network 'guide'"):
