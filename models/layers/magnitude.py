@@ -78,7 +78,9 @@ def unit_kernel(
         dtype: of the result; that of ``kernel`` if None. It is scaled before it is cast.
     """
     fan_in = kernel.size // kernel.shape[-1]
-    unit = normalise(jnp.asarray(kernel), tuple(range(kernel.ndim - 1))) * (gain / math.sqrt(fan_in))
+    unit = normalise(jnp.asarray(kernel), tuple(range(kernel.ndim - 1))) * (
+        gain / math.sqrt(fan_in)
+    )
     return unit.astype(dtype or kernel.dtype)
 
 
