@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..core.errors import UserError
 from ..core.registry import Origin, origin
 from ..core.text import shown
 from .citations import PAPERS, bibtex
@@ -47,7 +48,15 @@ def describe(rule: Any) -> str:
 
     Args:
         rule: any rule, or a part of one (then without a cost). Arrays are shown by their shape.
+
+    Raises:
+        UserError: something else, such as a constructor itself.
     """
+    if not _is_part(rule):
+        called = ": call it" if inspect.isroutine(rule) else ""
+        raise UserError(
+            f"guidance.describe: takes a rule or a part of one, got {shown(rule)}{called}"
+        )
     paragraphs = ["\n".join(_tree(rule, "", 0))]
     if cost := _cost(rule):
         paragraphs.append(cost)

@@ -119,6 +119,12 @@ def test_a_part_that_was_changed_by_its_wrapper_is_still_cited():
     assert "eprint = {2207.12598}" in describe(dynamic)
 
 
+@pytest.mark.parametrize("other", [guidance.apg, "apg"])
+def test_what_is_no_part_is_refused(other):
+    with pytest.raises(ValueError, match=r"takes a rule .* got ('apg'|the function apg .* call)"):
+        describe(other)
+
+
 def test_every_paper_is_cited_once():
     twice = guidance.together(guidance.cfg(2.0), guidance.cfg(3.0, network="guide"))
     assert describe(twice).count("@misc") == 1
