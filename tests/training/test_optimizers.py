@@ -103,9 +103,9 @@ def test_constants_of_a_network_are_never_moved_and_do_not_count_in_the_clip():
 @pytest.mark.parametrize(
     ("model", "kept"),
     [
-        (dict(name="dimr", size="XL/2R"), ("slope", "offset")),
-        (dict(name="umd", size="B/4"), ("bias", "summary", "hidden")),
-        (dict(name="pixart", size="XL/2"), ("null_tokens",)),
+        (dict(name="dimr", size="XL/2R", depths=(3, 3)), ("slope", "offset")),
+        (dict(name="umd", size="B/4", depth=2), ("bias", "summary", "hidden")),
+        (dict(name="pixart", size="XL/2", depth=1), ("null_tokens",)),
     ],
 )
 def test_weight_decay_leaves_alone_what_the_authors_leave_alone(model, kept):
