@@ -11,6 +11,10 @@ ALWAYS = ("name", "imports", "hosts", "compilation_cache")
 
 # Sections whose fields are names that a person chooses.
 OPEN = ("roles", "evaluators", "sampler", "sampling.weights")
+# Those of a section that an experiment adds.
+ADDED = {
+    "evaluation": dict.fromkeys(("classifier", "statistics", "extractor", "metrics", "count")),
+}
 
 
 def reads(prefixes: Sequence[str], field: str) -> bool:
@@ -78,8 +82,8 @@ def require_known(
     """
     for key, value in config.items():
         field = f"{place}.{key}" if place else str(key)
-        if key in known:
-            inner = known[key]
+        if key in known or field in ADDED:
+            inner = known.get(key, ADDED.get(field))
             sections = isinstance(inner, Mapping) and isinstance(value, Mapping)
             if sections and "name" not in inner and field not in OPEN:
                 require_known(value, inner, others, field)

@@ -116,6 +116,12 @@ def test_a_field_misspelt_in_a_config_of_ones_own_is_refused(
     assert re.search(message, found)
 
 
+def test_a_field_misspelt_in_a_section_that_is_added_is_refused():
+    config = {"evaluation": {"classifier": "", "metricz": ("white",)}}
+    with pytest.raises(UserError, match="evaluation has no field 'metricz'.* did you mean metrics"):
+        reading.require_known(config, common.base().to_dict(), main.able)
+
+
 def test_fields_of_every_config_are_known():
     known = common.base().to_dict()
     for name in ("atlas", "cifar10_evidence", "demo", "evidence", "fractal2d", "solvers"):
