@@ -150,7 +150,7 @@ def test_between_two_steps_the_index_is_linear_in_log_sigma(x64):
     low, high = table.sigma(jnp.array([300.0, 301.0]))
     between = low**0.75 * high**0.25
     assert float(table.network_time(between)) == pytest.approx(300.25, abs=1e-6)
-    assert float(table.sigma(jnp.asarray(300.25))) == pytest.approx(float(between), rel=1e-9)
+    assert float(table.sigma(jnp.float64(300.25))) == pytest.approx(float(between), rel=1e-9)
     assert float(Discrete(whole=True).network_time(between)) == 300
     np.testing.assert_array_equal(table.network_time(jnp.array([1e-4, 0.0, 500.0])), [0, 0, 999])
 
