@@ -33,6 +33,6 @@ for example in "$root"/examples/*.py; do
   "$folder/whole/bin/python" "$example" > "$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
 done
 "$folder/whole/bin/guidestar" --config=digits --workdir="$folder/own" --mode=sample "${options[@]}" \
-  --config.imports="$root/examples/own_rule.py" --config.guidance.name=own_rule
+  --config.imports="$root/examples/own_rule.py" --config.guidance.name=mirrored
 test -s "$folder/own/images/00000003.png"
 echo "the wheel works"
