@@ -265,7 +265,11 @@ def _dropping(rate: Any, seed: int, setup: Setup, state: TrainState):
     """Return what drops conditions to their nulls, by position."""
     network = setup.network
     # A constant, even where it lies among the parameters: what stands for no caption stays.
-    null = jax.tree.map(np.asarray, network.null_condition(jax.device_get(state.main.params)))
+    # It is read by a program of all processes: no one of them need hold a parameter whole.
+    learnt = isinstance(network.condition, Mapping)
+    read = jax.jit(network.null_condition, out_shardings=setup.layout.whole)
+    found = jax.device_get(read(state.main.params)) if learnt else network.null_condition(None)
+    null = jax.tree.map(np.asarray, found)
 
     def drop(condition, index):
         if network.condition is None:
