@@ -134,6 +134,10 @@ class Run:
         process.wait()
         require(self.step < STEPS, "it ended before it could be interrupted")
 
+    def results(self) -> list[Path]:
+        """Return all that lies in the folder but the mark of the run that holds it."""
+        return sorted(path for path in self.workdir.rglob("*") if path.name != ".in_use.json")
+
     def files_of(self, step: int) -> list[Path]:
         """Return the files of a checkpoint, the largest first."""
         folder = self.workdir / "checkpoints" / str(step)
@@ -249,7 +253,7 @@ def unreadable(run: Run, times: int) -> None:
         else:
             for step in run.saved:
                 run.files_of(step)[0].unlink()
-        left = sorted(run.workdir.rglob("*"))
+        left = run.results()
         printed = run.finish(1)
         require(
             f"should hold step {newest}" in printed
@@ -257,7 +261,7 @@ def unreadable(run: Run, times: int) -> None:
             and "another --workdir" in printed,
             f"it does not say what is lost: ...{printed[-600:]}",
         )
-        require(sorted(run.workdir.rglob("*")) == left, "it changed files that it could not use")
+        require(run.results() == left, "it changed files that it could not use")
         shutil.rmtree(folder, ignore_errors=True)
         copy.rename(folder)
 
