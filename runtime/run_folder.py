@@ -39,7 +39,8 @@ def claimed(
     """Hold a work folder, made where it is missing, for one run of any mode.
 
     The processes of one job hold it together; call it in all of them, once they have met
-    (`distributed.initialise`).
+    (`distributed.initialise`). Folders that were made for a run which fails before it has written
+    a file are taken away again.
 
     Args:
         workdir: as a person wrote it, ``~`` being their home.
@@ -53,36 +54,65 @@ def claimed(
         UserError: in every process, a folder that cannot be written or that another run holds.
     """
     refused, held = None, None
+    folder = _path(workdir)
+    made = _missing(folder)
     try:
-        folder = _writable(workdir)
-        if distributed.is_primary():
-            held = _Held(folder / NAME, mode, say)
-    except UserError as error:
-        refused = error
-    try:
-        distributed.agree(refused, f"could not use {workdir}")
-        yield folder
-    finally:
-        if held is not None:
-            held.release()
+        try:
+            _require_writable(folder, workdir)
+            if distributed.is_primary():
+                held = _Held(folder / NAME, mode, say)
+        except UserError as error:
+            refused = error
+        try:
+            distributed.agree(refused, f"could not use {workdir}")
+            yield folder
+        finally:
+            if held is not None:
+                held.release()
+    except BaseException:
+        _remove_empty(made)
+        raise
 
 
-def _writable(workdir: str | os.PathLike) -> Path:
-    """Create a work folder and check that files can be written there."""
+def _path(workdir: str | os.PathLike) -> Path:
     if not os.fspath(workdir):
         raise UserError("--workdir is empty: name a folder for what the run writes")
     try:
-        path = home(workdir).absolute()
-        probe = path / f".writable.{socket.gethostname()}.{os.getpid()}"
-        path.mkdir(parents=True, exist_ok=True)
+        return home(workdir).absolute()
+    except (ValueError, RuntimeError) as error:
+        raise _unusable(workdir, error) from error
+
+
+def _unusable(workdir: str | os.PathLike, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"--workdir={workdir} cannot be written ({reason}): choose another folder")
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return a folder and those above it that there are not yet, the innermost first."""
+    with contextlib.suppress(OSError, ValueError):
+        return [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    return []
+
+
+def _require_writable(folder: Path, workdir: str | os.PathLike) -> None:
+    """Create a work folder and check that files can be written there."""
+    probe = folder / f".writable.{socket.gethostname()}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({reason}): choose another folder"
-        ) from error
-    return path
+        raise _unusable(workdir, error) from error
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove folders that were made and hold no file, whatever folders lie in them."""
+    with contextlib.suppress(ValueError):  # a name that no folder can have
+        below = [Path(one) for top in made[:1] for one, _, _ in os.walk(top, topdown=False)]
+        for folder in (*below, *made[1:]):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 class _Held:

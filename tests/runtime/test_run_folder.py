@@ -46,6 +46,46 @@ def test_a_folder_is_made_held_and_given_up(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("kept", "written", "left"),
+    [
+        ("", "", ""),
+        ("a", "", "a"),
+        ("a/b/c", "", "a/b/c"),
+        ("", "a/b/c/sub/", ""),
+        ("", "a/b/c/sub/file", "a/b/c/sub/file"),
+        ("", "a/file", "a/file"),
+        ("a/b/c/empty", "", "a/b/c/empty"),
+    ],
+)
+@pytest.mark.parametrize("failure", [UserError("refused"), KeyboardInterrupt()])
+def test_a_run_that_failed_before_it_wrote_leaves_no_folder_that_it_made(
+    tmp_path, kept, written, left, failure
+):
+    (tmp_path / kept).mkdir(parents=True, exist_ok=True)
+
+    def begin():
+        with run_folder.claimed(tmp_path / "a" / "b" / "c", "train"):
+            if written.endswith("/"):
+                (tmp_path / written).mkdir()
+            elif written:
+                (tmp_path / written).parent.mkdir(exist_ok=True)
+                (tmp_path / written).touch()
+            raise failure
+
+    with pytest.raises(type(failure)):
+        begin()
+    there = {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")}
+    wanted = [one for one in (Path(left), *Path(left).parents) if str(one) != "."]
+    assert there == {str(one) for one in wanted}
+
+
+def test_a_run_that_ended_well_keeps_its_folder(tmp_path):
+    with run_folder.claimed(tmp_path / "a", "train"):
+        pass
+    assert (tmp_path / "a").is_dir()
+
+
 def test_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
