@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import guidestar
-from guidestar.commands.config import imports, overrides, reading
+from guidestar.commands.config import imports, outside, overrides, reading
 from guidestar.configs import common
 from guidestar.core.errors import UserError
 from guidestar.core.files import home
@@ -183,7 +183,7 @@ def main(arguments: list[str]) -> None:
         begin(config)
         from guidestar.runtime.run_folder import claimed
 
-        with claimed(WORKDIR.value, MODE.value) as workdir:
+        with claimed(WORKDIR.value, MODE.value) as workdir, outside.named(workdir):
             module.run(config, workdir)
     except UserError as error:
         fail(str(error))

@@ -291,6 +291,12 @@ def registry(kind: str) -> Registry:
     return _TABLES.setdefault(table, Registry(table))
 
 
+def constructors() -> Iterator[Constructor]:
+    """Yield every constructor of every table."""
+    for table in list(_TABLES.values()):
+        yield from (table[name] for name in table)
+
+
 def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F], F]:
     """Register a constructor: configs, the command line and descriptions know it from then on.
 
