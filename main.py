@@ -157,7 +157,7 @@ def configured(module) -> ConfigDict:
     imports.import_modules(given[-1] if given else CONFIG.value.get("imports", ()))
     known = common.base().to_dict()
     reading.require_known(CONFIG.value.to_dict(), known, able)
-    config = overrides.apply(CONFIG.value, GIVEN)
+    config = overrides.apply(CONFIG.value, GIVEN, flags.FLAGS["config"].config_filename)
     reading.require_read(MODE.value, module.READS, [one.name for one in GIVEN], able)
     changed = by_argument(flags.FLAGS["config"].config_filename, CONFIG.value)
     reading.require_argument_read(MODE.value, module.READS, changed, able)

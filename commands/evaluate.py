@@ -1,9 +1,10 @@
 """The evaluate mode: every row of a config sampled in full and measured against a real set."""
 
+import contextlib
 import datetime
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ..models.checkpoints import SHIPPED
 from ..runtime import distributed
 from ..runtime.identity import differences, plain
 from ..runtime.memory import require_memory
+from .config.overrides import given
 from .config.sections import section
 from .export import commit
 from .sample import Output, job_from_config, require_counts
@@ -40,11 +42,14 @@ from .sample import Output, job_from_config, require_counts
 EXAMPLE = "configs/evidence.py"
 METRICS = ("frechet_distance", "manifold_scores", "agreement", "contrast", "white")
 RECORD, PAGE, SECONDS = "evidence.json", "evidence.md", "seconds.json"
+# The one row of a config that has none, measured by its own guidance.
+ROW = "guided"
 # What this mode reads of a config.
 READS = (
     "seed",
     "rows",
     "claims",
+    "guidance",
     "evaluation",
     "sampler",
     "sampling.weights",
@@ -78,57 +83,190 @@ def run(config, workdir: Path) -> None:
 
 def evaluated(config, workdir: Path) -> dict[str, Any]:
     """Return what `run` writes to ``evidence.json``; nothing in processes other than the first."""
-    chosen = section(
-        config, "evaluation", fields=("classifier", "statistics", "count"), example=EXAMPLE
-    )
-    names = list(section(config, "rows", fields=(), example=EXAMPLE))
+    how = Evaluation(config, workdir)
+    config = with_rows(config)
+    names = list(config.rows)
     if not names:
         raise UserError(f"rows is empty: give at least one, as {EXAMPLE} does")
-    require_counts("evaluation", count=chosen.count)
-    require_counts("sampling", batch_size=config.sampling.batch_size)
-    metrics = choose(plain(tuple(chosen.get("metrics", METRICS))))
-    given = chosen.get("extractor")
-    extractor = make_extractor(chosen.classifier, given.to_dict() if given else None)
-    real = found_statistics(chosen.statistics, workdir)
-    networks, decoders = SharedNetworks(), {}
-    outputs = {name: _planned(config, name, workdir, networks, decoders) for name in names}
-    for name, output in outputs.items():
-        require_images(extractor, output.shape, f"rows.{name}")
-    for note in _require_measurable(metrics, extractor, real, outputs, chosen.count):
+    outputs = {}
+    for name in names:
+        safe_name(name, "the name of a row")
+        outputs[name] = how.planned(row_config(config, name), workdir / name, f"rows.{name}")
+    for note in how.notes({f"rows.{name}": output for name, output in outputs.items()}):
         distributed.say(f"note: {note}")
     _require_same(workdir / RECORD, {name: output.made_of for name, output in outputs.items()})
     for output in outputs.values():
         output.claim()
     rows = {}
     for name in grouped({name: output.job for name, output in outputs.items()}):
-        output = outputs[name]
-        clock = Clock(workdir / name / SECONDS)
-        store = output.fill(f"{config.name}/{name}", networks.ready(output.job), clock)
+        section = config.rows[name]
+        row = how.measured(outputs[name], section.title, section.guidance.to_dict(), config.name)
         if distributed.is_primary():
-            indices = np.arange(chosen.count)
-            images, labels = store.read(indices), output.job.labels(indices)
-            rows[name] = _row(config.rows[name], output, clock.seconds(chosen.count)) | {
-                "numbers": numbers(metrics, extractor, real, images, labels)
-            }
-            print(_said(rows[name]), flush=True)
+            rows[name] = row
+            print(said(row), flush=True)
     if not distributed.is_primary():
         return {}
-    found = {name: rows[name].pop("numbers") for name in names}
-    rows = {name: rows[name] | found[name] for name in names}
-    return {
-        "name": config.name,
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "images": chosen.count,
-        "sampler": config.sampler.to_dict(),
-        "weights": config.sampling.weights.to_dict(),
-        "real": {**real.description, "digest": real.digest},
-        "extractor": dict(extractor.identity),
-        "metrics": list(found[names[0]]),
-        "rows": rows,
-        "claims": [judge(claim, rows) for claim in config.get("claims", ())],
+    measured = list(rows[names[0]]["numbers"])
+    rows = {name: flat(rows[name]) for name in names}
+    return how.record(config, rows, measured) | {
+        "claims": [judge(claim, rows) for claim in config.get("claims", ())]
     }
+
+
+class Evaluation:
+    """How images are measured: how many, against which real set, in which features.
+
+    Args:
+        config: of an experiment that has ``evaluation``.
+        workdir: where statistics are looked for before those that are shipped.
+
+    Attributes:
+        count: images of a row.
+        metrics: what is measured.
+        extractor: its features.
+        real: the real set's statistics.
+
+    Raises:
+        UserError: no such section, a field that it lacks, or anything in it that there is not.
+    """
+
+    def __init__(self, config, workdir: Path):
+        chosen = section(
+            config, "evaluation", fields=("classifier", "statistics", "count"), example=EXAMPLE
+        )
+        require_counts("evaluation", count=chosen.count)
+        require_counts("sampling", batch_size=config.sampling.batch_size)
+        self.count = chosen.count
+        self.metrics = choose(plain(tuple(chosen.get("metrics", METRICS))))
+        given = chosen.get("extractor")
+        self.extractor = make_extractor(chosen.classifier, given.to_dict() if given else None)
+        self.real = found_statistics(chosen.statistics, workdir)
+        self._networks, self._decoders = SharedNetworks(), {}
+
+    def planned(self, one, folder: Path, place: str, count: int | None = None) -> Output:
+        """Return what becomes of a row's images; its networks are shapes alone.
+
+        Args:
+            one: a config with the row's own guidance.
+            folder: gets the images.
+            place: the row, for messages.
+            count: how many images, where not all of them.
+
+        Raises:
+            UserError: it cannot run, in the name of ``place``.
+        """
+        sampling = one.sampling.copy_and_resolve_references()
+        sampling.update(count=count or self.count, format="npz")
+        with _named(place):
+            job = job_from_config(one, self._networks.outlines(one.sampling.weights.to_dict()))
+            output = Output(job, sampling, folder, self._decoders)
+        if output.raw:
+            raise UserError(
+                f"{place}: its samples are latents, and what is measured are pictures: set "
+                f"sampling.decoder to the weights of their autoencoder"
+            )
+        require_images(self.extractor, output.shape, place)
+        return output
+
+    def notes(self, outputs: Mapping[str, Output], count: int | None = None) -> list[str]:
+        """Refuse metrics that cannot be; return what is to be said of those that can."""
+        shapes = {output.shape for output in outputs.values()}
+        return _require_measurable(
+            self.metrics, self.extractor, self.real, shapes, count or self.count
+        )
+
+    def measured(
+        self,
+        output: Output,
+        title: str,
+        guidance: Mapping[str, Any],
+        name: str,
+        *,
+        quiet: bool = False,
+        advance: Callable[[int], Any] | None = None,
+    ) -> dict[str, Any]:
+        """Make what is missing of a row's images, and measure them.
+
+        Args:
+            output: as `planned` returns it; how many images is its own.
+            title: of the row.
+            guidance: its rule, as the config names it.
+            name: of the experiment, for what is said.
+            quiet: whether to say nothing of images, nor draw a bar.
+            advance: is told how many images were made, batch by batch.
+
+        Returns:
+            The row, with what was measured in ``numbers``; nothing in processes other than the
+            first.
+
+        Raises:
+            UserError: images that are not finite, no space, or a metric that refuses them.
+        """
+        clock = Clock(output.workdir / SECONDS)
+
+        def made(count: int) -> None:
+            clock(count)
+            if advance is not None:
+                advance(count)
+
+        job = self._networks.ready(output.job)
+        store = output.fill(f"{name}/{output.workdir.name}", job, made, quiet=quiet)
+        if not distributed.is_primary():
+            return {}
+        count = output.section.count
+        indices = np.arange(count)
+        images, labels = store.read(indices), output.job.labels(indices)
+        found = numbers(self.metrics, self.extractor, self.real, images, labels)
+        return _row(title, guidance, output, clock.seconds(count)) | {"numbers": found}
+
+    def record(
+        self, config, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the record of an evaluation.
+
+        Args:
+            config: of the experiment.
+            rows: by name, as `flat` returns them.
+            names: of what was measured.
+        """
+        return {
+            "name": config.name,
+            "date": datetime.date.today().isoformat(),
+            "commit": commit(),
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "images": self.count,
+            "sampler": config.sampler.to_dict(),
+            "weights": config.sampling.weights.to_dict(),
+            "real": {**self.real.description, "digest": self.real.digest},
+            "extractor": dict(self.extractor.identity),
+            "metrics": list(names),
+            "rows": dict(rows),
+        }
+
+
+def with_rows(config) -> Any:
+    """Return a config that has rows: its own, or else the one that its ``guidance`` makes.
+
+    Raises:
+        UserError: both are given, the guidance on the command line, where it would say nothing.
+    """
+    if "rows" not in config:
+        one = ConfigDict(config.to_dict())
+        guidance = config.guidance.to_dict()
+        one.rows = ConfigDict({ROW: dict(title=str(guidance.get("name")), guidance=guidance)})
+        return one
+    for name in (one.name for one in given(config).overrides):
+        if name.partition(".")[0] == "guidance":
+            raise UserError(
+                f"config.{name} was set, and the rows of this config have their own guidance: set "
+                f"rows.{next(iter(config.rows), 'NAME')}.{name}, or leave it out"
+            )
+    return config
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with what was measured beside what it was measured of."""
+    return {key: value for key, value in row.items() if key != "numbers"} | row["numbers"]
 
 
 def row_config(config, name: str) -> ConfigDict:
@@ -148,10 +286,17 @@ def planned_job(config, name: str, networks: SharedNetworks) -> Job:
         UserError: it cannot run, in the row's name.
     """
     one = row_config(config, name)
-    try:
+    with _named(f"rows.{name}"):
         return job_from_config(one, networks.outlines(one.sampling.weights.to_dict()))
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Put the name of a row before what is wrong with it."""
+    try:
+        yield
     except UserError as error:
-        raise UserError(f"rows.{name}: {error}") from error
+        raise UserError(f"{place}: {error}") from error
 
 
 def found_statistics(name: str, workdir: Path) -> RealStatistics:
@@ -239,32 +384,14 @@ def costs(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _planned(config, name: str, workdir: Path, networks: SharedNetworks, decoders: dict) -> Output:
-    safe_name(name, "the name of a row")
-    job = planned_job(config, name, networks)
-    one = row_config(config, name).sampling
-    one.update(count=config.evaluation.count, format="npz")
-    try:
-        output = Output(job, one, workdir / name, decoders)
-    except UserError as error:
-        raise UserError(f"rows.{name}: {error}") from error
-    if output.raw:
-        raise UserError(
-            f"rows.{name}: its samples are latents, and what is measured are pictures: set "
-            f"sampling.decoder to the weights of their autoencoder"
-        )
-    return output
-
-
 def _require_measurable(
     metrics: Sequence[Metric],
     extractor: Extractor,
     real: RealStatistics,
-    outputs: Mapping[str, Output],
+    shapes: set[tuple[int, ...]],
     count: int,
 ) -> list[str]:
     """Refuse metrics that cannot be; return what is to be said of those that can."""
-    shapes = {output.shape for output in outputs.values()}
     for shape in shapes:
         width = features_of(extractor, shape)
         real.require_fit(extractor, width, "evaluation.statistics")
@@ -307,11 +434,13 @@ def _require_same(record: Path, made_of: Mapping[str, Mapping[str, Any]]) -> Non
             )
 
 
-def _row(section, output: Output, seconds: float | None) -> dict[str, Any]:
+def _row(
+    title: str, guidance: Mapping[str, Any], output: Output, seconds: float | None
+) -> dict[str, Any]:
     plan = output.job.plan()
     return {
-        "title": section.title,
-        "guidance": section.guidance.to_dict(),
+        "title": title,
+        "guidance": dict(guidance),
         "rule": str(to_config(output.job.rule)),
         "made_of": plain(output.made_of),
         "evaluations": plan.totals,
@@ -321,7 +450,8 @@ def _row(section, output: Output, seconds: float | None) -> dict[str, Any]:
     }
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def said(row: Mapping[str, Any]) -> str:
+    """Return what is said of a row that was measured."""
     found = ", ".join(
         f"{name} {value:.4g}" for name, value in row["numbers"].items() if value is not None
     )

@@ -124,7 +124,12 @@ class Output:
         )
 
     def fill(
-        self, name: str, job: Job | None = None, advance: Callable[[int], Any] | None = None
+        self,
+        name: str,
+        job: Job | None = None,
+        advance: Callable[[int], Any] | None = None,
+        *,
+        quiet: bool = False,
     ) -> Store:
         """Sample what is missing, and return the store.
 
@@ -132,6 +137,7 @@ class Output:
             name: of what is sampled, for what is said.
             job: the job, where it has its networks now and had none before.
             advance: is told how many samples were made, batch by batch.
+            quiet: whether to say nothing, and draw no bar.
 
         Raises:
             UserError: the folder holds other samples, some are not finite, or no space.
@@ -149,9 +155,10 @@ class Output:
 
         if not store.compared:
             store.adopt(make, self.made_of, self.said)
-        distributed.say(_announced(name, job, section.count, len(todo), self.workdir))
+        if not quiet:
+            distributed.say(_announced(name, job, section.count, len(todo), self.workdir))
         started = time.monotonic()
-        with tqdm(total=len(todo), unit="image", dynamic_ncols=True) as bar:
+        with tqdm(total=len(todo), unit="image", dynamic_ncols=True, disable=quiet) as bar:
 
             def advanced(count: int) -> None:
                 bar.update(count)
@@ -163,7 +170,7 @@ class Output:
             shown = store.read(np.arange(min(GRID_IMAGES, section.count)))
             columns = len(job.classes) if job.classes and len(job.classes) <= 20 else None
             save_png(self.workdir / "grid.png", grid(shown, columns=columns), magnify=2)
-        if todo.size:
+        if todo.size and not quiet:
             seconds = (time.monotonic() - started) / len(todo)
             distributed.say(
                 f"{seconds:.4f} s an image, compilation included; results in {self.workdir}"

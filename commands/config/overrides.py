@@ -31,7 +31,7 @@ OWNERS = {
     "metric": "guidestar.evaluation",
 }
 TRAINING = "guidestar.training.recipes"
-# Where a config keeps the names of the fields that were replaced.
+# Where a config keeps what the command line says of it.
 GIVEN = "_given"
 FLAG = re.compile(r"--?(no)?config[.\[](.*)", re.DOTALL)
 # Sections whose names are the user's: networks, roles, evaluators.
@@ -56,6 +56,20 @@ class Override(NamedTuple):
     def name(self) -> str:
         """The field, ``guidance.push.1.norm``."""
         return dotted(self.path)
+
+
+class Given(NamedTuple):
+    """What a command line says of a config.
+
+    Attributes:
+        base: the config as its file gives it.
+        overrides: the fields that were replaced, in their order.
+        file: the value of ``--config``; empty where there was none.
+    """
+
+    base: ConfigDict
+    overrides: tuple[Override, ...]
+    file: str = ""
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -100,8 +114,25 @@ def _path(name: str) -> tuple[str | int, ...]:
     return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
-def apply(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
+def override(name: str, value: Any) -> Override:
+    """Return the override that gives a field a value of Python's.
+
+    Args:
+        name: of the field, ``guidance.scale`` or ``config.guidance.scale``.
+        value: a number, a text, a list or a section.
+    """
+    return Override(
+        _path(name.removeprefix("config.")), value if isinstance(value, str) else repr(value)
+    )
+
+
+def apply(config: ConfigDict, overrides: Sequence[Override], file: str = "") -> ConfigDict:
     """Return a config with fields replaced.
+
+    Args:
+        config: as its file gives it.
+        overrides: in the order in which they were written.
+        file: the value of ``--config``, which `given` returns.
 
     Raises:
         UserError: a field that there is not (naming the nearest), a value of another type, an
@@ -115,13 +146,28 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
         tree = _replaced(tree, one, one.path, ())
     replaced = _in_order(tree)
     # Beside the fields, so that no comparison and no record sees it.
-    object.__setattr__(replaced, GIVEN, frozenset(one.name for one in overrides))
+    object.__setattr__(replaced, GIVEN, Given(config, tuple(overrides), file))
     return replaced
+
+
+def given(config: ConfigDict) -> Given:
+    """Return what the command line says of a config; of one that no command gave, nothing."""
+    return getattr(config, GIVEN, Given(config, ()))
+
+
+def extended(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
+    """Return what a config would be if its command line had more overrides at its end.
+
+    Raises:
+        UserError: as `apply`.
+    """
+    base, before, file = given(config)
+    return apply(base, (*before, *overrides), file)
 
 
 def is_given(config: ConfigDict, field: str) -> bool:
     """Say whether the command line has set a field, alone or with the section that it is in."""
-    names = getattr(config, GIVEN, frozenset())
+    names = {one.name for one in given(config).overrides}
     return any(field == name or field.startswith(f"{name}.") for name in names)
 
 

@@ -11,6 +11,7 @@ from tiny_configs.evaluations import evaluation
 from guidestar import evaluation as metrics
 from guidestar import input_pipeline
 from guidestar.commands import evaluate, statistics
+from guidestar.commands.config import overrides
 from guidestar.configs import evidence
 from guidestar.core.errors import UserError
 from guidestar.evaluation.extractors import make_extractor
@@ -251,3 +252,23 @@ def test_rows_are_folders_below_the_workdir_alone(config, tmp_path):
     one.rows = {"sub/outside": rows["cfg_3"]}
     with pytest.raises(UserError, match="the name of a row is 'sub/outside'"):
         evaluate.run(one, tmp_path)
+
+
+def test_a_config_without_rows_is_one_row_of_its_own_guidance(config, measured, tmp_path):
+    one = config.copy_and_resolve_references()
+    one.guidance = config.rows.cfg_3.guidance
+    shutil.copytree(measured / "cfg_3", tmp_path / "guided")  # the same images
+    del one.rows
+    evaluate.run(one, tmp_path)
+    (row,) = evidence_in(tmp_path)["rows"].values()
+    other = evidence_in(measured)["rows"]["cfg_3"]
+    for name in ("guidance", "rule", "made_of", "evaluations", "seconds"):
+        assert row[name] == other[name]
+    assert row["frechet_distance"] > 0
+
+
+def test_guidance_on_the_command_line_is_not_ignored_beside_rows(config, tmp_path):
+    one = overrides.apply(config, [overrides.override("guidance.scale", 3.0)])
+    with pytest.raises(UserError, match=r"config.guidance.scale was set.* rows.unguided.guidance"):
+        evaluate.run(one, tmp_path)
+    assert not list(tmp_path.iterdir())
