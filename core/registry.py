@@ -358,6 +358,37 @@ def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F],
     return add
 
 
+def takes_parts(package: str) -> Callable[[F], F]:
+    """Refuse what is no part, or another one, where a function declares a part of some type.
+
+    A constructor that was not called is the usual mistake. The checks go before the function.
+
+    Args:
+        package: in whose name, ``guidance``.
+
+    Raises:
+        WrongType: from the function that is decorated.
+    """
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError:
+                given = {}  # Python itself says what does not fit
+            for name, wanted in _hints(function).items():
+                if name in given and _declares_parts(wanted):
+                    checked(given[name], wanted, f"{package}.{function.__name__}", name)
+            return function(*args, **kwargs)
+
+        return typing.cast(F, call)
+
+    return decorate
+
+
 @contextlib.contextmanager
 def explained(where: str) -> Iterator[None]:
     """Turn what a constructor refuses into an error that begins with its place in the config."""

@@ -9,11 +9,12 @@ from jaxtyping import Array
 
 from ..core.errors import WrongType
 from ..core.random import keys_per_sample
-from ..core.registry import mismatch, name_of
+from ..core.registry import mismatch, name_of, takes_parts
 from ..core.text import shown
 from .protocol import CLASSIFIER, Branch, Guided, Rule
 
 
+@takes_parts("guidance")
 def combine(
     rule: Rule,
     predictions: Mapping[str, Any],
@@ -47,8 +48,6 @@ def combine(
             floating-point, sigma is missing or no noise level.
         TypeError: something that is no rule.
     """
-    if found := mismatch(rule, Rule):
-        raise WrongType(f"guidance.combine: rule takes {found[1]}")
     if not isinstance(predictions, Mapping):
         raise WrongType(
             f"guidance.combine: predictions must be a dictionary of arrays by branch, "

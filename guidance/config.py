@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core.registry import PART_TYPES, PartType, checked, origin, part_word, registry
+from ..core.registry import PART_TYPES, PartType, checked, origin, part_word, registry, takes_parts
 from .protocol import GIVEN, NULL, Branch, Rule
 from .pushes import At, Chain, Push, Reference, Transform
 
@@ -52,6 +52,7 @@ def from_config(section: Any) -> Rule:
     return checked(CONSTRUCTORS.build(section, "guidance"), Rule, "guidance", "a config")
 
 
+@takes_parts("guidance")
 def to_config(rule: Rule | Transform | Reference | Branch) -> dict[str, Any]:
     """Return the dictionary that `from_config` turns into this rule, or that stands for its part.
 

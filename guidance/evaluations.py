@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.random import root_key
+from ..core.registry import takes_parts
 from .protocol import CLASSIFIER, MAIN, Branch, Rule
 
 # Shapes decide nothing about a count, but windows must fit: as large as usual latents.
@@ -60,6 +61,7 @@ def evaluations(
     return dict(counted)
 
 
+@takes_parts("guidance")
 def cost(
     rule: Rule, sigmas: Sequence[float] | np.ndarray, shape: tuple[int, ...] = SHAPE
 ) -> list[dict[str, int]]:

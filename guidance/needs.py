@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..core.random import root_key
+from ..core.registry import takes_parts
 from ..core.text import written
 from .evaluations import SHAPE
 from .protocol import CLASSIFIER, NULL, Branch, Rule
@@ -52,6 +53,7 @@ class Asked:
         return tuple(logits if branch.network == CLASSIFIER else like for branch in branches)
 
 
+@takes_parts("guidance")
 def needs_null(rule: Rule, shape: tuple[int, ...] = SHAPE) -> frozenset[str]:
     """Return the names of the networks that a rule asks for the null condition's prediction.
 
@@ -69,6 +71,7 @@ def needs_null(rule: Rule, shape: tuple[int, ...] = SHAPE) -> frozenset[str]:
     return frozenset(asked)
 
 
+@takes_parts("guidance")
 def needs_condition(rule: Rule, shape: tuple[int, ...] = SHAPE) -> tuple[str, ...]:
     """Return the parts of a rule that push nothing where no condition is given, as their calls.
 
@@ -83,6 +86,7 @@ def needs_condition(rule: Rule, shape: tuple[int, ...] = SHAPE) -> tuple[str, ..
     return tuple(dict.fromkeys(map(written, found)))
 
 
+@takes_parts("guidance")
 def idle_parts(rule: Rule, sigmas: Sequence[float] | np.ndarray) -> tuple[str, ...]:
     """Return the parts of a rule that hold at no step of a schedule, as their calls.
 

@@ -1,6 +1,5 @@
 """What schedules, solvers and searches refuse before anything is compiled."""
 
-import inspect
 import math
 from collections.abc import Sequence
 from numbers import Real
@@ -15,9 +14,6 @@ from ..core.text import shown
 Levels = Sequence[float] | np.ndarray | Array
 # One key, or one a sample; also as the two words of `jax.random.PRNGKey`.
 Keys = Key[Array, ""] | Key[Array, " batch"] | UInt32[Array, "... 2"]
-
-# What tells a rule and a solver from other things, and an example.
-PARTS = {"rule": ("at", "guidance.cfg(2.0)"), "solver": ("step", "samplers.heun()")}
 
 
 def checked(sigmas, owner: str = "sample") -> np.ndarray:
@@ -43,32 +39,16 @@ def checked(sigmas, owner: str = "sample") -> np.ndarray:
     return sigmas
 
 
-def require_parts(owner: str, **parts) -> None:
-    """Refuse what is no rule, or no solver, such as their constructors themselves.
-
-    Args:
-        owner: in whose name, a function of `samplers`.
-        parts: by the argument's name, ``rule`` or ``solver``.
-
-    Raises:
-        UserError: the first of them.
-    """
-    for name, value in parts.items():
-        method, such = PARTS[name]
-        if isinstance(value, type) or not callable(getattr(value, method, None)):
-            called = ": call it" if inspect.isroutine(value) else ""
-            raise UserError(
-                f"samplers.{owner}: {name} takes a {name}, such as {such}, got "
-                f"{shown(value)}{called}"
-            )
-
-
 def on_host(sigmas, owner: str) -> np.ndarray:
     """Return ``sigmas`` as a float64 host array.
 
     Raises:
         ValueError: traced, or no numbers, in the name of ``owner``.
     """
+    if callable(sigmas):
+        raise UserError(
+            f"samplers.{owner}: sigmas must be a list of noise levels, got {shown(sigmas)}: call it"
+        )
     try:
         return np.asarray(sigmas, np.float64)
     except Exception as error:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core.errors import UserError
 from ..core.registry import registry
+from ..core.text import shown
 from .priors import Prior
 from .solvers.solver import Solver
 
@@ -28,8 +30,16 @@ def from_config(section: Mapping[str, Any]) -> Sampler:
     Each part is ``{"name": constructor, argument: value, ...}``; without a prior it is Gaussian.
 
     Raises:
-        ValueError: unknown name or argument, or numbers that the constructor refuses.
+        ValueError: no such dictionary, unknown name or argument, or numbers that the constructor
+            refuses.
     """
+    known = {"solver", "schedule", "prior"}
+    fits = isinstance(section, Mapping) and known - {"prior"} <= section.keys() <= known
+    if not fits:
+        raise UserError(
+            f"samplers.from_config: takes a dictionary of solver, schedule and perhaps prior, each "
+            f"{{'name': ..., argument: value}}, got {shown(section)}"
+        )
     return Sampler(
         SOLVERS.build(section["solver"], "sampler.solver"),
         SCHEDULES.build(section["schedule"], "sampler.schedule"),

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.random import fold_each, keys_per_sample
+from ..core.registry import takes_parts
 from ..guidance.protocol import Rule
 from .arguments import Fixed, floats, opaque, separated, state_of
-from .checks import Keys, Levels, checked, require_parts
+from .checks import Keys, Levels, checked
 from .conditions import checked_condition
 from .evaluator import MODES
 from .loop import Calls, GuidedDenoiser, segments
@@ -99,7 +100,6 @@ def upward(
     Raises:
         ValueError: as `invert`, in the name of ``owner``.
     """
-    require_parts(owner, rule=rule, solver=solver)
     sigmas = checked(sigmas, owner)
     if sigmas[-1] == 0:
         raise ValueError(
@@ -123,6 +123,7 @@ def upward(
     return Upward(compiled, numbers, intervals, x, condition, opaque(networks))
 
 
+@takes_parts("samplers")
 def invert(
     denoise: Callable | Networks,
     rule: Rule,

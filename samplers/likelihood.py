@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.random import fold_each, keys_per_sample
-from ..core.registry import name_of
+from ..core.registry import name_of, takes_parts
 from ..guidance.protocol import Guided, Rule
 from .checks import Keys, Levels, positive, whole
 from .inversion import upward
@@ -22,6 +22,7 @@ from .solvers.heun import heun
 TRACES = ("hutchinson", "exact")
 
 
+@takes_parts("samplers")
 def log_likelihood(
     denoise: Callable | Networks,
     rule: Rule,

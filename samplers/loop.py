@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.random import fold_each, keys_per_sample
-from ..core.registry import name_of
+from ..core.registry import name_of, takes_parts
 from ..guidance.protocol import Guided, Rule
 from .arguments import floats, opaque, separated, state_of
-from .checks import Keys, Levels, checked, require_parts
+from .checks import Keys, Levels, checked
 from .conditions import checked_condition
 from .config import SOLVERS
 from .evaluator import MODES, Evaluator
@@ -78,6 +78,7 @@ def segments(rule: Rule, solver: Solver, sigmas: np.ndarray) -> list[Segment]:
     return result
 
 
+@takes_parts("samplers")
 def sample(
     denoise: Callable | Networks,
     rule: Rule,
@@ -135,7 +136,6 @@ def sample(
         UserWarning: a part of the rule holds at no step, a network is never asked, or unit
             noise at the schedule's start is not what a network was trained on.
     """
-    require_parts("sample", rule=rule, solver=solver)
     sigmas = checked(sigmas)
     networks = by_name("sample", denoise)
     saved = (save,) if isinstance(save, str) else tuple(save or ())

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..core.registry import takes_parts
 from ..guidance.evaluations import SHAPE, Counting, counts_text
 from ..guidance.protocol import Guided, Rule
-from .checks import Levels, checked, require_parts
+from .checks import Levels, checked
 from .loop import segments
 from .solvers.solver import Interval, Solver
 
@@ -70,6 +71,7 @@ class Plan:
         return "\n".join([*lines, f"{'total':<30} {shown(self.totals)}"])
 
 
+@takes_parts("samplers")
 def plan(
     solver: Solver,
     sigmas: Levels,
@@ -88,7 +90,6 @@ def plan(
     Raises:
         ValueError: unusable sigmas.
     """
-    require_parts("plan", rule=rule, solver=solver)
     sigmas = checked(sigmas)
     tables = solver.tables(sigmas)
     batch = getattr(solver, "particles", None) or 2

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from ..core.pytrees import pytree, static
 from ..core.random import fold_each, keys_per_sample, unit_noise
-from ..core.registry import register
+from ..core.registry import PART_TYPES, PartType, register
 from .checks import Keys, positive
 from .gaussian_fit import GaussianFit
 
@@ -46,6 +46,14 @@ class Prior(Protocol):
             keys: one a sample, for anything else that is drawn.
             condition: what the samples are conditioned on, as `samplers.sample` was given it.
         """
+
+
+def _is_prior(value: Any) -> bool:
+    check = callable(getattr(value, "check", None))
+    return check and callable(value) and not isinstance(value, type)
+
+
+PART_TYPES[Prior] = PartType("a prior", _is_prior)
 
 
 def check_noise(owner: str, noise: Array, sigma: float) -> None:

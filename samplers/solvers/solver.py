@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ...core.registry import PART_TYPES, PartType
 from ...core.text import written
 from ...guidance.protocol import Guided
 
@@ -93,6 +94,12 @@ class Solver(Protocol):
 
     def at(self, step: int, sigmas: np.ndarray) -> "Solver":
         """Return the solver that takes step number ``step``; it shares the state of this one."""
+
+
+PART_TYPES[Solver] = PartType(
+    "a solver",
+    lambda value: callable(getattr(value, "step", None)) and not isinstance(value, type),
+)
 
 
 class Common:

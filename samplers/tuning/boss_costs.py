@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.registry import takes_parts
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels
 from ..networks import Networks
@@ -19,6 +20,7 @@ from .trajectory_costs import select
 STEPS = 100
 
 
+@takes_parts("samplers.tuning")
 def boss(
     denoise: Callable | Networks,
     rule: Rule,

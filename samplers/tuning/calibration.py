@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ...core.random import fold_each, keys_per_sample, normal_like, unit_noise
-from ...core.registry import name_of
+from ...core.registry import name_of, takes_parts
 from ...guidance.protocol import Rule
 from ..arguments import opaque, separated, state_of
 from ..checks import span, whole
@@ -37,6 +37,7 @@ FINE = 120
 ROUNDINGS = 100
 
 
+@takes_parts("samplers")
 def calibrate(
     denoise: Callable | Networks,
     rule: Rule,

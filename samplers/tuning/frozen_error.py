@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.random import fold_each, keys_per_sample, unit_noise
+from ...core.registry import takes_parts
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels, checked, plain
 from ..loop import PRIOR_STREAM, sample
@@ -106,6 +107,7 @@ def _changes(denoised: Float[Array, "levels batch *shape"]) -> Float[Array, "lev
     return jax.lax.map(row, flat)
 
 
+@takes_parts("samplers.tuning")
 def align(
     denoise: Callable | Networks,
     rule: Rule,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.registry import takes_parts
 from ...guidance.protocol import Rule
 from ..checks import Keys
 from ..loop import sample
@@ -15,6 +16,7 @@ from ..solvers.solver import Solver
 Objective = Callable[[Solver, np.ndarray], float]
 
 
+@takes_parts("samplers.tuning")
 def endpoint_error(
     denoise: Callable | Networks,
     rule: Rule,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.registry import takes_parts
 from ..checks import checked
 from ..solvers.euler import euler
 from ..solvers.solver import Solver
@@ -80,6 +81,7 @@ def _listed(owner: str, initial) -> list[np.ndarray]:
     return [checked(sigmas, owner) for sigmas in (initial if several else [initial])]
 
 
+@takes_parts("samplers.tuning")
 def timesteps(
     objective: Objective,
     steps: int,

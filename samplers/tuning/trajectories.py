@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core.registry import name_of
+from ...core.registry import name_of, takes_parts
 from ...guidance.evaluations import Counting
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels, checked
@@ -39,6 +39,7 @@ class Trajectories(NamedTuple):
         return (self.x[:-1] - self.denoised) / start
 
 
+@takes_parts("samplers.tuning")
 def teacher(
     denoise: Callable | Networks,
     rule: Rule,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.registry import takes_parts
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels
 from ..networks import Networks
@@ -51,6 +52,7 @@ def select(
     return trajectories.sigmas[cheapest(costs, steps, gamma, owner=owner)]
 
 
+@takes_parts("samplers.tuning")
 def gits(
     denoise: Callable | Networks,
     rule: Rule,

@@ -1,5 +1,7 @@
 """Steps of a wrong kind are refused before anything runs, with the fix named."""
 
+import inspect
+import typing
 from functools import partial
 
 import jax
@@ -15,6 +17,9 @@ from tiny_configs.configs import trained
 from guidestar import guidance, samplers
 from guidestar.commands.sample import job_from_config
 from guidestar.core.errors import UserError
+from guidestar.core.registry import KINDS, registry
+from guidestar.guidance import Rule
+from guidestar.samplers import Prior, Solver, tuning
 
 SHORT = sorted(name for name, entry in SOLVERS.items() if entry.least > 1)
 
@@ -217,10 +222,10 @@ def test_a_misspelt_main_network_is_named():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(solver=samplers.heun), "solver, .* got the function heun itself: call it"),
-        (dict(solver="heun"), r"a solver, such as samplers\.heun\(\), got 'heun'"),
-        (dict(rule=guidance.apg), "a rule, .* got the function apg itself: call it"),
-        (dict(rule="apg"), r"a rule, such as guidance\.cfg\(2\.0\), got 'apg'"),
+        (dict(solver="heun"), "takes a solver here, got 'heun'"),
+        (dict(solver=guidance.cfg(2.0)), r"takes a solver here, got a rule \(cfg\)"),
+        (dict(rule="apg"), "takes a rule here, got 'apg'"),
+        (dict(rule=samplers.heun()), r"takes a rule here, got a solver \(heun\)"),
         (dict(rule=3.0), "got 3.0"),
     ],
 )
@@ -231,6 +236,66 @@ def test_what_is_no_rule_or_solver(changes, message):
     parts = dict(rule=guidance.cfg(2.0), solver=samplers.euler()) | changes
     with pytest.raises(UserError, match=f"^samplers.plan: .*{message}"):
         samplers.plan(parts["solver"], sigmas, parts["rule"])
+
+
+# A constructor of each type of part, not called.
+UNCALLED = {Rule: guidance.apg, Solver: samplers.heun, Prior: samplers.teleport}
+PACKAGES = {"guidance": guidance, "samplers": samplers, "samplers.tuning": tuning}
+
+
+def declared():
+    """Yield every public function that takes parts: its package, name, argument and type."""
+    for package, module in PACKAGES.items():
+        for name in module.__all__:
+            function = getattr(module, name)
+            if not inspect.isfunction(function) or any(name in registry(kind) for kind in KINDS):
+                continue
+            for argument, hint in typing.get_type_hints(function).items():
+                for kind in UNCALLED:
+                    if argument != "return" and kind in (hint, *typing.get_args(hint)):
+                        yield package, name, argument, kind
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize(("package", "name", "argument", "kind"), list(declared()))
+def test_a_constructor_that_was_not_called_is_named_by_every_function(
+    package, name, argument, kind
+):
+    function, wrong = getattr(PACKAGES[package], name), UNCALLED[kind]
+    parts = {"rule": guidance.cfg(2.0), "solver": samplers.heun(), "prior": samplers.gaussian()}
+    required = {
+        one.name: parts.get(one.name)
+        for one in inspect.signature(function).parameters.values()
+        if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    }
+    said = rf"{package}.{name}: {argument} takes a .* here, got the function {wrong.__name__} itse"
+    with pytest.raises(UserError, match=f"^{said}lf: call it"):
+        function(**required | {argument: wrong})
+
+
+def test_all_functions_that_take_parts_are_looked_at():
+    named = {(name, argument) for _, name, argument, _ in declared()}
+    assert {("cost", "rule"), ("to_config", "rule"), ("plan", "solver"), ("gits", "solver")} < named
+    assert ("sample", "prior") in named and len(named) > 15
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: guidance.describe(guidance.apg), "guidance.describe: takes a rule .*: call it"),
+        (lambda: guidance.from_config(guidance.apg), "guidance must be a dictionary .* itself"),
+        (lambda: samplers.from_config(samplers.heun), "samplers.from_config: takes .* itself"),
+        (
+            lambda: samplers.from_config({"solver": {"name": "heun"}}),
+            "takes a dictionary of sol",
+        ),
+        (lambda: run(Toy(), samplers.karras), "sigmas must be a list .* karras itself: call it"),
+    ],
+)
+def test_what_is_no_part_at_all_is_named(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
 
 
 def test_what_has_no_effect_is_said():
