@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from ..evaluation.claims import judge
 from ..evaluation.extractors import (
     Extractor,
     features_of,
-    in_batches,
     make_extractor,
     require_images,
 )
-from ..evaluation.metrics.named import Measured, Metric, choose, measure, require_possible
+from ..evaluation.metrics.named import Batch, Metric, choose, measure, require_possible
 from ..evaluation.statistics import RealStatistics, find_statistics
 from ..evaluation.table import claims_table, measured_table
 from ..guidance import to_config
@@ -40,7 +39,16 @@ from .export import commit
 from .sample import Output, job_from_config, require_counts
 
 EXAMPLE = "configs/evidence.py"
-METRICS = ("frechet_distance", "manifold_scores", "agreement", "contrast", "white")
+METRICS = (
+    "frechet_distance",
+    "precision_recall",
+    "density_coverage",
+    "agreement",
+    "contrast",
+    "white",
+)
+# Images that are read and measured at a time.
+AT_ONCE = 500
 RECORD, PAGE, SECONDS = "evidence.json", "evidence.md", "seconds.json"
 # The one row of a config that has none, measured by its own guidance.
 ROW = "guided"
@@ -214,9 +222,8 @@ class Evaluation:
         if not distributed.is_primary():
             return {}
         count = output.section.count
-        indices = np.arange(count)
-        images, labels = store.read(indices), output.job.labels(indices)
-        found = numbers(self.metrics, self.extractor, self.real, images, labels)
+        parts = in_parts(store.read, output.job.labels, count)
+        found = numbers(self.metrics, self.extractor, self.real, parts)
         return _row(title, guidance, output, clock.seconds(count)) | {"numbers": found}
 
     def record(
@@ -308,21 +315,32 @@ def found_statistics(name: str, workdir: Path) -> RealStatistics:
     return RealStatistics.load(find_statistics(name, (workdir, SHIPPED)))
 
 
+def in_parts(
+    read: Callable[[Int[np.ndarray, " n"]], UInt8[np.ndarray, "n h w c"]],
+    labels: Callable[[Int[np.ndarray, " n"]], Int[np.ndarray, " n"] | None],
+    count: int,
+    first: int = 0,
+) -> Iterator[tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]]:
+    """Yield the images from ``first`` on and their labels, some at a time."""
+    for start in range(first, first + count, AT_ONCE):
+        indices = np.arange(start, min(start + AT_ONCE, first + count))
+        yield read(indices), labels(indices)
+
+
 def numbers(
     metrics: Sequence[Metric],
     extractor: Extractor,
     real: RealStatistics,
-    images: UInt8[np.ndarray, "image h w c"],
-    labels: Int[np.ndarray, " image"] | None,
+    parts: Iterable[tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]],
 ) -> dict[str, float | None]:
-    """Return what metrics say of images.
+    """Return what metrics say of images that come with their labels, some at a time.
 
     Raises:
         UserError: a metric that refuses them.
     """
-    found = in_batches(extractor, images)
+    batches = (Batch(*extractor(images), images, labels) for images, labels in parts)
     try:
-        return measure(metrics, Measured(real.moments, real.features, *found, images, labels))
+        return measure(metrics, batches, real.measured)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -401,11 +419,18 @@ def _require_measurable(
     if not extractor.num_classes:
         absent["probabilities"] = "name the weights of a classifier in evaluation.classifier"
     kept = None if real.features is None else len(real.features)
-    # Images twice, while they are put together; features in float32 and in float64.
-    pixels = max(math.prod(shape) for shape in shapes)
+    wanted = {name for metric in metrics if not metric.mean for name in metric.wanted}
+    # Numbers of an image: as they are kept, and once more where they are put together; features in
+    # float32 and in what metrics make of them.
+    each = {
+        "images": 2 * max(math.prod(shape) for shape in shapes),
+        "features": 20 * real.width,
+        "probabilities": 16 * (extractor.num_classes or 0),
+    }
+    batch = AT_ONCE * (2 * each["images"] + each["features"] + each["probabilities"])
     require_memory(
-        count * (2 * pixels + 20 * real.width),
-        f"evaluation.count is {count}: a row's images and features",
+        count * sum(size for name, size in each.items() if name in wanted) + batch,
+        f"evaluation.count is {count}: what metrics want of a row's images",
         "lower it",
     )
     return require_possible(metrics, count, real.width, real=kept, absent=absent)

@@ -27,7 +27,14 @@ def get_config():
             classifier="cifar10_classifier",
             statistics="cifar10_statistics",
             extractor=dict(name="classifier"),
-            metrics=("frechet_distance", "manifold_scores", "agreement", "contrast", "white"),
+            metrics=(
+                "frechet_distance",
+                dict(name="precision_recall", k=5),
+                dict(name="density_coverage", k=5),
+                "agreement",
+                "contrast",
+                "white",
+            ),
             count=500,
         )
     )

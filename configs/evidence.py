@@ -112,7 +112,14 @@ def get_config(rows: str = ""):
             statistics="fashion_mnist_statistics",
             # Where not the classifier's, whose features: {"name": ..., argument: ...}.
             extractor=dict(name="classifier"),
-            metrics=("frechet_distance", "manifold_scores", "agreement", "contrast", "white"),
+            metrics=(
+                "frechet_distance",
+                dict(name="precision_recall", k=5),
+                dict(name="density_coverage", k=5),
+                "agreement",
+                "contrast",
+                "white",
+            ),
             count=2000,
         )
     )

@@ -1,34 +1,80 @@
 """Metrics on features, class probabilities and pixels: NumPy and SciPy in float64, on the host."""
 
 from .extractors import Extracted, FeatureFunction
+from .metrics import registered  # noqa: F401  (registers them by name)
 from .metrics.appearance import contrast, saturation, white
-from .metrics.frechet import Gaussian, Moments, frechet_distance, moments, moments_of_batches
+from .metrics.attributes import paired_attribute_divergence, single_attribute_divergence
+from .metrics.feature_sets import images_needed
+from .metrics.frechet import (
+    FrechetInfinity,
+    Gaussian,
+    Moments,
+    frechet_bias,
+    frechet_distance,
+    frechet_infinity,
+    moments,
+    moments_of_batches,
+)
 from .metrics.kernel import KernelDistance, kernel_distance, kernel_distance_over_subsets
-from .metrics.manifold import ManifoldScores, manifold_scores
-from .metrics.named import Measured, Metric, choose, measure
-from .metrics.scores import agreement, inception_score, vendi_score
+from .metrics.manifold import (
+    DensityCoverage,
+    PrecisionRecall,
+    authenticity,
+    density_coverage,
+    precision_recall,
+    realism,
+)
+from .metrics.named import Batch, Measured, Metric, choose, measure
+from .metrics.resampling import (
+    ResampledDistance,
+    class_ranks,
+    matching_weights,
+    resampled_frechet_distance,
+    weighted_gaussian,
+)
+from .metrics.scores import agreement, class_diversity, inception_score, vendi_score
+from .seeds import Spread, spread
 
 __all__ = [
+    "Batch",
+    "DensityCoverage",
     "Extracted",
     "FeatureFunction",
+    "FrechetInfinity",
     "Gaussian",
     "KernelDistance",
-    "ManifoldScores",
     "Measured",
     "Metric",
     "Moments",
+    "PrecisionRecall",
+    "ResampledDistance",
+    "Spread",
     "agreement",
+    "authenticity",
     "choose",
+    "class_diversity",
+    "class_ranks",
     "contrast",
+    "density_coverage",
+    "frechet_bias",
     "frechet_distance",
+    "frechet_infinity",
+    "images_needed",
     "inception_score",
     "kernel_distance",
     "kernel_distance_over_subsets",
-    "manifold_scores",
+    "matching_weights",
     "measure",
     "moments",
     "moments_of_batches",
+    "paired_attribute_divergence",
+    "precision_recall",
+    "realism",
+    "resampled_frechet_distance",
     "saturation",
+    "single_attribute_divergence",
+    "spread",
     "vendi_score",
+    "weighted_gaussian",
     "white",
 ]

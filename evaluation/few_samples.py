@@ -1,13 +1,12 @@
 """The Frechet distance of few samples, as training looks at it again and again."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from .metrics.frechet import Gaussian, Moments, frechet_distance, moments
+from .metrics.frechet import Gaussian, Moments, frechet_distance, moments, singular_unsaid
 
 
 class FrechetEvaluator:
@@ -53,7 +52,6 @@ class FrechetEvaluator:
             ]
         )
         found = moments(self._extract(images))
-        with warnings.catch_warnings():
-            # That few samples span few directions is known: values of as many are compared.
-            warnings.filterwarnings("ignore", message=".*covariance is singular")
+        # That few samples span few directions is known: values of as many are compared.
+        with singular_unsaid():
             yield self._name, frechet_distance(self._real, found)

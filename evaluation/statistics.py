@@ -19,6 +19,7 @@ from ..data.source import Source, content_digest
 from .extractors.extractor import Extractor, require_images
 from .metrics.appearance import contrast, white
 from .metrics.frechet import Gaussian, Moments, moments_of_batches
+from .metrics.named import Measured
 
 # Real images whose features are kept for precision and recall.
 MANIFOLD_IMAGES = 2000
@@ -91,6 +92,11 @@ class RealStatistics:
                 "white": white(kept),
             },
         )
+
+    @property
+    def measured(self) -> Measured:
+        """What metrics may ask for of the real set."""
+        return Measured(real_moments=self.moments, real_features=self.features)
 
     @property
     def made_of(self) -> dict[str, Any]:

@@ -25,9 +25,9 @@ def main():
     noise = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
     mirrored = np.where(np.arange(8)[:, None] < 4, noise, noise[:, :, ::-1])
     features = noise.reshape(50, -1)[:, :2].astype(np.float32)
-    given = evaluation.Measured(evaluation.moments(features), features, features, None, noise, None)
     chosen = evaluation.choose(("asymmetry", {"name": "contrast"}))
-    return [evaluation.measure(chosen, given._replace(images=one)) for one in (noise, mirrored)]
+    batches = [evaluation.Batch(features, None, one, None) for one in (noise, mirrored)]
+    return [evaluation.measure(chosen, [one], evaluation.Measured()) for one in batches]
 
 
 if __name__ == "__main__":

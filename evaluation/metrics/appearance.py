@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ...core.registry import register
 from .feature_sets import row_blocks
 
 # ITU-R BT.601 luma, the weights of every common grayscale conversion.
@@ -42,7 +41,6 @@ def _unit_range(images: Images) -> Iterator[Float[np.ndarray, "block h w c"]]:
         yield (part + 1) / 2
 
 
-@register("metric", "2410.02416")
 def saturation(images: Images) -> float:
     """Return the mean HSV saturation, ``(max - min) / max`` over a pixel's channels, 0 for black.
 
@@ -59,7 +57,6 @@ def saturation(images: Images) -> float:
     return float(np.mean(np.concatenate(means)))
 
 
-@register("metric", "2410.02416")
 def contrast(images: Images) -> float:
     """Return the standard deviation of each image's gray levels in [0, 1], mean over images.
 
@@ -76,7 +73,6 @@ def contrast(images: Images) -> float:
     return float(np.concatenate(deviations).mean())
 
 
-@register("metric", "2410.02416")
 def white(images: Images) -> float:
     """Return the share of values at the very top of the range, where clipping puts them.
 

@@ -11,18 +11,24 @@ F = TypeVar("F", bound=Callable)
 BLOCK_NUMBERS = 2**23
 
 
-def checked(features, name: str, minimum: int = 1) -> Float[np.ndarray, "sample feature"]:
-    """Return ``features`` as a float64 matrix.
+def checked(
+    features, name: str, minimum: int = 1, dtype: type | None = np.float64
+) -> Float[np.ndarray, "sample feature"]:
+    """Return ``features`` as a matrix.
 
     Args:
         features: [sample, feature], any real type.
         name: what the features are, for the message.
         minimum: fewest samples the metric can do with.
+        dtype: of the matrix; None for floating-point numbers as they are, in no memory of their
+            own.
 
     Raises:
         ValueError: not a matrix, too few samples, or a value that is not finite.
     """
-    features = np.asarray(features, dtype=np.float64)
+    features = np.asarray(features, dtype)
+    if features.dtype.kind != "f":
+        features = features.astype(np.float64)
     if features.ndim != 2:
         raise ValueError(f"{name} has shape {features.shape}; give one row of features per sample")
     if len(features) < minimum:
@@ -30,7 +36,12 @@ def checked(features, name: str, minimum: int = 1) -> Float[np.ndarray, "sample 
             f"{name} has {len(features)} samples and this metric needs at least {minimum}: "
             f"add samples"
         )
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    bad = np.concatenate(
+        [
+            block.start + np.flatnonzero(~np.isfinite(features[block]).all(axis=1))
+            for block in row_blocks(*features.shape)
+        ]
+    )
     if bad.size:
         raise ValueError(
             f"{name} has values that are not finite in {bad.size} of {len(features)} samples, the "
@@ -39,13 +50,13 @@ def checked(features, name: str, minimum: int = 1) -> Float[np.ndarray, "sample 
     return features
 
 
-def checked_pair(real, fake, minimum: int = 1):
-    """Return both sets as float64 matrices with equally many features.
+def checked_pair(real, fake, minimum: int = 1, dtype: type | None = np.float64):
+    """Return both sets as matrices with equally many features.
 
     Raises:
         ValueError: as `checked`, or different numbers of features.
     """
-    real, fake = checked(real, "real", minimum), checked(fake, "fake", minimum)
+    real, fake = checked(real, "real", minimum, dtype), checked(fake, "fake", minimum, dtype)
     if real.shape[1] != fake.shape[1]:
         raise ValueError(
             f"real has {real.shape[1]} features and fake has {fake.shape[1]}: compute both with "
@@ -62,7 +73,10 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def images_needed(
-    fewest: Callable[..., int] | None = None, advised: Callable[..., int] | None = None
+    fewest: Callable[..., int] | None = None,
+    advised: Callable[..., int] | None = None,
+    *,
+    mean: bool = False,
 ) -> Callable[[F], F]:
     """Say how many images a metric needs, so that too few are refused before they are made.
 
@@ -70,10 +84,12 @@ def images_needed(
         fewest: with fewer it cannot be computed; a function of the number of features and, by
             name, of the metric's own settings.
         advised: the same, for what it says little with fewer.
+        mean: whether it is a mean over images, which is taken some images at a time, so that they
+            are never all in memory.
     """
 
     def add(metric: F) -> F:
-        metric.__dict__.update(fewest=fewest, advised=advised)
+        metric.__dict__.update(fewest=fewest, advised=advised, mean=mean)
         return metric
 
     return add

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ...core.registry import register
-from .feature_sets import checked_pair, images_needed, row_blocks
+from .feature_sets import checked_pair, row_blocks
 
 
 class KernelDistance(NamedTuple):
@@ -77,20 +76,3 @@ def kernel_distance_over_subsets(
     ]
     error = np.std(distances, ddof=1) / np.sqrt(subsets)
     return KernelDistance(float(np.mean(distances)), float(error))
-
-
-@register("metric", "1801.01401", name="kernel_distance")
-@images_needed(fewest=lambda features, subsets=100, size=1000, seed=0: size)
-def distance_of_features(
-    real_features: Float[np.ndarray, "real feature"],
-    features: Float[np.ndarray, "image feature"],
-    *,
-    subsets: int = 100,
-    size: int = 1000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Return the kernel distance and its standard error; see `kernel_distance_over_subsets`."""
-    found = kernel_distance_over_subsets(
-        real_features, features, subsets=subsets, size=size, seed=seed
-    )
-    return {"kernel_distance": found.mean, "kernel_distance_error": found.standard_error}

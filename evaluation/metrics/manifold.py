@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage from nearest-neighbour balls.
+"""Precision, recall, density and coverage from nearest-neighbour balls, and what goes with them.
 
 Precision and recall: Kynkaanniemi et al., arXiv 1904.06991, eq. 1-3. Density and coverage: Naeem
 et al., arXiv 2002.09797, eq. 3-4. The first pair counts the surface of a ball (<=), the second
@@ -9,92 +9,139 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.distance import cdist
 
-from ...core.registry import register
-from .feature_sets import checked_pair, images_needed, row_blocks
+from .feature_sets import checked_pair
+from .neighbours import Pair, nearest_radii, within
 
 
-class ManifoldScores(NamedTuple):
-    """Fidelity (precision, density) and variety (recall, coverage) of a generated set.
+class PrecisionRecall(NamedTuple):
+    """Fidelity and variety of a generated set.
 
     Attributes:
         precision: share of fakes inside some real sample's ball.
         recall: share of reals inside some fake sample's ball.
+    """
+
+    precision: float
+    recall: float
+
+
+class DensityCoverage(NamedTuple):
+    """Fidelity and variety of a generated set, both from balls around real samples.
+
+    Attributes:
         density: real balls around a fake, on average, over k; 1 expected for equal distributions,
             and no upper bound of 1.
         coverage: share of reals with a fake inside their ball; for equal distributions and sizes
             N expected ``1 - prod_(j=1..k) (N - j) / (2N - j)``, about ``1 - 2^-k``.
     """
 
-    precision: float
-    recall: float
     density: float
     coverage: float
 
 
-def nearest_radii(
-    features: Float[np.ndarray, "sample feature"], neighbours: int
-) -> Float[np.ndarray, " sample"]:
-    """Return each sample's distance to its k-th nearest neighbour, itself not counted."""
-    count = len(features)
-    radii = np.empty(count)
-    for block in row_blocks(count, count):
-        # Index 0 after sorting is the sample itself, at distance exactly 0.
-        radii[block] = np.partition(cdist(features[block], features), neighbours)[:, neighbours]
-    return radii
+def precision_recall(
+    real: Float[np.ndarray, "n feature"], fake: Float[np.ndarray, "m feature"], *, k: int = 3
+) -> PrecisionRecall:
+    """Return precision and recall of ``fake`` with respect to ``real``.
 
-
-def manifold_scores(
-    real: Float[np.ndarray, "n feature"],
-    fake: Float[np.ndarray, "m feature"],
-    *,
-    neighbours: int = 5,
-) -> ManifoldScores:
-    """Return precision, recall, density and coverage of ``fake`` with respect to ``real``.
-
-    Distances are exact differences in float64, not the ``|a|^2 + |b|^2 - 2ab`` expansion, whose
-    rounding would decide at random the ties that copied training images produce. Memory is
-    bounded; time grows as n m.
+    Exact, ties included (`neighbours`). Memory beyond the features is one float32 copy of them and
+    a few blocks; time grows as n^2 + m^2 + n m.
 
     Args:
         real, fake: features of each set.
-        neighbours: k, at least 1: 5 in the density paper, 3 in the precision paper.
+        k: a ball reaches to its centre's k-th nearest neighbour; 3 in the paper.
 
     Raises:
         ValueError: k below 1, no more than k samples in a set, different numbers of features, or
             a value that is not finite.
     """
-    if neighbours < 1:
-        raise ValueError(f"neighbours is {neighbours}; use 1 or more")
-    real, fake = checked_pair(real, fake, minimum=neighbours + 1)
-    real_radii, fake_radii = nearest_radii(real, neighbours), nearest_radii(fake, neighbours)
-    precise = np.zeros(len(fake), dtype=bool)
-    recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
-    containments = 0
-    for block in row_blocks(len(real), len(fake)):
-        distance = cdist(real[block], fake)
-        radius = real_radii[block, None]
-        inside = distance < radius
+    real, fake = _checked(real, fake, k)
+    real_radii, fake_radii = nearest_radii(real, k), nearest_radii(fake, k)
+    precise, recalled = np.zeros(len(fake), dtype=bool), np.zeros(len(real), dtype=bool)
+    pair = Pair(real, fake)
+    for block, rough in pair.blocks():
+        precise |= within(pair, block, rough, real_radii[block, None], True).any(axis=0)
+        recalled[block] = within(pair, block, rough, fake_radii, True).any(axis=1)
+    return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
+
+
+def density_coverage(
+    real: Float[np.ndarray, "n feature"], fake: Float[np.ndarray, "m feature"], *, k: int = 3
+) -> DensityCoverage:
+    """Return density and coverage of ``fake`` with respect to ``real``.
+
+    Args:
+        real, fake: features of each set.
+        k: a ball reaches to its centre's k-th nearest neighbour; 5 in the paper.
+
+    Raises:
+        ValueError: as `precision_recall`.
+    """
+    real, fake = _checked(real, fake, k)
+    radii, covered, containments = nearest_radii(real, k), np.zeros(len(real), dtype=bool), 0
+    pair = Pair(real, fake)
+    for block, rough in pair.blocks():
+        inside = within(pair, block, rough, radii[block, None], False)
         containments += int(np.count_nonzero(inside))
         covered[block] = inside.any(axis=1)
-        precise |= (distance <= radius).any(axis=0)
-        recalled[block] = (distance <= fake_radii).any(axis=1)
-    return ManifoldScores(
-        precision=float(precise.mean()),
-        recall=float(recalled.mean()),
-        density=containments / (neighbours * len(fake)),
-        coverage=float(covered.mean()),
-    )
+    return DensityCoverage(containments / (k * len(fake)), float(covered.mean()))
 
 
-@register("metric", "1904.06991", "2002.09797", name="manifold_scores")
-@images_needed(fewest=lambda features, neighbours=5: neighbours + 1)
-def scores_of_features(
-    real_features: Float[np.ndarray, "real feature"],
-    features: Float[np.ndarray, "image feature"],
-    *,
-    neighbours: int = 5,
-) -> dict[str, float]:
-    """Return precision, recall, density and coverage by name; see `manifold_scores`."""
-    return manifold_scores(real_features, features, neighbours=neighbours)._asdict()
+def realism(
+    real: Float[np.ndarray, "n feature"], fake: Float[np.ndarray, "m feature"], *, k: int = 3
+) -> Float[np.ndarray, " m"]:
+    """Return how realistic each fake is, arXiv 1904.06991, eq. 4: above 1 inside the manifold.
+
+    The largest ``radius / distance`` over those real balls whose radius is at most the median;
+    infinite for a copy of a real sample.
+
+    Args:
+        real, fake: features of each set.
+        k: as in `precision_recall`.
+
+    Raises:
+        ValueError: as `precision_recall`.
+    """
+    real, fake = _checked(real, fake, k)
+    radii = nearest_radii(real, k)
+    small = radii <= np.median(radii)
+    pair, scores = Pair(fake, real[small]), np.empty(len(fake))
+    for block, _ in pair.blocks():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = radii[small] / pair.whole(block)
+        # A ball without a radius holds its own centre alone.
+        scores[block] = np.where(np.isnan(ratios), np.inf, ratios).max(axis=1)
+    return scores
+
+
+def authenticity(
+    real: Float[np.ndarray, "n feature"], fake: Float[np.ndarray, "m feature"]
+) -> float:
+    """Return AuthPct (arXiv 2102.08921, section 5): the share of fakes that are no copies.
+
+    A fake is authentic where it is further from the training sample nearest to it than that one is
+    from its own nearest neighbour.
+
+    Args:
+        real: features of the training set.
+        fake: features of the generated one.
+
+    Raises:
+        ValueError: fewer than 2 real samples, different numbers of features, or a value that is
+            not finite.
+    """
+    real, fake = _checked(real, fake, 1)
+    radii, authentic = nearest_radii(real, 1), np.empty(len(fake), dtype=bool)
+    pair = Pair(fake, real)
+    for block, _ in pair.blocks():
+        distances = pair.whole(block)
+        nearest = np.argmin(distances, axis=1)
+        authentic[block] = radii[nearest] < distances[np.arange(len(distances)), nearest]
+    return float(authentic.mean())
+
+
+def _checked(real, fake, k: int):
+    if k < 1:
+        raise ValueError(f"k is {k}; use 1 or more")
+    return checked_pair(real, fake, minimum=k + 1, dtype=None)

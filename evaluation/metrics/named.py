@@ -8,7 +8,7 @@ their names.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 
 from ...core.errors import UserError
 from ...core.registry import registry
-from .frechet import Gaussian, Moments
+from .frechet import Gaussian, Moments, moments
 
 
 class Measured(NamedTuple):
@@ -26,18 +26,23 @@ class Measured(NamedTuple):
     Attributes:
         real_moments: of the real set's features.
         real_features: some of the real set's features; None where its statistics keep none.
+        real_ranks: how many real images have each class as their most probable one, second one,
+            ..., see `resampling.class_ranks`; None where its statistics do not say.
+        moments: of the images' features.
         features: of the images.
         probabilities: of each class for each image; None where no classifier is named.
         images: uint8, one or three channels.
         labels: the classes that the images were asked for; None for an unconditional set.
     """
 
-    real_moments: Moments | Gaussian
-    real_features: Float[np.ndarray, "real feature"] | None
-    features: Float[np.ndarray, "image feature"]
-    probabilities: Float[np.ndarray, "image class"] | None
-    images: UInt8[np.ndarray, "image height width channel"]
-    labels: Int[np.ndarray, " image"] | None
+    real_moments: Moments | Gaussian | None = None
+    real_features: Float[np.ndarray, "real feature"] | None = None
+    real_ranks: Int[np.ndarray, "rank class"] | None = None
+    moments: Moments | None = None
+    features: Float[np.ndarray, "image feature"] | None = None
+    probabilities: Float[np.ndarray, "image class"] | None = None
+    images: UInt8[np.ndarray, "image height width channel"] | None = None
+    labels: Int[np.ndarray, " image"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Metric:
         settings: its other arguments, those that were given.
         compute: the function of what it wants.
         fewest, advised: see `feature_sets.images_needed`; None where any number does.
+        mean: whether it is a mean over images.
     """
 
     name: str
@@ -58,6 +64,7 @@ class Metric:
     compute: Callable
     fewest: Callable[..., int] | None = None
     advised: Callable[..., int] | None = None
+    mean: bool = False
 
     def __call__(self, measured: Measured) -> dict[str, float | None]:
         """Return its numbers by name; None of an unconditional set where it asks for labels.
@@ -114,6 +121,7 @@ def choose(
                 table.prepared(section, at, len(wanted)),
                 getattr(found.build, "fewest", None),
                 getattr(found.build, "advised", None),
+                getattr(found.build, "mean", False),
             )
         )
     names = [metric.name for metric in chosen]
@@ -171,17 +179,74 @@ def require_possible(
     return notes
 
 
-def measure(metrics: Sequence[Metric], measured: Measured) -> dict[str, float | None]:
+class Batch(NamedTuple):
+    """Some of the images, and what an extractor and a job say of them; see `Measured`."""
+
+    features: Float[np.ndarray, "image feature"]
+    probabilities: Float[np.ndarray, "image class"] | None
+    images: UInt8[np.ndarray, "image height width channel"]
+    labels: Int[np.ndarray, " image"] | None
+
+
+def measure(
+    metrics: Sequence[Metric], batches: Iterable[Batch], real: Measured
+) -> dict[str, float | None]:
     """Return the numbers of all metrics by name.
+
+    What no metric wants is not kept, and means over images are taken batch by batch: with moments
+    alone, memory does not grow with the number of images.
+
+    Args:
+        metrics: as chosen.
+        batches: of the images.
+        real: what is known of the real set.
 
     Raises:
         UserError: a metric that refuses what it is given or is not finite, or two that give one
             name to their numbers.
+        ValueError: no batch.
     """
+    wanted = {name for metric in metrics if not metric.mean for name in metric.wanted}
+    kept: dict[str, list] = {name: [] for name in Batch._fields if name in wanted}
+    sums: dict[str, list[dict[str, float | None]]] = {one.name: [] for one in metrics if one.mean}
+    found, counts = None, []
+    for batch in batches:
+        counts.append(len(batch.images))
+        for name, parts in kept.items():
+            parts.append(getattr(batch, name))
+        if "moments" in wanted:
+            part = moments(batch.features)
+            found = part if found is None else found.merge(part)
+        for metric in metrics:
+            if metric.mean:
+                sums[metric.name].append(metric(real._replace(**batch._asdict())))
+    if not counts:
+        raise ValueError("no batch of images was given: there is nothing to measure")
+    whole = real._replace(
+        moments=found,
+        **{
+            name: None if parts[0] is None else np.concatenate(parts)
+            for name, parts in kept.items()
+        },
+    )
     numbers: dict[str, float | None] = {}
     for metric in metrics:
-        found = metric(measured)
-        if twice := sorted(found.keys() & numbers.keys()):
+        one = _mean(sums[metric.name], counts) if metric.mean else metric(whole)
+        if twice := sorted(one.keys() & numbers.keys()):
             raise UserError(f"metric {metric.name}: {twice[0]} is given by another metric, too")
-        numbers |= found
+        numbers |= one
     return numbers
+
+
+def _mean(
+    parts: Sequence[Mapping[str, float | None]], counts: Sequence[int]
+) -> dict[str, float | None]:
+    """Return the mean over images of what was measured of batches."""
+    found: dict[str, float | None] = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        known = [value for value in values if value is not None]
+        found[name] = (
+            float(np.average(known, weights=counts)) if len(known) == len(values) else None
+        )
+    return found

@@ -75,9 +75,11 @@ def test_the_real_set_is_closest_to_itself(config):
     extractor = make_extractor(config.evaluation.classifier)
     source = input_pipeline.load_source("digits")
     chosen = metrics.choose(evaluate.METRICS)
-    same = evaluate.numbers(chosen, extractor, real, source.x, source.condition)
     noise = np.random.default_rng(0).integers(0, 256, source.x.shape, np.uint8)
-    other = evaluate.numbers(chosen, extractor, real, noise, source.condition)
+    same, other = (
+        evaluate.numbers(chosen, extractor, real, [(images, source.condition)])
+        for images in (source.x, noise)
+    )
     assert same["frechet_distance"] < 1e-3 * other["frechet_distance"]
     assert same["recall"] == same["precision"] == 1
 
@@ -88,7 +90,7 @@ def test_the_real_set_is_closest_to_itself(config):
         (dict(statistics="nowhere"), "evaluation.statistics 'nowhere'.*--mode=statistics"),
         (dict(statistics="fashion_mnist_statistics"), "evaluation.statistics are in the features"),
         (dict(classifier="fashion_mnist_classifier"), "8x8x1, and classifier takes 28x28x1"),
-        (dict(count=3), "count is 3, and manifold_scores needs 6"),
+        (dict(count=3), "count is 3, and precision_recall needs 6"),
         (dict(metrics=("contrsat",)), "did you mean contrast"),
         (dict(extractor=dict(name="inception")), "evaluation.extractor.name 'inception'"),
     ],
@@ -209,7 +211,7 @@ def test_published_moments_give_frechet_distances_and_nothing_else(config, measu
     found = evidence_in(measured)["rows"]["cfg_3"]["frechet_distance"]
     evaluate.run(changed(config, metrics=("frechet_distance",)), measured)
     assert found == pytest.approx(evidence_in(measured)["rows"]["cfg_3"]["frechet_distance"])
-    with pytest.raises(UserError, match="manifold_scores needs real_features"):
+    with pytest.raises(UserError, match="precision_recall needs real_features"):
         evaluate.run(changed(config, statistics="adm.npz"), measured)
 
 

@@ -10,11 +10,17 @@ from guidestar.evaluation.metrics.named import require_possible
 
 ALL = (
     "frechet_distance",
-    "manifold_scores",
-    {"name": "kernel_distance", "subsets": 3, "size": 10},
-    "inception_score",
-    "vendi_score",
+    {"name": "frechet_infinity", "fewest": 8},
+    {"name": "resampled_frechet_distance", "top": 2},
+    {"name": "precision_recall", "k": 4},
+    "density_coverage",
+    "authenticity",
+    "kernel_distance",
+    {"name": "kernel_distance_over_subsets", "subsets": 3, "size": 10},
+    {"name": "inception_score", "splits": 2},
+    {"name": "vendi_score", "q": 2.0},
     "agreement",
+    "class_diversity",
     "contrast",
     "white",
     "saturation",
@@ -23,16 +29,28 @@ ALL = (
 
 @pytest.fixture(scope="module")
 def measured():
+    """A real set as it is kept, and images with what is seen in them."""
     random = np.random.default_rng(0)
     real, fake = random.normal(size=(30, 4)), random.normal(size=(20, 4)) + 1
-    return evaluation.Measured(
+    kept = evaluation.Measured(
         real_moments=evaluation.moments(real),
         real_features=real,
-        features=fake,
-        probabilities=random.dirichlet(np.ones(3), size=20),
-        images=random.integers(0, 256, (20, 2, 2, 3)).astype(np.uint8),
-        labels=np.arange(20) % 3,
+        real_ranks=evaluation.class_ranks(random.dirichlet(np.ones(3), size=30)),
     )
+    images = random.integers(0, 256, (20, 2, 2, 3)).astype(np.uint8)
+    return kept, evaluation.Batch(
+        fake, random.dirichlet(np.ones(3), size=20), images, np.arange(20) % 3
+    )
+
+
+def measure(entries, measured, size=20):
+    """Return the numbers of the images, so many at a time."""
+    real, batch = measured
+    parts = [
+        evaluation.Batch(*(None if one is None else one[at : at + size] for one in batch))
+        for at in range(0, len(batch.images), size)
+    ]
+    return evaluation.measure(evaluation.choose(entries), parts, real)
 
 
 @pytest.fixture
@@ -50,22 +68,41 @@ def own_metric():
         registry("metric")._constructors.pop(name)
 
 
-def test_every_metric_gives_what_its_function_gives(measured):
-    found = evaluation.measure(evaluation.choose(ALL), measured)
-    real, fake = measured.real_features, measured.features
-    assert found["frechet_distance"] == pytest.approx(
-        evaluation.frechet_distance(measured.real_moments, evaluation.moments(fake))
-    )
-    expected = evaluation.manifold_scores(real, fake)._asdict()
-    assert {name: found[name] for name in expected} == expected
+@pytest.mark.parametrize("size", [20, 7])
+def test_every_metric_gives_what_its_function_gives(measured, size):
+    found = measure(ALL, measured, size)
+    (kept, batch), real = measured, measured[0].real_features
+    fake, seen = batch.features, batch.probabilities
     kernel = evaluation.kernel_distance_over_subsets(real, fake, subsets=3, size=10)
-    assert (found["kernel_distance"], found["kernel_distance_error"]) == kernel
-    assert found["inception_score"] == evaluation.inception_score(measured.probabilities)
-    assert found["vendi_score"] == evaluation.vendi_score(fake)
-    for name in ("contrast", "white", "saturation"):
-        assert found[name] == getattr(evaluation, name)(measured.images)
-    hits = measured.probabilities.argmax(axis=1) == measured.labels
-    assert found["agreement"] == hits.mean()
+    infinity = evaluation.frechet_infinity(kept.real_moments, fake, fewest=8)
+    resampled = evaluation.resampled_frechet_distance(
+        real, fake, real_ranks=kept.real_ranks, probabilities=seen, top=2
+    )
+    expected = {
+        "frechet_distance": evaluation.frechet_distance(real, fake),
+        "frechet_bias": evaluation.frechet_bias(kept.real_moments, 20),
+        "frechet_infinity": infinity.distance,
+        "frechet_infinity_error": infinity.standard_error,
+        "resampled_frechet_distance": resampled.distance,
+        "resampled_effective_share": resampled.effective_share,
+        "resampled_matched": resampled.matched,
+        **evaluation.precision_recall(real, fake, k=4)._asdict(),
+        **evaluation.density_coverage(real, fake)._asdict(),
+        "authenticity": evaluation.authenticity(real, fake),
+        "kernel_distance": evaluation.kernel_distance(real, fake),
+        "kernel_distance_over_subsets": kernel.mean,
+        "kernel_distance_error": kernel.standard_error,
+        "inception_score": evaluation.inception_score(seen, splits=2),
+        "vendi_score": evaluation.vendi_score(fake, q=2),
+        "agreement": (seen.argmax(axis=1) == batch.labels).mean(),
+        "class_diversity": evaluation.class_diversity(fake, batch.labels),
+        **{
+            name: getattr(evaluation, name)(batch.images)
+            for name in ("contrast", "white", "saturation")
+        },
+    }
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, rel=1e-9)
     table = registry("metric")
     own = {name for name in table if table[name].build.__module__.startswith("guidestar.")}
     tested = {one if isinstance(one, str) else one["name"] for one in ALL}
@@ -73,8 +110,34 @@ def test_every_metric_gives_what_its_function_gives(measured):
 
 
 def test_no_class_was_asked_for_of_an_unconditional_set(measured):
-    found = evaluation.measure(evaluation.choose(["agreement"]), measured._replace(labels=None))
-    assert found == {"agreement": None}
+    unconditional = measured[0], measured[1]._replace(labels=None)
+    assert measure(["agreement", "class_diversity"], unconditional, 7) == {
+        "agreement": None,
+        "class_diversity": None,
+    }
+
+
+def test_what_no_metric_wants_of_all_images_is_not_kept(measured, own_metric):
+    """Features are not where moments do, and images not where a metric is a mean over them."""
+    given = {}
+
+    def sees(moments, real_features):
+        given.update(moments=moments)
+        return 0.0
+
+    own_metric(sees)
+    kept = []
+
+    class Kept(evaluation.Batch):
+        def __getattribute__(self, name):
+            kept.append(name)
+            return super().__getattribute__(name)
+
+    parts = [Kept(*measured[1]) for _ in range(3)]
+    chosen = evaluation.choose(["sees", "contrast"])
+    evaluation.measure(chosen, iter(parts), measured[0])
+    assert given["moments"].count == 60
+    assert "probabilities" not in kept and "labels" not in kept
 
 
 def test_a_metric_of_ones_own_is_given_what_its_arguments_are_named_after(measured, own_metric):
@@ -82,8 +145,10 @@ def test_a_metric_of_ones_own_is_given_what_its_arguments_are_named_after(measur
         return {"red": float(np.mean(images[..., 0] > above))}
 
     own_metric(red)
-    chosen = evaluation.choose(["contrast", {"name": "red", "above": 100}])
-    assert list(evaluation.measure(chosen, measured)) == ["contrast", "red"]
+    assert list(measure(["contrast", {"name": "red", "above": 100}], measured, 7)) == [
+        "contrast",
+        "red",
+    ]
     with pytest.raises(UserError, match="evaluation.metrics.0.*red has no argument 'below'"):
         evaluation.choose([{"name": "red", "below": 3}])
     with pytest.raises(UserError, match="evaluation.metrics.0.above: red takes a number"):
@@ -94,7 +159,7 @@ def test_a_metric_of_ones_own_is_given_what_its_arguments_are_named_after(measur
 def test_what_is_no_finite_number_is_no_measurement(measured, own_metric, value):
     name = own_metric(lambda images: value, name="broken")
     with pytest.raises(UserError, match=f"metric {name}: {name} is .*finite number"):
-        evaluation.measure(evaluation.choose([name]), measured)
+        measure([name], measured)
 
 
 def test_metrics_that_cannot_be_are_refused(own_metric, measured):
@@ -110,17 +175,18 @@ def test_metrics_that_cannot_be_are_refused(own_metric, measured):
         with pytest.raises(UserError, match=f"evaluation.metrics.*{message}"):
             evaluation.choose(entries)
     with pytest.raises(UserError, match="another: contrast is given by another metric"):
-        evaluation.measure(evaluation.choose(["contrast", "another"]), measured)
+        measure(["contrast", "another"], measured)
 
 
 @pytest.mark.parametrize(
     ("entry", "count", "real", "message"),
     [
         ("frechet_distance", 1, 30, "count is 1, and frechet_distance needs 2 images"),
-        ("manifold_scores", 5, 30, "count is 5, and manifold_scores needs 6"),
-        ({"name": "manifold_scores", "neighbours": 8}, 8, 30, "needs 9 images"),
-        ("manifold_scores", 30, 5, "statistics keep the features of 5 images"),
-        ("kernel_distance", 999, 2000, "needs 1000"),
+        ("density_coverage", 3, 30, "count is 3, and density_coverage needs 4"),
+        ({"name": "precision_recall", "k": 8}, 8, 30, "needs 9 images"),
+        ({"name": "precision_recall", "k": 5}, 30, 5, "statistics keep the features of 5 images"),
+        ("kernel_distance_over_subsets", 999, 2000, "needs 1000"),
+        ("frechet_infinity", 5000, 30, "needs 5001"),
         ({"name": "inception_score", "splits": 3}, 2, 30, "needs 3"),
     ],
 )
@@ -128,7 +194,7 @@ def test_too_few_images_are_refused_before_they_are_made(entry, count, real, mes
     chosen = evaluation.choose([entry])
     with pytest.raises(UserError, match=message):
         require_possible(chosen, count, 4, real=real)
-    assert not require_possible(chosen, 2000, 4, real=2000)
+    assert not require_possible(chosen, 9000, 4, real=2000)
 
 
 def test_few_images_are_said_where_they_say_little():
@@ -148,6 +214,14 @@ def test_images_are_walked_through_in_blocks(measured, monkeypatch):
     from guidestar.evaluation.metrics import feature_sets
 
     names = ["contrast", "white", "saturation"]
-    whole = evaluation.measure(evaluation.choose(names), measured)
-    monkeypatch.setattr(feature_sets, "BLOCK_NUMBERS", 7 * measured.images[0].size)
-    assert evaluation.measure(evaluation.choose(names), measured) == pytest.approx(whole)
+    whole = measure(names, measured)
+    monkeypatch.setattr(feature_sets, "BLOCK_NUMBERS", 7 * measured[1].images[0].size)
+    assert measure(names, measured) == pytest.approx(whole)
+
+
+def test_what_a_metric_refuses_is_said_at_its_place(measured):
+    real, batch = measured
+    with pytest.raises(UserError, match="evaluation.metrics.0: labels go from 0 to 9"):
+        measure(["agreement"], (real, batch._replace(labels=np.arange(20) % 10)))
+    with pytest.raises(ValueError, match="no batch"):
+        evaluation.measure(evaluation.choose(["contrast"]), [], real)
