@@ -183,7 +183,10 @@ def main(arguments: list[str]) -> None:
         begin(config)
         from guidestar.runtime.run_folder import claimed
 
-        with claimed(WORKDIR.value, MODE.value) as workdir, outside.named(workdir):
+        with (
+            claimed(WORKDIR.value, MODE.value, use=module.WORKDIR) as workdir,
+            outside.named(workdir),
+        ):
             module.run(config, workdir)
     except UserError as error:
         fail(str(error))

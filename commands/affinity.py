@@ -18,6 +18,7 @@ from ..core.checks import count, require_ranges
 from ..core.errors import UserError
 from ..core.files import replacing
 from ..core.random import checked_seed, root_key
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from ..training.averages.posthoc_ema import FOLDER
 from ..training.averages.weight_sums import WeightSum
 from ..training.loop import Conditioned
@@ -36,6 +37,8 @@ READS = (
     *(f"training.{name}" for name in ("augmentation", "perturbation", "objective")),
     "affinity",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(RUN, SAMPLES, EVALUATION))
 RANGES = {"grid": count(2), "batches": count(1), "batch_size": count(1)}
 
 

@@ -18,6 +18,7 @@ from ..inference.decoder import contents, kept_scaling, latent_scaling, load_dec
 from ..models.autoencoders.scaling import LatentScaling
 from ..runtime import distributed
 from ..runtime.identity import MADE_OF
+from ..runtime.run_folder import SAMPLES, Folder
 from ..runtime.store import RECORD, Store
 from .config.overrides import is_given
 from .sample import require_channels, require_counts, same_name
@@ -33,6 +34,8 @@ READS = (
     "sampling.scaling",
     "sampling.any_decoder",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(makes=SAMPLES)
 GRID_IMAGES, GRID_COLUMNS = 100, 10
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from ..core.checks import require_choice, require_ranges
 from ..core.errors import UserError
 from ..models.checkpoints.files import FLOATS, sidecar_of
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from ..training.averages.ema import WIDTH
 from ..training.averages.posthoc_ema import reconstruct_to, snapshots_below, std_in_names
 from .config.training import EMA, plain, require_own
@@ -15,6 +16,8 @@ READS = (
     "ema.at_images",
     "ema.reconstruct_dtype",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(RUN, SAMPLES, EVALUATION))
 
 
 def run(config, workdir: Path) -> Path:

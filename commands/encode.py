@@ -9,6 +9,7 @@ from .. import input_pipeline
 from ..inference.encoding import encode_images
 from ..models.autoencoders.loading import load_autoencoder
 from ..runtime import distributed
+from ..runtime.run_folder import DATA_SET, Folder
 
 # What this mode reads of a config.
 READS = (
@@ -16,6 +17,8 @@ READS = (
     "-data.flip",
     "encoding",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(makes=DATA_SET)
 
 
 def run(config, workdir: Path) -> None:

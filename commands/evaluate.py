@@ -33,6 +33,7 @@ from ..models.checkpoints import SHIPPED
 from ..runtime import distributed
 from ..runtime.identity import differences, plain
 from ..runtime.memory import require_memory
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from .config.overrides import given
 from .config.sections import section
 from .export import commit
@@ -68,6 +69,8 @@ READS = (
     "sampling.scaling",
     "sampling.any_decoder",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(makes=EVALUATION, beside=(RUN, SAMPLES))
 
 
 def run(config, workdir: Path) -> None:

@@ -10,6 +10,7 @@ import jax
 from ..core.errors import UserError
 from ..data import latents
 from ..models.checkpoints import save
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from ..runtime.sharding import on_one_device
 from ..training.losses.loss import MAIN
 from ..training.watchers import averaged
@@ -38,6 +39,8 @@ READS = (
     "checkpoint",
     "log",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(RUN, SAMPLES, EVALUATION))
 
 
 def commit() -> str:

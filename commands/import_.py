@@ -17,11 +17,14 @@ from ..core.files import Array, home, safe_name, sidecar_path, write_pair, write
 from ..models.checkpoints.files import read_sidecar, resolve, sidecar_of
 from ..models.checkpoints.folders import STEMS, digest
 from ..models.checkpoints.loading import Fitted, fit
+from ..runtime.run_folder import EVALUATION, SAMPLES, Folder
 from ..training.averages.ema import WIDTH
 from ..training.averages.posthoc_ema import reconstruct_to, snapshot_of_name
 
 # What this mode reads of a config.
 READS = ("weights",)
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(SAMPLES, EVALUATION))
 
 DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 # What a file of this project may keep as it is; other types become float32.

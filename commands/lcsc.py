@@ -15,6 +15,7 @@ from ..data.images import to_uint8
 from ..data.source import Source
 from ..evaluation.extractors.classifier_features import ClassifierFeatures
 from ..evaluation.metrics.frechet import frechet_distance, moments, moments_of_batches
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from ..training.averages.lcsc import RANGES, STARTS, Coefficients, ema_coefficients, evolve
 from ..training.averages.weight_sums import WeightSum
 from .config.training import data_of, plain, require_own, source_of
@@ -32,6 +33,8 @@ READS = (
     "sampling.classes",
     "sampling.branches",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(RUN, SAMPLES, EVALUATION))
 
 
 def run(config, workdir: Path) -> Path:

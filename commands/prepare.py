@@ -7,9 +7,12 @@ from tqdm import tqdm
 
 from ..data.preparation import prepare_pictures
 from ..runtime import distributed
+from ..runtime.run_folder import DATA_SET, Folder
 
 # What this mode reads of a config.
 READS = ("prepare",)
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(makes=DATA_SET)
 
 
 def run(config, workdir: Path) -> None:

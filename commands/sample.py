@@ -19,6 +19,7 @@ from ..inference.networks import Weights, read_weights
 from ..models.autoencoders.scaling import LatentScaling
 from ..runtime import distributed
 from ..runtime.identity import ELSEWHERE, described
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from ..runtime.store import Store
 from .config.overrides import is_given
 
@@ -29,6 +30,8 @@ READS = (
     "sampler",
     "sampling",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(makes=SAMPLES, beside=(RUN, EVALUATION))
 GRID_IMAGES = 100
 # Channels that a PNG can keep.
 CHANNELS = (1, 3, 4)

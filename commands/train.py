@@ -19,6 +19,7 @@ from ..models.conditions import like as like_of
 from ..models.spec import Spec
 from ..runtime import distributed
 from ..runtime.metric_writer import Journal
+from ..runtime.run_folder import RUN, Folder
 from ..runtime.sharding import Layout, layout
 from ..runtime.speed import peak_macs
 from ..training import loop
@@ -60,6 +61,8 @@ READS = (
     "checkpoint",
     "log",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(makes=RUN)
 # Examples at once when samples of an evaluator are made and looked at.
 SAMPLES_AT_ONCE = 64
 # Of every config that says nothing else.

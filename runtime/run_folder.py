@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,61 @@ except ImportError:  # a system without such locks: file times and process numbe
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".in_use.json"
+# What a folder may hold, and the names that tell it; those of an unfinished one, too.
+RUN, DATA_SET, SAMPLES, EVALUATION = "a training run", "a data set", "samples", "an evaluation"
+MARKS = {
+    RUN: ("run.json", "checkpoints", "metrics.jsonl"),
+    DATA_SET: ("dataset.json", "unfinished.json"),
+    SAMPLES: ("sampling.json",),
+    EVALUATION: ("evidence.json",),
+}
 # Folders that this process holds: a process is never in the way of its own locks.
 _HELD: set[Path] = set()
 # Seconds between two renewals, and after how many without one a run elsewhere has ended.
 RENEWED, GRACE = 5.0, 60.0
 
 
+@dataclass(frozen=True)
+class Folder:
+    """What a mode's work folder becomes, and may hold before.
+
+    Attributes:
+        makes: one of `MARKS`; empty for a mode that makes none of these. A folder that holds one
+            is gone on with.
+        beside: those of `MARKS` that what the mode writes may lie beside.
+    """
+
+    makes: str = ""
+    beside: tuple[str, ...] = ()
+
+    def require_fit(self, folder: Path, mode: str) -> None:
+        """Refuse a folder that holds what the mode's results do not belong beside.
+
+        Raises:
+            UserError: naming what it holds.
+        """
+        marks = ((what, name) for what, names in MARKS.items() for name in names)
+        found = {what: name for what, name in marks if (folder / name).exists()}
+        if self.makes in found:
+            return
+        for what, name in found.items():
+            if what not in self.beside:
+                raise UserError(
+                    f"{folder} holds {what} ({name}), and what --mode={mode} writes does not "
+                    f"belong beside it: choose another --workdir"
+                )
+
+
+ANY = Folder(beside=tuple(MARKS))
+
+
 @contextlib.contextmanager
 def claimed(
-    workdir: str | os.PathLike, mode: str, *, say: Callable[[str], Any] = distributed.say
+    workdir: str | os.PathLike,
+    mode: str,
+    *,
+    use: Folder = ANY,
+    say: Callable[[str], Any] = distributed.say,
 ) -> Iterator[Path]:
     """Hold a work folder, made where it is missing, for one run of any mode.
 
@@ -45,13 +92,15 @@ def claimed(
     Args:
         workdir: as a person wrote it, ``~`` being their home.
         mode: what is run there, for the message that others get.
+        use: what the mode makes there.
         say: is told that a run elsewhere is waited for.
 
     Yields:
         The folder, as an absolute path.
 
     Raises:
-        UserError: in every process, a folder that cannot be written or that another run holds.
+        UserError: in every process, a folder that cannot be written, that another run holds, or
+            that holds what the mode has no place beside.
     """
     refused, held = None, None
     folder = _path(workdir)
@@ -61,6 +110,7 @@ def claimed(
             _require_writable(folder, workdir)
             if distributed.is_primary():
                 held = _Held(folder / NAME, mode, say)
+                use.require_fit(folder, mode)
         except UserError as error:
             refused = error
         try:

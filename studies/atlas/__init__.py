@@ -1,5 +1,6 @@
 """The atlas of rules."""
 
+from ...runtime.run_folder import EVALUATION, SAMPLES, Folder
 from .atlas import atlas as run
 
 # What this mode reads of a config.
@@ -10,6 +11,8 @@ READS = (
     "sampler",
     "sampling.weights",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(SAMPLES, EVALUATION))
 
 
-__all__ = ["READS", "run"]
+__all__ = ["READS", "WORKDIR", "run"]

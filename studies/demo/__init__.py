@@ -1,5 +1,6 @@
 """The demo's page."""
 
+from ...runtime.run_folder import EVALUATION, SAMPLES, Folder
 from .demo import report as run
 
 # What this mode reads of a config.
@@ -18,6 +19,8 @@ READS = (
     "fractal.seed",
     "fractal.sampler",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(SAMPLES, EVALUATION))
 
 
-__all__ = ["READS", "run"]
+__all__ = ["READS", "WORKDIR", "run"]

@@ -1,5 +1,6 @@
 """The two-class fractal, from training to figures."""
 
+from ...runtime.run_folder import EVALUATION, SAMPLES, Folder
 from .experiment import experiment as run
 
 # What this mode reads of a config: not what `experiment` says for each network.
@@ -34,6 +35,8 @@ READS = (
     "experiment.seed",
     "experiment.sampler",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(SAMPLES, EVALUATION))
 
 
-__all__ = ["READS", "run"]
+__all__ = ["READS", "WORKDIR", "run"]

@@ -1,5 +1,6 @@
 """Every solver against its number of network evaluations."""
 
+from ...runtime.run_folder import EVALUATION, SAMPLES, Folder
 from .study import study as run
 
 # What this mode reads of a config.
@@ -15,6 +16,8 @@ READS = (
     "sampling.classes",
     "sampling.branches",
 )
+# What its work folder becomes, and may hold before.
+WORKDIR = Folder(beside=(SAMPLES, EVALUATION))
 
 
-__all__ = ["READS", "run"]
+__all__ = ["READS", "WORKDIR", "run"]

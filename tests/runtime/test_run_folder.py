@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from guidestar import main
+from guidestar.commands import evaluate
 from guidestar.core.errors import UserError
-from guidestar.runtime import distributed, run_folder
+from guidestar.data import record_folder
+from guidestar.runtime import distributed, run_folder, store
 
 HOLDER = """
 import sys, time
@@ -84,6 +87,66 @@ def test_a_run_that_ended_well_keeps_its_folder(tmp_path):
     with run_folder.claimed(tmp_path / "a", "train"):
         pass
     assert (tmp_path / "a").is_dir()
+
+
+# What modes may be started beside, and those that go on with it.
+BESIDE = {
+    "training": ("sample", "evaluate", "export", "ema", "lcsc", "affinity"),
+    "data set": ("statistics",),
+    "samples": (
+        *("evaluate", "export", "ema", "lcsc", "affinity", "import", "statistics"),
+        *("atlas", "demo", "evidence", "fractal2d", "solvers"),
+    ),
+    "evaluation": (
+        *("sample", "export", "ema", "lcsc", "affinity", "import", "statistics"),
+        *("atlas", "demo", "fractal2d", "solvers"),
+    ),
+}
+MAKING = {
+    "training": ("train",),
+    "data set": ("encode", "prepare"),
+    "samples": ("decode", "sample"),
+    "evaluation": ("evaluate", "evidence"),
+}
+
+
+@pytest.mark.parametrize("mode", sorted(main.modes()))
+@pytest.mark.parametrize(
+    ("what", "mark"), [(what, mark) for what, marks in run_folder.MARKS.items() for mark in marks]
+)
+def test_what_a_mode_makes_goes_into_no_folder_of_something_else(tmp_path, mode, what, mark):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / mark).touch()
+    kind = next(one for one in BESIDE if one in what)
+    use = main.module_of(mode).WORKDIR
+
+    def begin():
+        with run_folder.claimed(tmp_path / "work", mode, use=use):
+            pass
+
+    if mode in (*BESIDE[kind], *MAKING[kind]):
+        begin()
+    else:
+        said = rf"holds {what} \({mark}\), and what --mode={mode} writes .* another --workdir"
+        with pytest.raises(UserError, match=said):
+            begin()
+    # What is there stays, and the folder is given up.
+    assert [one.name for one in (tmp_path / "work").iterdir()] == [mark]
+
+
+def test_a_folder_that_an_earlier_release_let_two_modes_share_is_gone_on_with(tmp_path):
+    for name in ("run.json", "dataset.json"):
+        (tmp_path / name).touch()
+    for mode in ("train", "prepare"):
+        with run_folder.claimed(tmp_path, mode, use=main.module_of(mode).WORKDIR):
+            pass
+
+
+def test_folders_are_known_by_the_names_that_modes_give_their_files():
+    marks = run_folder.MARKS
+    assert marks[run_folder.DATA_SET] == (record_folder.DESCRIPTION, record_folder.BEGUN)
+    assert marks[run_folder.SAMPLES] == (store.RECORD,)
+    assert marks[run_folder.EVALUATION] == (evaluate.RECORD,)
 
 
 def test_home_is_found(tmp_path, monkeypatch):
