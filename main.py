@@ -23,7 +23,7 @@ ROOT = Path(guidestar.__file__).parent
 # A mode is a file of commands/ or a folder of studies/, and is run by its `run(config, workdir)`.
 FOLDERS = ("commands", "studies")
 # What modes were called in earlier versions.
-RENAMED = {"report": "demo", "experiment": "fractal2d"}
+RENAMED = {"experiment": "fractal2d"}
 CONFIG = config_flags.DEFINE_config_file("config", None, "path of the experiment's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything the run writes")
 

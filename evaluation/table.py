@@ -1,6 +1,7 @@
-"""Measurements and judged claims as Markdown tables."""
+"""Measurements and judged claims as tables, of Markdown and of HTML."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 # What is known of a metric: what a table calls it, and how its numbers are written.
@@ -28,6 +29,13 @@ COLUMNS = {
     "saturation": ("saturation", "{:.3f}"),
     "white": ("white pixels", "{:.1%}"),
 }
+# Which way a metric is better; others have no better.
+LOWER = ("frechet_distance", "kernel_distance")
+HIGHER = (
+    *("precision", "recall", "density", "coverage"),
+    *("inception_score", "vendi_score", "agreement"),
+)
+CLAIMS = ("claim", "found", "against", "")
 VERDICTS = {True: "holds", False: "does not hold here", None: "not measured"}
 
 
@@ -39,6 +47,24 @@ def line(cells: Sequence[str]) -> str:
 def shown(metric: str, value: float | None) -> str:
     """Return a number as tables write it; nothing where it was not measured."""
     return "" if value is None else COLUMNS.get(metric, (metric, "{:.4g}"))[1].format(value)
+
+
+def title_of(metric: str) -> str:
+    """Return what tables call a metric."""
+    return COLUMNS.get(metric, (metric,))[0]
+
+
+def html_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose cells are text: whatever is in them is escaped."""
+
+    def cells(texts: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts) + "</tr>"
+
+    body = "".join(cells(row, "td") for row in rows)
+    return (
+        f"<table><caption>{escape(caption)}</caption><thead>{cells(head, 'th')}</thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
 
 
 def measured_table(
@@ -55,7 +81,7 @@ def measured_table(
         costs: of one image, in words, by name: its evaluations and their multiply-adds.
         what: a row is.
     """
-    titles = [COLUMNS.get(metric, (metric,))[0] for metric in metrics]
+    titles = [title_of(metric) for metric in metrics]
     head = [what, *titles, "evaluations an image (multiply-adds)"]
     lines = [line(head), line(["---"] * len(head))]
     for name, row in rows.items():
@@ -64,13 +90,18 @@ def measured_table(
     return lines
 
 
-def claims_table(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table of claims as `claims.judge` judged them."""
-    lines = [line(["claim", "found", "against", ""]), line(["---"] * 4)]
+def claims_cells(claims: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the cells of a table of claims as `claims.judge` judged them, without its head."""
+    rows = []
     for claim in claims:
         known = claim["holds"] is not None
         values = [
             shown(claim["metric"], claim[name]) if known else "" for name in ("found", "against")
         ]
-        lines.append(line([claim["title"], *values, VERDICTS[claim["holds"]]]))
-    return lines
+        rows.append([claim["title"], *values, VERDICTS[claim["holds"]]])
+    return rows
+
+
+def claims_table(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table of claims."""
+    return [line(CLAIMS), line(["---"] * 4), *map(line, claims_cells(claims))]

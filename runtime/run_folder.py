@@ -49,10 +49,13 @@ class Folder:
         makes: one of `MARKS`; empty for a mode that makes none of these. A folder that holds one
             is gone on with.
         beside: those of `MARKS` that what the mode writes may lie beside.
+        held: whether no other run may use it meanwhile. A mode that reads what is there, and that
+            another run may still be writing, neither holds it nor makes it.
     """
 
     makes: str = ""
     beside: tuple[str, ...] = ()
+    held: bool = True
 
     def require_fit(self, folder: Path, mode: str) -> None:
         """Refuse a folder that holds what the mode's results do not belong beside.
@@ -104,6 +107,10 @@ def claimed(
     """
     refused, held = None, None
     folder = _path(workdir)
+    if not use.held:
+        use.require_fit(folder, mode)
+        yield folder
+        return
     made = _missing(folder)
     try:
         try:

@@ -4,6 +4,7 @@ import base64
 from html import escape
 from pathlib import Path
 
+from ...evaluation.table import html_table
 from ...guidance.evaluations import counts_text
 
 STYLE = """
@@ -25,24 +26,13 @@ def _picture(path: Path, alt: str, kind: str = "") -> str:
     return f'<img class="{kind}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
-    def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead>{line(head, 'th')}</thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
-
-
 def share(value: float | None) -> str:
     """Return a share as per cent; nothing of an unconditional run, which has no class."""
     return "" if value is None else f"{value:.1%}"
 
 
 def _live(metrics: dict) -> str:
-    return _table(
+    return html_table(
         f"Measured just now on {metrics['device']}: {metrics['images']} images a row, "
         f"compilation excluded from the seconds",
         ["rule", "classifier agrees", "network evaluations", "G multiply-adds", "s an image"],
@@ -63,7 +53,7 @@ def _stored(evidence: dict | None) -> str:
     if evidence is None:
         return "<p>No stored evaluation: <code>make evidence</code> makes one.</p>"
     real = evidence["real"]
-    return _table(
+    return html_table(
         f"Stored result of {evidence['command']}, {evidence['date']}, on {evidence['device']}: "
         f"{evidence['images']} images a row against {real['images']} of {real['data']} "
         f"({real['split']}), in the features of a classifier",
@@ -82,7 +72,7 @@ def _stored(evidence: dict | None) -> str:
 
 
 def _fractal(points: dict) -> str:
-    return _table(
+    return html_table(
         "Points drawn just now, measured against the exact density of class A; each counts as -20 "
         "nats at least, since one that diverged would decide the mean",
         ["rule", "mean log-density", "median", "outside the outline", "components reached"],

@@ -49,6 +49,13 @@ def test_a_folder_is_made_held_and_given_up(tmp_path):
         pass
 
 
+def test_a_mode_that_reads_alone_has_a_folder_that_another_run_holds(tmp_path, holder):
+    with run_folder.claimed(tmp_path, "report", use=run_folder.Folder(held=False)) as folder:
+        assert folder == tmp_path and json.loads((folder / run_folder.NAME).read_text())
+    with run_folder.claimed(tmp_path / "no", "report", use=run_folder.Folder(held=False)):
+        assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("kept", "written", "left"),
     [
@@ -91,15 +98,15 @@ def test_a_run_that_ended_well_keeps_its_folder(tmp_path):
 
 # What modes may be started beside, and those that go on with it.
 BESIDE = {
-    "training": ("sample", "evaluate", "export", "ema", "lcsc", "affinity"),
+    "training": ("sample", "evaluate", "export", "ema", "lcsc", "affinity", "report"),
     "data set": ("statistics",),
     "samples": (
         *("evaluate", "export", "ema", "lcsc", "affinity", "import", "statistics"),
-        *("atlas", "demo", "evidence", "fractal2d", "solvers"),
+        *("atlas", "demo", "evidence", "fractal2d", "solvers", "report"),
     ),
     "evaluation": (
         *("sample", "export", "ema", "lcsc", "affinity", "import", "statistics"),
-        *("atlas", "demo", "fractal2d", "solvers"),
+        *("atlas", "demo", "fractal2d", "solvers", "report"),
     ),
 }
 MAKING = {
