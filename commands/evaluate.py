@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ..core.errors import UserError
 from ..core.files import read_json, safe_name, write_json, write_text
+from ..core.registry import written_in
 from ..evaluation.claims import judge
 from ..evaluation.extractors import (
     Extractor,
@@ -106,6 +107,11 @@ def evaluated(config, workdir: Path) -> dict[str, Any]:
     for note in how.notes({f"rows.{name}": output for name, output in outputs.items()}):
         distributed.say(f"note: {note}")
     _require_same(workdir / RECORD, {name: output.made_of for name, output in outputs.items()})
+    for part in _rewritten(workdir / RECORD, how.outside):
+        distributed.say(
+            f"note: the file that {part} is written in was changed since {RECORD} was written: all "
+            f"rows are measured anew"
+        )
     for output in outputs.values():
         output.claim()
     rows = {}
@@ -136,6 +142,7 @@ class Evaluation:
         metrics: what is measured.
         extractor: its features.
         real: the real set's statistics.
+        outside: what tells the code of those that are from outside, by their names.
 
     Raises:
         UserError: no such section, a field that it lacks, or anything in it that there is not.
@@ -150,7 +157,10 @@ class Evaluation:
         self.count = chosen.count
         self.metrics = choose(plain(tuple(chosen.get("metrics", METRICS))))
         given = chosen.get("extractor")
-        self.extractor = make_extractor(chosen.classifier, given.to_dict() if given else None)
+        named = given.to_dict() if given else None
+        self.extractor = make_extractor(chosen.classifier, named)
+        parts = {"metrics": [{"name": one.name} for one in self.metrics], "extractor": named}
+        self.outside = written_in({"evaluation": parts})
         self.real = found_statistics(chosen.statistics, workdir)
         self._networks, self._decoders = SharedNetworks(), {}
 
@@ -250,8 +260,15 @@ class Evaluation:
             "real": {**self.real.description, "digest": self.real.digest},
             "extractor": dict(self.extractor.identity),
             "metrics": list(names),
+            **({"outside": self.outside} if self.outside else {}),
             "rows": dict(rows),
         }
+
+
+def _rewritten(record: Path, outside: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the parts from outside that have other code than those an evaluation went by."""
+    there = read_json(record, "move it away").get("outside", {}) if record.exists() else {}
+    return [part for part, code in outside.items() if there.get(part, code) != code]
 
 
 def with_rows(config) -> Any:

@@ -22,9 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .errors import UserError, WrongType
+from .files import sha256
 from .text import shown
 
 F = TypeVar("F", bound=Callable)
+# The digest of the file that a part from outside is written in. No argument has such a name.
+WRITTEN_IN = "source file"
 
 
 class Kind(NamedTuple):
@@ -87,15 +90,24 @@ class Constructor:
     @property
     def file(self) -> Path | None:
         """The file that a part from outside is written in; None of this package's own."""
-        made = inspect.unwrap(self.build)
-        module = str(getattr(made, "__module__", ""))
-        if module.partition(".")[0] == __name__.partition(".")[0]:
-            return None
-        try:
-            found = inspect.getsourcefile(made)
-        except TypeError:
-            return None
-        return Path(found) if found and Path(found).is_file() else None
+        return file_of(inspect.unwrap(self.build))
+
+    @property
+    def written_in(self) -> dict[str, str]:
+        """By `WRITTEN_IN`, the digest of its file: with other code, it is another part."""
+        return {} if self.file is None else {WRITTEN_IN: sha256(self.file)}
+
+
+def file_of(made: Any) -> Path | None:
+    """Return the file of a function or class from outside; None of this package's own."""
+    module = str(getattr(made, "__module__", ""))
+    if module.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    try:
+        found = inspect.getsourcefile(made)
+    except TypeError:
+        return None
+    return Path(found) if found and Path(found).is_file() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +301,33 @@ def registry(kind: str) -> Registry:
         raise UserError(f"register: {kind!r} is not one of {', '.join(KINDS)}{hint}")
     table = KINDS[kind].table
     return _TABLES.setdefault(table, Registry(table))
+
+
+def written_in(sections: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return `Constructor.written_in` of the parts from outside that a config names, by name.
+
+    Args:
+        sections: in the places that `KINDS` names; those that are not given are passed over.
+    """
+    found = {}
+    for kind, (_, _, place) in KINDS.items():
+        section: Any = sections
+        for name in place.split("."):
+            section = section.get(name) if isinstance(section, Mapping) else None
+        for entry in _entries(section, registry(kind)):
+            if digest := entry.written_in:
+                found[entry.name] = digest
+    return found
+
+
+def _entries(section: Any, table: Registry) -> Iterator[Constructor]:
+    """Yield the constructors that a section names, further in, too."""
+    if isinstance(section, Mapping):
+        if section.get("name") in table:
+            yield table[section["name"]]
+        section = list(section.values())
+    for one in section if isinstance(section, (list, tuple)) else ():
+        yield from _entries(one, table)
 
 
 def constructors() -> Iterator[Constructor]:

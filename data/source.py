@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
+from ..core.registry import origin
+
 # Of records that say nothing of what they are, this many are read to tell one set from another.
 SAMPLED_RECORDS = 64
 
@@ -88,13 +90,17 @@ class Source:
     def identity(self) -> dict[str, Any]:
         """Return JSON data that is equal for sets of equal content, and for no others.
 
-        Neither name nor path nor dates are part of it, so that a set may be moved.
+        Neither name nor path nor dates are part of it, so that a set may be moved. The code of a
+        set from outside is, where its contents are not read whole.
         """
-        common = {
+        common: dict[str, Any] = {
             "shape": list(self.shape),
             "num_classes": self.num_classes,
             "examples": self.num_examples,
         }
+        known = origin(self)
+        if known is not None and (self.facts or self.draw or self.x is None):
+            common |= known.constructor.written_in
         if self.facts is not None:
             return json.loads(json.dumps(common | dict(self.facts())))
         if self.x is not None:

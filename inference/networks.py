@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from ..core.errors import UserError
 from ..core.files import digest_of, sha256
+from ..core.registry import written_in
 from ..guidance import CLASSIFIER, MAIN
 from ..models.checkpoints import Loaded, load, resolve
 from ..models.checkpoints.files import sidecar_of
@@ -86,8 +87,14 @@ def read_weights(name: str, source: str, read: Callable[[str], Loaded] = load) -
     if sidecar_of(path) is not None:
         # Beside the arrays, and not in them. Of other files it is found from the arrays.
         made_of["model"] = digest_of(loaded.sidecar["model"])
+    made_of |= code_of(loaded.sidecar["model"])
     network = Classifier(loaded.params, loaded.network) if classifies else loaded.denoiser
     return Weights(network, made_of, str(path), loaded.sidecar.get("latents"), path.stem)
+
+
+def code_of(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells the code of a network from outside; nothing of one of this package's."""
+    return written_in({"model": model}).get(model["name"], {})
 
 
 def require_named(sources: Mapping[str, Any], names: Iterable[str], asking: str) -> None:

@@ -22,7 +22,7 @@ from ..core.checks import count, require_ranges
 from ..core.errors import UserError
 from ..core.files import sync_folder, write_json
 from . import distributed, manifest
-from .identity import differences
+from .identity import changed_code, differences
 
 # Less free space than this many times the state's size, and a save is refused before it starts.
 SPACE_FACTOR = 1.5
@@ -354,14 +354,17 @@ class Checkpoints:
         different = list(differences(compared, given))
         if different and not force:
             name, there, here = different[0]
+            told = changed_code(name, there, here)
+            told = told or f"{name} was {there!r} there and is {here!r} here"
             more = f" ({len(different) - 1} more differ)" if len(different) > 1 else ""
             raise UserError(
-                f"{self.directory} holds checkpoints of another run: {name} was {there!r} there "
-                f"and is {here!r} here{more}. Choose another --workdir, or give the config that "
-                f"the run was started with; checkpoint.force=True continues with this one"
+                f"{self.directory} holds checkpoints of another run: {told}{more}. Choose another "
+                f"--workdir, or give the config that the run was started with; "
+                f"checkpoint.force=True continues with this one"
             )
         for line in lines:
             self._say(line)
         for name, there, here in different:
-            self._say(f"forced: {name} was {there!r} and is {here!r} from here on", error=True)
+            told = changed_code(name, there, here) or f"{name} was {there!r} and is {here!r}"
+            self._say(f"forced: {told} from here on", error=True)
         return newest

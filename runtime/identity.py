@@ -16,11 +16,9 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..core.files import home, read_json, sha256, write_json
-from ..core.registry import origin
+from ..core.registry import WRITTEN_IN, file_of, origin
 
 MADE_OF, SAID = "made_of", "said"
-# The digest of the file that a part from outside is written in. No argument has such a name.
-WRITTEN_IN = "source file"
 # How to begin anew.
 ELSEWHERE = "choose another --workdir"
 # Numbers that agree so far are the same: another machine may round a last bit otherwise.
@@ -43,12 +41,18 @@ def differences(stored: Any, given: Any, name: str = "") -> Iterator[tuple[str, 
     """Yield the dotted name of each field that differs, with what it was and what it is."""
     if isinstance(stored, Mapping) and isinstance(given, Mapping):
         for key in sorted(stored.keys() | given.keys()):
-            if key == WRITTEN_IN and key not in stored:
+            if key not in stored and _is_code(key, given[key]):
                 continue  # an earlier release did not look at it
             inner = f"{name}.{key}" if name else key
             yield from differences(stored.get(key, UNSET), given.get(key, UNSET), inner)
     elif not _same(stored, given):
         yield name, stored, given
+
+
+def _is_code(key: str, value: Any) -> bool:
+    """Say whether a field holds digests of parts' files and nothing else."""
+    several = isinstance(value, Mapping)
+    return all(_is_code(*one) for one in value.items()) if several else key == WRITTEN_IN
 
 
 def _same(stored: Any, given: Any) -> bool:
@@ -101,10 +105,13 @@ def require_same(
     if different := list(differences(there, given)):
         name, was, now = different[0]
         more = f" ({len(different) - 1} more differ)" if len(different) > 1 else ""
+        changed = changed_code(name, was, now) or (
+            f"{name} was {_shown(was)}{_place(name, beside)} and is "
+            f"{_shown(now)}{_place(name, said)}"
+        )
         raise UserError(
-            f"{record.parent} holds {what} made of something else (see {record.name}): {name} was "
-            f"{_shown(was)}{_place(name, beside)} and is {_shown(now)}{_place(name, said)}{more}. "
-            f"Give again what they were made of, or {elsewhere}"
+            f"{record.parent} holds {what} made of something else (see {record.name}): "
+            f"{changed}{more}. Give again what they were made of, or {elsewhere}"
         )
     return whole
 
@@ -135,12 +142,12 @@ def described(made: Any) -> Any:
         differ = {
             key: value for key, value in given.items() if value != described(defaults.get(key))
         }
-        file = known.constructor.file
-        written = {} if file is None else {WRITTEN_IN: sha256(file)}
-        return {"name": known.constructor.name} | differ | written
+        return {"name": known.constructor.name} | differ | known.constructor.written_in
     if dataclasses.is_dataclass(made) and not isinstance(made, type):
         fields = {one.name: getattr(made, one.name) for one in dataclasses.fields(made)}
-        return {"name": type(made).__name__} | described(fields)
+        file = file_of(type(made))
+        written = {} if file is None else {WRITTEN_IN: sha256(file)}
+        return {"name": type(made).__name__} | described(fields) | written
     if isinstance(made, Mapping):
         return {str(key): described(value) for key, value in made.items()}
     if isinstance(made, (list, tuple)):
@@ -170,6 +177,22 @@ def _is_file(path: Path) -> bool:
 def plain(data: Any) -> Any:
     """Return JSON data as it is read back: tuples are lists, keys are strings."""
     return json.loads(json.dumps(data))
+
+
+def changed_code(name: str, was: Any, now: Any) -> str:
+    """Return what a message says of a field that differs where it is a part's code; else nothing.
+
+    Args:
+        name, was, now: as `differences` yields them.
+    """
+    part, _, field = name.rpartition(".")
+    if field != WRITTEN_IN:
+        return ""
+    then, today = (one[:12] if isinstance(one, str) else repr(one) for one in (was, now))
+    return (
+        f"the file that {part.removeprefix('outside.')} is written in was changed since (its "
+        f"sha256 was {then} and is {today})"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.files import home
+from ..core.registry import written_in
 from ..runtime.identity import described, plain
 
 # Fields of ``training`` that say how a step is computed, or how long, and not what.
@@ -35,6 +36,9 @@ def identity(
             fresh parameters and ``optimizer``.
         data: what the data are (`identity_of_data`); left out where they are not at hand.
     """
+    outside = written_in({"model": model, "training": training})
+    for part in roles.values():
+        outside |= written_in(part)
     found = {
         "seed": seed,
         "model": dict(model),
@@ -42,6 +46,7 @@ def identity(
         "optimizer": dict(optimizer),
         "ema": {key: value for key, value in ema.items() if key not in ONLY_KEPT},
         "roles": {role: dict(part) for role, part in roles.items() if part},
+        "outside": outside,
     }
     return found if data is None else found | {"data": dict(data)}
 

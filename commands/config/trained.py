@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ...core.errors import UserError
 from ...core.files import digest_of, read_json
 from ...data.latents import provenance
-from ...inference.networks import Weights, read_weights
+from ...inference.networks import Weights, code_of, read_weights
 from ...models.autoencoders.scaling import LatentScaling
 from ...models.checkpoints.files import flatten
 from ...models.denoiser import Origin
@@ -85,7 +85,9 @@ def _of_checkpoint(config, workdir: Path, record: Path) -> Weights | None:
     denoiser = spec.denoiser(
         params, origin=Origin(f"step {step}"), latent=spec.latent or latents is not None
     )
-    made_of = {"sha256": _digest(params), "model": digest_of(plain(run.model))}
+    model = plain(run.model)
+    made_of = {"sha256": _digest(params), "model": digest_of(model)}
+    made_of |= code_of(model)
     return Weights(denoiser, made_of, f"step {step} of {workdir}", latents, f"step_{step}")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_configs.configs import write_untrained
 from tiny_configs.evaluations import evaluation
+from tiny_configs.own_parts import registered
 
 from guidestar import evaluation as metrics
 from guidestar import input_pipeline
@@ -108,6 +109,29 @@ def test_other_metrics_are_chosen_by_name(config, measured):
     evaluate.run(changed(config, metrics=("contrast", "vendi_score")), measured)
     row = evidence_in(measured)["rows"]["cfg_3"]
     assert row["vendi_score"] >= 1 and "frechet_distance" not in row
+
+
+METRIC = """
+import numpy as np
+from guidestar import register
+
+@register("metric")
+def own_metric(images):
+    return float(np.mean(images)) * 0 + {factor}
+"""
+
+
+def test_other_code_of_a_metric_from_outside_measures_anew_and_says_so(
+    config, tmp_path, monkeypatch, capsys
+):
+    said = "the file that own_metric is written in was changed since evidence.json was written"
+    for factor, told in ((1.0, False), (1.0, False), (2.0, True), (2.0, False)):
+        text = METRIC.format(factor=factor)
+        registered(monkeypatch, tmp_path, "metric", "own_metric", text)
+        evaluate.run(changed(config, metrics=("own_metric",), count=2), tmp_path / "work")
+        assert (said in capsys.readouterr().out) == told
+        rows = evidence_in(tmp_path / "work")["rows"]
+        assert {row["own_metric"] for row in rows.values()} == {factor}
 
 
 def test_rows_share_networks_by_their_contents(config, tmp_path, monkeypatch):

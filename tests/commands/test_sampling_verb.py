@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from places import ROOT
 from tiny_configs.configs import tiny, trained, write_untrained
+from tiny_configs.own_parts import registered
 
 from guidestar import guidance
 from guidestar.commands.config import overrides
@@ -351,6 +352,59 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(config, tmp_path):
     with pytest.raises(UserError, match="made of something else"):
         sample(config, tmp_path)
     assert before == {p: p.read_bytes() for p in (tmp_path / "images").iterdir()}
+
+
+OWN = {
+    "rule": """
+from guidestar import guidance, register
+
+@register("rule")
+def own(scale: float = 2.0):
+    return guidance.cfg({factor} * scale)
+""",
+    "network": """
+import jax.numpy as jnp
+from flax import nnx
+from guidestar import models, register
+from guidestar.models.preconditioning import EDM
+
+class Scaled(nnx.Module):
+    def __init__(self, rngs):
+        self.weight = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x, time, label):
+        return {factor} * self.weight * x + label[:, None, None, None]
+
+@register("network")
+def own():
+    return models.Spec(lambda rngs: Scaled(rngs), 10, (8, 8, 1), EDM(0.5))
+""",
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_images_by_other_code_of_a_part_from_outside_are_refused(
+    config, tmp_path, monkeypatch, kind
+):
+    (tmp_path / "moved").mkdir()
+    place = ("rule" if kind == "rule" else r"weights\.main") + " is written in was changed since"
+
+    def run(factor, count, folder=tmp_path):
+        registered(monkeypatch, folder, kind, "own", OWN[kind].format(factor=factor))
+        if kind == "rule":
+            config.guidance = ConfigDict({"name": "own"})
+        else:
+            weights = tmp_path / "own.safetensors"
+            if not weights.exists():
+                write_untrained(weights, {"name": "own"})
+            config.sampling.weights.main = str(weights)
+        config.sampling.count = count
+        sample(config, tmp_path / "images")
+
+    run(1.0, 2)
+    run(1.0, 4, tmp_path / "moved")
+    with pytest.raises(UserError, match=f"holds images made of .*: the file that {place}"):
+        run(1.5, 6)
 
 
 def test_a_full_disk_leaves_whole_files_only(config, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from tiny_configs.own_parts import registered
 
 from guidestar.core.registry import register
 from guidestar.data.source import Source
@@ -339,6 +340,35 @@ def test_a_source_is_known_by_its_content_and_printed_without_its_arrays(source)
     assert load_source("digits").identity() != load_source("digits", "test").identity()
     by_records = Source("slow", (2, 3, 1), COUNT, records=Slow())
     assert by_records.identity() == dataclasses.replace(by_records, name="other").identity()
+
+
+OWN = """
+import numpy as np
+from guidestar import register
+from guidestar.data.source import Source
+
+class Records:
+    def __len__(self):
+        return 3
+
+    def read(self, indices):
+        return np.zeros((len(indices), 2, 2, 1), np.uint8), None
+
+@register("source")
+def own_source(kept: bool = False):  # version {version}
+    given = dict(x=Records().read(range(3))[0]) if kept else dict(records=Records())
+    return Source("own", (2, 2, 1), **given)
+"""
+
+
+def test_code_tells_a_set_from_outside_where_its_contents_do_not(tmp_path, monkeypatch):
+    def identity(version, kept):
+        text = OWN.format(version=version)
+        registered(monkeypatch, tmp_path, "source", "own_source", text)
+        return load_source("own_source", kept=kept).identity()
+
+    assert identity(1, False) == identity(1, False) != identity(2, False)
+    assert identity(1, True) == identity(2, True)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """A run is known by what it is made of: not by where its data lie or what is kept of it."""
 
 import pytest
+from tiny_configs.own_parts import registered
 
 from guidestar.core.errors import UserError
+from guidestar.runtime.checkpointer import Checkpoints
 from guidestar.training.identity import identity, identity_of_data, upgraded
 
 CONTENT = {"content": "abc", "examples": 3}
@@ -39,6 +41,42 @@ def test_how_and_how_long_are_no_part_of_it(section, fields):
 )
 def test_what_changes_a_number_is(section, fields):
     assert of(**{section: fields}) != of()
+
+
+OWN = """
+from guidestar import register
+
+@register("{kind}")
+def own_part():
+    return {factor}
+"""
+PLACES = {
+    "loss": lambda part: dict(training=dict(loss=part)),
+    "noise": lambda part: dict(training=dict(noise=part)),
+    "task_weights": lambda part: dict(training=dict(objective=dict(name="mean", weights=part))),
+    "network": lambda part: dict(model=part),
+    "role": lambda part: dict(roles=dict(teacher=dict(model=part))),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_by_other_code_of_a_part_from_outside_is_refused(tmp_path, monkeypatch, place):
+    kind = "network" if place == "role" else place
+    (tmp_path / "moved").mkdir()
+
+    def run(factor, folder=tmp_path):
+        text = OWN.format(kind=kind, factor=factor)
+        registered(monkeypatch, folder, kind, "own_part", text)
+        return of(**PLACES[place]({"name": "own_part"}))
+
+    Checkpoints(tmp_path / "run" / "checkpoints", run(1)).claim()
+    Checkpoints(tmp_path / "run" / "checkpoints", run(1, tmp_path / "moved"))
+    with pytest.raises(UserError, match="the file that own_part is written in was changed since"):
+        Checkpoints(tmp_path / "run" / "checkpoints", run(2))
+    # One that was begun before code was looked at goes on.
+    stored = {name: part for name, part in run(1).items() if name != "outside"}
+    Checkpoints(tmp_path / "old" / "checkpoints", stored).claim()
+    Checkpoints(tmp_path / "old" / "checkpoints", run(2))
 
 
 def test_a_run_that_knew_data_by_name_goes_on_with_those_of_that_name(tmp_path, monkeypatch):
