@@ -10,22 +10,24 @@ from jaxtyping import Array, Key
 
 from ..core.registry import explained, registry
 from .autoencoders import lite_vae, sd_vae
-from .classifiers import residual
+from .classifiers import inception, residual
 from .convnets import dico, dimr
 from .denoiser import Denoiser
 from .mlps import score_mlp
 from .spec import Spec
-from .transformers import dit, lightning_dit, pixart, sit, umd
+from .transformers import dinov2, dit, lightning_dit, pixart, sit, umd
 from .unets import dhariwal, edm2_ladder, song
 
 # The files that register the networks of this package.
 FILES = (
     lite_vae,
     sd_vae,
+    inception,
     residual,
     dico,
     dimr,
     score_mlp,
+    dinov2,
     dit,
     lightning_dit,
     pixart,

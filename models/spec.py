@@ -20,7 +20,7 @@ from .preconditioning import SIGMA_RANGE, Preconditioner, sigma_range
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 # Whole numbers among the fields of networks that need not be above 0.
-MAY_BE_ZERO = ("num_classes", "augment_dim")
+MAY_BE_ZERO = ("num_classes", "augment_dim", "registers")
 
 
 def compute_type(name: str):
@@ -60,7 +60,7 @@ class Spec:
         condition: what the network is conditioned on: a number of classes, with a null class
             beside them, or as `models.conditions` describes it.
         shape: one input's shape, without the batch.
-        preconditioner: turns the network into a denoiser; None for a classifier.
+        preconditioner: turns the network into a denoiser; None for others.
         project: what training applies to the parameters after every update (forced weight
             normalisation); leaves them as they are for most networks.
         sigma_range: lowest and highest noise level that the network knows.
@@ -91,10 +91,12 @@ class Spec:
 
     @property
     def kind(self) -> str:
-        """What the network is: a "denoiser", a "classifier" or an "autoencoder"."""
+        """What the network is: a "denoiser", "classifier", "encoder" or "autoencoder"."""
         if self.preconditioner is not None:
             return "denoiser"
-        return "classifier" if self.num_classes else "autoencoder"
+        if self.num_classes:
+            return "classifier"
+        return "encoder" if hasattr(self.module, "features") else "autoencoder"
 
     @property
     def num_classes(self) -> int:

@@ -21,8 +21,10 @@ __all__ = [
     "FeatureFunction",
     "Together",
     "classifier",
+    "dinov2",
     "features_of",
     "in_batches",
+    "inception",
     "make_extractor",
     "require_images",
 ]
@@ -34,6 +36,44 @@ def classifier(weights: str) -> Extractor:
     from .classifier_features import ClassifierFeatures  # which loads flax
 
     return ClassifierFeatures(weights)
+
+
+@register("extractor", "1706.08500")
+def inception(
+    weights: str = "pt_inception-2015-12-05-6726825d.pth",
+    features: str = "pooled",
+    resize: str = "graph",
+    batch_size: int = 50,
+) -> Extractor:
+    """Take InceptionV3's features and classes, as the inception distance and score define them.
+
+    Args:
+        weights: of the network, the published file's name or a path.
+        features: "pooled", the 2048 of the inception distance, or "spatial", the 2023 of its
+            spatial form; classes come with the pooled ones alone.
+        resize: "graph", as TensorFlow's graph of 2015-12-05 does, or "pytorch_fid".
+        batch_size: images at a time.
+    """
+    from .inception_features import InceptionFeatures  # which loads flax
+
+    return InceptionFeatures(weights, features, resize, batch_size)
+
+
+@register("extractor", "2304.07193")
+def dinov2(
+    weights: str = "dinov2_vitl14_pretrain.pth", resize: str = "antialias", batch_size: int = 32
+) -> Extractor:
+    """Take the class token of a DINOv2.
+
+    Args:
+        weights: of the network, a published file's name or a path.
+        resize: "antialias", cubic in float32 as EDM2's evaluation does, or "pillow", cubic on whole
+            numbers as dgm-eval does.
+        batch_size: images at a time.
+    """
+    from .dinov2_features import DINOv2Features  # which loads flax
+
+    return DINOv2Features(weights, resize, batch_size)
 
 
 def make_extractor(

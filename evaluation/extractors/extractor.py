@@ -120,6 +120,8 @@ def in_batches(
 
 def features_of(extractor: Extractor, shape: tuple[int, ...]) -> int:
     """Return how many numbers an extractor gives for one image of a shape."""
+    if isinstance(known := getattr(extractor, "width", None), int):
+        return known
     return extractor(np.zeros((1, *shape), np.uint8)).features.shape[-1]
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
 from ...core.registry import register
+from ...core.resampling import linear, separable
 from ..protocol import per_sample, require_finite
 from ..pushes import Context, Push, Stateless
 from ..references.cfg import from_null
@@ -27,17 +27,6 @@ def blurring(length: int) -> np.ndarray:
     return sum(tap * padded[k : k + length] for k, tap in enumerate(TAPS))
 
 
-def resizing(length: int, wanted: int) -> np.ndarray:
-    """Return the matrix that samples a row bilinearly at another length, without antialiasing."""
-    where = np.clip((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0, length - 1)
-    left = np.minimum(np.floor(where).astype(int), max(length - 2, 0))
-    share = where - left
-    matrix = np.zeros((wanted, length))
-    matrix[np.arange(wanted), left] += 1 - share
-    matrix[np.arange(wanted), np.minimum(left + 1, length - 1)] += share
-    return matrix
-
-
 def halved(length: int) -> int:
     """Return the length of the next coarser level."""
     return max(1, length // 2)
@@ -45,24 +34,16 @@ def halved(length: int) -> int:
 
 def down(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
     """Blur, then sample at half the size."""
-    rows, columns = (resizing(n, halved(n)) @ blurring(n) for n in x.shape[1:3])
+    rows, columns = (linear(n, halved(n)) @ blurring(n) for n in x.shape[1:3])
     return separable(rows, columns, x)
 
 
 def up(x: Float[Array, "batch h2 w2 c"], height: int, width: int) -> Array:
     """Sample at a larger size, then blur."""
     rows, columns = (
-        blurring(n) @ resizing(m, n) for m, n in zip(x.shape[1:3], (height, width), strict=True)
+        blurring(n) @ linear(m, n) for m, n in zip(x.shape[1:3], (height, width), strict=True)
     )
     return separable(rows, columns, x)
-
-
-def separable(rows: np.ndarray, columns: np.ndarray, x: Float[Array, "batch h w c"]) -> Array:
-    """Apply one matrix along the height and one along the width."""
-    rows, columns = rows.astype(x.dtype), columns.astype(x.dtype)
-    # Filters and resizing as small matrices: far cheaper than padding, slicing and gathering.
-    x = jnp.einsum("ih,bhwc->biwc", rows, x, precision=jax.lax.Precision.HIGHEST)
-    return jnp.einsum("jw,biwc->bijc", columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def pyramid(x: Float[Array, "batch h w c"], levels: int) -> list[Array]:

@@ -17,7 +17,11 @@ EDM2_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions"
 EDM_ROOT = "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained"
 DIT_ROOT = "https://dl.fbaipublicfiles.com/DiT/models"
 VAE_ROOT = "https://huggingface.co/stabilityai/sd-vae-ft-mse/resolve/main"
+FID_ROOT = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
+FIDELITY_ROOT = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+DINOV2_ROOT = "https://dl.fbaipublicfiles.com/dinov2"
 NVIDIA = "CC BY-NC-SA 4.0"
+APACHE = "Apache-2.0"
 META = "CC BY-NC 4.0"
 # EDM2 snapshots, arXiv 2312.02696: parameters by size, and thousands of images at their end.
 EDM2_PARAMETERS = {
@@ -40,7 +44,8 @@ class Published:
         parameters: how many numbers it holds, about.
         width: bytes of each.
         licence: of the weights.
-        sha256: of the file, checked where the publisher gives one; empty otherwise.
+        sha256: of the file, or what it begins with, checked where the publisher gives one; empty
+            otherwise.
         model: fields of the ``model`` section that the file itself does not say.
     """
 
@@ -79,6 +84,16 @@ def _dit(file: str, parameters: int) -> Published:
     return Published(file, f"{DIT_ROOT}/{file}", parameters, 4, META, model=heads)
 
 
+def _inception(file: str, root: str) -> Published:
+    # What stands at the end of the name is what the digest begins with.
+    return Published(file, f"{root}/{file}", 23_885_392, 4, APACHE, sha256="6726825d")
+
+
+def _dinov2(name: str, parameters: int) -> Published:
+    folder, file = name.removesuffix("_reg4"), f"{name}_pretrain.pth"
+    return Published(file, f"{DINOV2_ROOT}/{folder}/{file}", parameters, 4, APACHE)
+
+
 OTHERS = {
     one.file: one
     for one in (
@@ -101,6 +116,12 @@ OTHERS = {
         ),
         _dit("DiT-XL-2-256x256.pt", 675_129_632),
         _dit("DiT-XL-2-512x512.pt", 676_014_368),
+        _inception("pt_inception-2015-12-05-6726825d.pth", FID_ROOT),
+        _inception("weights-inception-2015-12-05-6726825d.pth", FIDELITY_ROOT),
+        _dinov2("dinov2_vitb14", 86_580_480),
+        _dinov2("dinov2_vitl14", 304_368_640),
+        _dinov2("dinov2_vitb14_reg4", 86_583_552),
+        _dinov2("dinov2_vitl14_reg4", 304_372_736),
     )
 }
 
@@ -140,7 +161,7 @@ def find(file: str) -> Path | None:
             f"{entry.size / 1e9:.2f} GB, {known}, licence {entry.licence}) and put it there, or "
             f"set GUIDESTAR_WEIGHTS to the folder that holds it"
         )
-    if entry.sha256 and (found := sha256(path)) != entry.sha256:
+    if entry.sha256 and not (found := sha256(path)).startswith(entry.sha256):
         raise UserError(
             f"{path} has sha256 {found} and its publisher gives {entry.sha256}: download it again "
             f"from {entry.url}"

@@ -35,6 +35,8 @@ ARCHITECTURES = {
     "dimr": "dimr",
     "umd": "umd",
     "sd_vae": "sd_vae",
+    "inception_v3": "inception",
+    "dinov2": "dinov2",
 }
 
 

@@ -16,6 +16,7 @@ from ....core.errors import UserError
 from ....core.files import Array
 from ..readers import WeightSource
 from . import said
+from .layout import joined
 
 BLOCKS = "transformer_blocks"
 EMBEDDINGS = "norm1.emb"
@@ -75,17 +76,11 @@ def renamed(weights: WeightSource) -> WeightSource | None:
             for theirs, ours in BLOCK.items():
                 found[f"{here}.{ours}.{part}"] = take(f"{there}.{theirs}.{part}")
             three = [take(f"{there}.{name}.{part}") for name in QUERY_KEY_VALUE]
-            found[f"{here}.attn.qkv.{part}"] = _after_one_another(three)
+            found[f"{here}.attn.qkv.{part}"] = joined(three)
     description = dataclasses.replace(
         weights.description, format=f"{weights.description.format} of diffusers", computed=True
     )
     return dataclasses.replace(weights, tensors=found | rest, description=description)
-
-
-def _after_one_another(tensors: Sequence[Any]) -> Array:
-    shapes = [tensor.shape for tensor in tensors]
-    shape = (sum(one[0] for one in shapes), *shapes[0][1:])
-    return Array(shape, tensors[0].dtype, lambda: np.concatenate([one.read() for one in tensors]))
 
 
 def _the_same(weights: WeightSource, name: str, copies: Sequence[Any]) -> Array:

@@ -1,9 +1,11 @@
 """How a published array is laid out, and how this project lays it out."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ....core.files import Array
 
 
 class Entry(NamedTuple):
@@ -31,3 +33,15 @@ def linear(array: np.ndarray) -> np.ndarray:
 def conv(array: np.ndarray) -> np.ndarray:
     """Return a kernel ``[out, in, height, width]`` as ``[height, width, in, out]``."""
     return array.transpose(2, 3, 1, 0)
+
+
+def rows(array: np.ndarray) -> np.ndarray:
+    """Return tokens ``[1, token, width]``, or one alone, as ``[token, width]``."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def joined(tensors: Sequence[Any]) -> Array:
+    """Return arrays one after another along their first axis, read when it is asked for."""
+    shapes = [tensor.shape for tensor in tensors]
+    shape = (sum(one[0] for one in shapes), *shapes[0][1:])
+    return Array(shape, tensors[0].dtype, lambda: np.concatenate([one.read() for one in tensors]))

@@ -1,0 +1,136 @@
+"""Features that networks see: what all extractors of this package share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import UInt8
+from scipy.special import softmax
+
+from ...core.errors import UserError
+from ...core.files import sha256
+from ...core.macs import count
+from ...models.checkpoints import resolve
+from ...models.checkpoints.loading import Loaded, load
+from .extractor import Extracted
+
+
+class NetworkFeatures:
+    """The features, and perhaps the classes, that a network sees in images.
+
+    Images are taken in batches of one size, the last filled up, so that the network compiles once;
+    resizing is a program of its own, since only that depends on their size. Batches are spread over
+    the devices of this process. Matrix products are in full float32 on every device.
+
+    Args:
+        loaded: the network and its parameters.
+        prepare: from uint8 images ``[batch, h, w, c]``, c being 1 or 3, to what the network takes.
+        see: from the module and what ``prepare`` returns to features ``[batch, feature]`` and
+            logits ``[batch, class]``, or None in their place.
+        identity: JSON data: name, weights, their digest, and every setting that changes features.
+        batch_size: images at a time; rounded up to a multiple of the devices.
+        shape: of the images; None where any are taken.
+        before: what is done to the uint8 images on the host, if anything.
+
+    Attributes:
+        num_classes: of the logits; 0 without.
+        width: numbers in one image's features.
+        macs: multiply-adds of one image, resizing left out.
+
+    Raises:
+        UserError: a batch of no images.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        prepare: Callable,
+        see: Callable,
+        *,
+        identity: Mapping[str, Any],
+        batch_size: int,
+        shape: tuple[int, ...] | None = None,
+        before: Callable | None = None,
+    ):
+        if batch_size < 1:
+            raise UserError(f"evaluation.extractor.batch_size is {batch_size}: it is 1 or more")
+        devices = jax.local_devices()
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
+        self._spread = NamedSharding(mesh, PartitionSpec("data"))
+        self._params = jax.device_put(loaded.params, NamedSharding(mesh, PartitionSpec()))
+        self._size = -(-batch_size // len(devices)) * len(devices)
+        self._before = before
+        self._identity = dict(identity)
+        self.shape = shape
+
+        def run(params, x):
+            with jax.default_matmul_precision("highest"):
+                return see(loaded.network.module(params), x)
+
+        self._prepare, self._run = jax.jit(prepare), jax.jit(run)
+        image = jax.ShapeDtypeStruct((1, *(shape or loaded.spec.shape)), np.uint8)
+        inputs = (loaded.spec.shapes, jax.eval_shape(prepare, image))
+        features, logits = jax.eval_shape(run, *inputs)
+        self.num_classes = 0 if logits is None else logits.shape[-1]
+        self.width = features.shape[-1]
+        self.macs = count(run, *inputs)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Name, weights, their digest, and every setting that changes features."""
+        return self._identity
+
+    def __call__(self, images: UInt8[np.ndarray, "image h w c"]) -> Extracted:
+        """Return features, and class probabilities of a network that gives any."""
+        features, logits = [], []
+        for start in range(0, len(images), self._size):
+            part = images[start : start + self._size]
+            found, classes = self._seen(part)
+            features.append(np.asarray(found)[: len(part)])
+            if classes is not None:
+                logits.append(np.asarray(classes)[: len(part)])
+        if not logits:
+            return Extracted(np.concatenate(features))
+        # In float64, in which no two logits of float32 fall together.
+        chances = softmax(np.concatenate(logits).astype(np.float64), axis=-1)
+        return Extracted(np.concatenate(features), chances)
+
+    def _seen(self, images: np.ndarray) -> Any:
+        if self._before is not None:
+            images = self._before(images)
+        full = np.resize(images, (self._size, *images.shape[1:]))
+        return self._run(self._params, self._prepare(jax.device_put(full, self._spread)))
+
+
+def load_network(weights: str, network: str, name: str, **overrides: Any) -> tuple[Loaded, dict]:
+    """Read an extractor's network, and what identifies its weights.
+
+    Args:
+        weights: a path, or a published file's name.
+        network: the registered name of the network that it is to be.
+        name: the extractor's.
+        overrides: fields of the ``model`` section.
+
+    Raises:
+        UserError: no such weights, with their address where they are published; or of another
+            network.
+    """
+    path = resolve(weights)
+    loaded = load(weights, **overrides)
+    found = loaded.sidecar["model"]["name"]
+    if found != network:
+        raise UserError(
+            f"evaluation.extractor: {weights} is a {found}, and the extractor {name!r} takes a "
+            f"{network}"
+        )
+    return loaded, identity_of(name, weights, path)
+
+
+def identity_of(name: str, weights: str, path: Path) -> dict[str, Any]:
+    """Return an extractor's name, its weights as they were named, and their digest."""
+    return {"name": name, "weights": str(weights), "sha256": sha256(path)}
