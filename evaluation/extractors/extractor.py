@@ -98,6 +98,11 @@ class Together:
         return self.classes.num_classes
 
     @property
+    def width(self) -> int | None:
+        """Of the features, where that is known."""
+        return getattr(self.features, "width", None)
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """Of the features."""
         return self.features.identity

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ...core.checks import require_choice
@@ -13,9 +12,7 @@ from .network_features import NetworkFeatures, load_network
 SIDE = 299
 
 
-def resized(
-    images: UInt8[Array, "batch h w c"], form: str
-) -> Float[Array, "batch 299 299 3"]:
+def resized(images: UInt8[Array, "batch h w c"], form: str) -> Float[Array, "batch 299 299 3"]:
     """Return images as the network takes them, grey ones as coloured ones.
 
     Args:

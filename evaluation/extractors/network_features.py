@@ -14,7 +14,7 @@ from ...core.errors import UserError
 from ...core.files import sha256
 from ...core.macs import count
 from ...models.checkpoints import resolve
-from ...models.checkpoints.loading import Loaded, load
+from ...models.checkpoints.loading import Loaded, fit, load
 from .extractor import Extracted
 
 
@@ -121,14 +121,13 @@ def load_network(weights: str, network: str, name: str, **overrides: Any) -> tup
             network.
     """
     path = resolve(weights)
-    loaded = load(weights, **overrides)
-    found = loaded.sidecar["model"]["name"]
+    found = fit(weights).sidecar["model"]["name"]
     if found != network:
         raise UserError(
-            f"evaluation.extractor: {weights} is a {found}, and the extractor {name!r} takes a "
-            f"{network}"
+            f"evaluation.extractor: {weights} holds weights of {found}, and the extractor {name!r} "
+            f"takes those of {network}"
         )
-    return loaded, identity_of(name, weights, path)
+    return load(weights, **overrides), identity_of(name, weights, path)
 
 
 def identity_of(name: str, weights: str, path: Path) -> dict[str, Any]:

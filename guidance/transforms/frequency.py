@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 

@@ -1,4 +1,4 @@
-"""DINOv2: vision transformers whose class token is a feature space (Oquab et al., arXiv 2304.07193).
+"""DINOv2: vision transformers that tell pictures apart by their class token (arXiv 2304.07193).
 
 With registers, tokens beside the class that take what patches would else be misused for (Darcet et
 al., arXiv 2309.16588), or without. Positions are learnt on a grid of 37 x 37 patches and resized to
@@ -160,7 +160,9 @@ def dinov2_spec(size: str | None = None, dtype: str = "float32", **fields: Any) 
     """
     if size is not None and size not in SIZES:
         raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-    chosen = dict(zip(("depth", "width", "heads"), SIZES[size], strict=True)) if size else {}
+    chosen: dict[str, Any] = {}
+    if size is not None:
+        chosen = dict(zip(("depth", "width", "heads"), SIZES[size], strict=True))
     if fields.get("registers"):
         chosen |= {"antialias": True, "offset": 0.0}
     own = checked_fields(DINOv2, "dinov2", chosen | fields)
