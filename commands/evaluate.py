@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
-from ..core.errors import UserError
+from ..core.errors import NoResult, UserError
 from ..core.files import read_json, safe_name, write_json, write_text
 from ..core.registry import written_in
 from ..evaluation.claims import judge
@@ -221,7 +221,8 @@ class Evaluation:
             first.
 
         Raises:
-            UserError: images that are not finite, no space, or a metric that refuses them.
+            NoResult: images that are not finite, or that a metric refuses.
+            UserError: no space, or weights that were replaced meanwhile.
         """
         clock = Clock(output.workdir / SECONDS)
 
@@ -236,8 +237,13 @@ class Evaluation:
             return {}
         count = output.section.count
         parts = in_parts(store.read, output.job.labels, count)
-        found = numbers(self.metrics, self.extractor, self.real, parts)
-        return _row(title, guidance, output, clock.seconds(count)) | {"numbers": found}
+        try:
+            found = numbers(self.metrics, self.extractor, self.real, parts)
+        except UserError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
+            raise NoResult(str(error)) from error
+        return described_row(title, guidance, output, clock.seconds(count)) | {"numbers": found}
 
     def record(
         self, config, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]
@@ -479,9 +485,10 @@ def _require_same(record: Path, made_of: Mapping[str, Mapping[str, Any]]) -> Non
             )
 
 
-def _row(
+def described_row(
     title: str, guidance: Mapping[str, Any], output: Output, seconds: float | None
 ) -> dict[str, Any]:
+    """Return what is known of a row without its images: rule, cost, and what it is made of."""
     plan = output.job.plan()
     return {
         "title": title,

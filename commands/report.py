@@ -6,13 +6,13 @@ from ..core.errors import UserError
 from ..evaluation.report import Record, Row, read_record, write_documents
 from ..guidance.evaluations import counts_text
 from ..runtime import distributed
-from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder, SWEEP
 from ..runtime.store import Store
 
 # What this mode reads of a config: all it tells is in the record.
 READS = ()
 # What it tells of may go on meanwhile.
-WORKDIR = Folder(beside=(RUN, SAMPLES, EVALUATION), held=False)
+WORKDIR = Folder(beside=(RUN, SAMPLES, EVALUATION, SWEEP), held=False)
 
 
 def run(config, workdir: Path) -> None:

@@ -7,7 +7,7 @@ from ..core.errors import UserError
 from ..core.files import safe_name
 from ..evaluation.extractors import make_extractor
 from ..evaluation.statistics import SUFFIX, RealStatistics
-from ..runtime.run_folder import DATA_SET, EVALUATION, SAMPLES, Folder
+from ..runtime.run_folder import DATA_SET, EVALUATION, SAMPLES, Folder, SWEEP
 from .config.sections import section
 
 EXAMPLE = "configs/evidence.py"
@@ -20,7 +20,7 @@ READS = (
     "evaluation.statistics",
 )
 # What its work folder becomes, and may hold before.
-WORKDIR = Folder(beside=(DATA_SET, SAMPLES, EVALUATION))
+WORKDIR = Folder(beside=(DATA_SET, SAMPLES, EVALUATION, SWEEP))
 
 
 def run(config, workdir: Path) -> None:

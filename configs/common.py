@@ -147,6 +147,29 @@ def base() -> ConfigDict:
                 count=0,  # all
                 compare=False,  # with config.data, of which the latents were made
             ),
+            # What --mode=sweep tries: the trials that get_hyper says (sampler "grid"; get_hyper of
+            # the config's own file, or of the one that `definition` names), or as many as `trials`
+            # says, which Optuna proposes ("tpe", "random") from `space`, a tuple of dict(field=...,
+            # low=..., high=..., log=..., int=...) or dict(field=..., choices=...).
+            sweep=dict(
+                sampler="grid",
+                definition="",
+                space=(),
+                trials=0,
+                metric="frechet_distance",
+                direction="minimize",  # or maximize
+                seed=0,  # of the proposals; images have the config's in every trial
+                # A search's trials are first measured on so many images (0: on all at once), and
+                # given up where the median of finished ones is better, once there are `startup`.
+                pruning=dict(images=0, startup=5),
+                keep_images=None,  # None: those of a grid; True, False
+                # SQLite in the workdir where empty; postgresql://user@host/name, or journal:PATH.
+                storage="",
+                study="",  # its name there; the config's if empty
+                workers=1,  # processes on this machine
+                lease=60.0,  # seconds without a sign, after which another worker is taken for dead
+                dry_run=False,
+            ),
             # What --mode=prepare makes of a folder of pictures.
             prepare=dict(
                 source="",

@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class WrongType(UserError, TypeError):
     """A value of another type than the one that is asked for."""
+
+
+class NoResult(UserError):
+    """What was computed as it was asked for is nothing to go on with, such as images of NaN."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..core.errors import UserError
+from ..core.errors import NoResult, UserError
 from ..models.autoencoders.loading import Autoencoder, load_autoencoder
 from ..models.autoencoders.scaling import PUBLISHED, LatentScaling, from_json
 from ..runtime.batches import Batches
@@ -48,16 +48,16 @@ class Decoder:
         """Return the images, where all of them are numbers.
 
         Raises:
-            UserError: some are not finite; with their indices and the likely causes.
+            NoResult: some are not finite; with their indices and the likely causes.
         """
         if (bad := not_finite(latents)).size:
-            raise UserError(
+            raise NoResult(
                 f"{numbered(indices, bad)} not finite as latents already, and nothing was "
                 f"written: sample or encode them again"
             )
         images = self(latents)
         if (bad := not_finite(images)).size:
-            raise UserError(
+            raise NoResult(
                 f"{numbered(indices, bad)} not finite once decoded by {self.file}, and nothing was "
                 f"written: these latents are not scaled as it takes them (sampling.scaling), or "
                 f"its model.dtype is too narrow for its numbers"

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from .. import guidance, samplers
-from ..core.errors import UserError
+from ..core.errors import NoResult, UserError
 from ..core.macs import macs
 from ..core.random import checked_seed, root_key
 from ..guidance import MAIN
@@ -139,7 +139,7 @@ class Job:
         """Return what `images` returns, where all of it is numbers.
 
         Raises:
-            UserError: some are not finite; with the images, the step and the likely causes.
+            NoResult: some are not finite; with the images, the step and the likely causes.
         """
         images = self.images(indices)
         bad = not_finite(images)
@@ -149,7 +149,7 @@ class Job:
         steps = np.asarray(jax.device_get(kept["denoised"]))[:, :1]
         number = int(np.argmax(~np.isfinite(steps).all(axis=tuple(range(1, steps.ndim)))))
         lowest, highest = self.main.sigma_range
-        raise UserError(
+        raise NoResult(
             f"{numbered(indices, bad)} not finite, from step {number} of {len(steps)} on (sigma "
             f"{self.sampler.sigmas[number]:.4g}), and nothing was written: a guidance scale is too "
             f"large, a network's model.dtype too narrow for its numbers, or the schedule leaves "

@@ -98,6 +98,15 @@ def array_from_primary(array: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(array), array.dtype)
 
 
+def text_from_primary(text: str) -> str:
+    """Return the primary process's text in every process."""
+    if jax.process_count() == 1:
+        return text
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    held = np.zeros(from_primary(len(encoded)), np.uint8)
+    return array_from_primary(encoded if is_primary() else held).tobytes().decode()
+
+
 def from_all(number: int) -> list[int]:
     """Return the number of every process, below 2^31, in their order."""
     if jax.process_count() == 1:

@@ -29,11 +29,13 @@ except ImportError:  # a system without such locks: file times and process numbe
 NAME = ".in_use.json"
 # What a folder may hold, and the names that tell it; those of an unfinished one, too.
 RUN, DATA_SET, SAMPLES, EVALUATION = "a training run", "a data set", "samples", "an evaluation"
+SWEEP = "a sweep"
 MARKS = {
     RUN: ("run.json", "checkpoints", "metrics.jsonl"),
     DATA_SET: ("dataset.json", "unfinished.json"),
     SAMPLES: ("sampling.json",),
     EVALUATION: ("evidence.json",),
+    SWEEP: ("sweep.json", "sweep.db"),
 }
 # Folders that this process holds: a process is never in the way of its own locks.
 _HELD: set[Path] = set()
@@ -51,11 +53,14 @@ class Folder:
         beside: those of `MARKS` that what the mode writes may lie beside.
         held: whether no other run may use it meanwhile. A mode that reads what is there, and that
             another run may still be writing, neither holds it nor makes it.
+        shared: whether several runs of the mode write there at once; what each of them is at it
+            holds by `held`.
     """
 
     makes: str = ""
     beside: tuple[str, ...] = ()
     held: bool = True
+    shared: bool = False
 
     def require_fit(self, folder: Path, mode: str) -> None:
         """Refuse a folder that holds what the mode's results do not belong beside.
@@ -105,7 +110,7 @@ def claimed(
         UserError: in every process, a folder that cannot be written, that another run holds, or
             that holds what the mode has no place beside.
     """
-    refused, held = None, None
+    refused, lock = None, None
     folder = _path(workdir)
     if not use.held:
         use.require_fit(folder, mode)
@@ -116,7 +121,8 @@ def claimed(
         try:
             _require_writable(folder, workdir)
             if distributed.is_primary():
-                held = _Held(folder / NAME, mode, say)
+                if not use.shared:
+                    lock = _Held(folder / NAME, mode, say)
                 use.require_fit(folder, mode)
         except UserError as error:
             refused = error
@@ -124,11 +130,29 @@ def claimed(
             distributed.agree(refused, f"could not use {workdir}")
             yield folder
         finally:
-            if held is not None:
-                held.release()
+            if lock is not None:
+                lock.release()
     except BaseException:
         _remove_empty(made)
         raise
+
+
+@contextlib.contextmanager
+def held(folder: Path, mode: str, *, say: Callable[[str], Any] = distributed.say) -> Iterator[None]:
+    """Hold a folder in this process, whatever other processes of its job do.
+
+    Args:
+        folder: one that there is.
+        mode, say: as in `claimed`.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    lock = _Held(folder / NAME, mode, say)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _path(workdir: str | os.PathLike) -> Path:
@@ -223,7 +247,7 @@ class _Held:
                 return False
         except FileNotFoundError:
             return False
-        if holder and holder.get("machine") != _machine():
+        if holder and holder.get("machine") != machine():
             self._wait_for(file, holder, say)
         elif holder and locked is None and _lives(holder):
             raise UserError(self._in_use(holder))
@@ -287,11 +311,11 @@ def _this_run(mode: str) -> dict:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "start": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "machine": _machine(),
+        "machine": machine(),
     }
 
 
-def _machine() -> str:
+def machine() -> str:
     """Return what tells this machine, since it was started, from any other."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,26 @@
+"""Scale, interval and rule on the digits by Optuna, bad trials given up after 40 images.
+
+    python main.py --config=configs/sweeps/search_digits.py --workdir=out/search --mode=sweep
+
+The images are those of `configs/sweeps/digits.py`, so that the two can be compared.
+"""
+
+from guidestar.configs.sweeps import digits
+
+
+def get_config():
+    """Return the config."""
+    config = digits.get_config()
+    config.name = "search_digits"
+    config.sweep.update(
+        sampler="tpe",
+        trials=40,
+        space=(
+            dict(field="guidance.rule.name", choices=digits.RULES),
+            dict(field="guidance.rule.scale", low=1.0, high=7.0, log=True),
+            dict(field="guidance.low", low=0.0, high=1.0),
+            dict(field="guidance.high", low=1.5, high=80.0, log=True),
+        ),
+    )
+    config.sweep.pruning.update(images=40, startup=5)
+    return config
