@@ -6,7 +6,7 @@ from ..core.errors import UserError
 from ..evaluation.report import Record, Row, read_record, write_documents
 from ..guidance.evaluations import counts_text
 from ..runtime import distributed
-from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder, SWEEP
+from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, SWEEP, Folder
 from ..runtime.store import Store
 
 # What this mode reads of a config: all it tells is in the record.

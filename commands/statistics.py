@@ -7,7 +7,7 @@ from ..core.errors import UserError
 from ..core.files import safe_name
 from ..evaluation.extractors import make_extractor
 from ..evaluation.statistics import SUFFIX, RealStatistics
-from ..runtime.run_folder import DATA_SET, EVALUATION, SAMPLES, Folder, SWEEP
+from ..runtime.run_folder import DATA_SET, EVALUATION, SAMPLES, SWEEP, Folder
 from .config.sections import section
 
 EXAMPLE = "configs/evidence.py"

@@ -28,7 +28,7 @@ from ..core.errors import NoResult, UserError
 from ..core.files import digest_of, write_json, write_text
 from ..runtime import distributed
 from ..runtime.identity import plain
-from ..runtime.run_folder import RUN, SAMPLES, SWEEP, Folder
+from ..runtime.run_folder import SWEEP, Folder
 from ..runtime.study import (
     COMPLETE,
     FAILED,
@@ -50,7 +50,7 @@ from .evaluate import Evaluation, described_row, flat, said
 from .sample import Output
 
 # Several workers are there at once, and each holds the folder of the trial that it is at.
-WORKDIR = Folder(makes=SWEEP, beside=(RUN, SAMPLES), shared=True)
+WORKDIR = Folder(makes=SWEEP, shared=True)
 # The program that workers run.
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 RECORD, TABLE = "sweep.json", "sweep.csv"

@@ -108,12 +108,14 @@ BESIDE = {
         *("sample", "export", "ema", "lcsc", "affinity", "import", "statistics"),
         *("atlas", "demo", "fractal2d", "solvers", "report"),
     ),
+    "sweep": ("statistics", "report"),
 }
 MAKING = {
     "training": ("train",),
     "data set": ("encode", "prepare"),
     "samples": ("decode", "sample"),
     "evaluation": ("evaluate", "evidence"),
+    "sweep": ("sweep",),
 }
 
 
@@ -274,3 +276,16 @@ def test_processes_of_one_job_hold_it_together(tmp_path, monkeypatch, holder):
     ):
         pass
     assert socket.gethostname() in (tmp_path / run_folder.NAME).read_text()
+
+
+def test_runs_that_share_a_folder_hold_what_they_are_at(tmp_path):
+    use = run_folder.Folder(makes=run_folder.SWEEP, shared=True)
+    with (
+        run_folder.claimed(tmp_path, "sweep", use=use),
+        run_folder.claimed(tmp_path, "sweep", use=use) as folder,
+    ):
+        assert list(folder.iterdir()) == []
+        with run_folder.held(folder, "a trial"):
+            with pytest.raises(UserError, match="in use by another run .*a trial"):
+                with run_folder.held(folder, "a trial"):
+                    pass
