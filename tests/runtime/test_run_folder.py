@@ -285,7 +285,9 @@ def test_runs_that_share_a_folder_hold_what_they_are_at(tmp_path):
         run_folder.claimed(tmp_path, "sweep", use=use) as folder,
     ):
         assert list(folder.iterdir()) == []
-        with run_folder.held(folder, "a trial"):
-            with pytest.raises(UserError, match="in use by another run .*a trial"):
-                with run_folder.held(folder, "a trial"):
-                    pass
+        with (
+            run_folder.held(folder, "a trial"),
+            pytest.raises(UserError, match="in use by another run .*a trial"),
+            run_folder.held(folder, "a trial"),
+        ):
+            pass
