@@ -43,4 +43,13 @@ need() {
   done
 }
 
+# Refuse a sweep of several machines whose storage would be a file of one of them.
+need_shared_storage() {
+  local word
+  for word in "${MAIN[@]}"; do
+    case "$word" in --config.sweep.storage=sqlite*) break ;; --config.sweep.storage=?*) return ;; esac
+  done
+  fail "main.py needs --config.sweep.storage=postgresql://... or journal:PATH after --, which all machines reach"
+}
+
 MAIN=()

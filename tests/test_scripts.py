@@ -13,6 +13,9 @@ RULES = "--config.sharding.rules=((\"a b$\", (None, 'tensor')),)"
 CLOUD = ["cloud_tpu.sh", "--name=pod", "--zone=us-z"]
 SLURM = ["slurm.sh", "--nodes=2", "--gpus=8"]
 GKE = ["gke_jobset.sh", "--name=run", "--image=i:1", "--hosts=4", "--claim=c"]
+STORAGE = "--config.sweep.storage=journal:/shared/a sweep.journal"
+ARRAY = ["slurm_sweep.sh", "--workers=3", "--gpus=1"]
+SLICES = ["tpu_sweep.sh", "--names=one,two", "--zone=us-z"]
 TPU = ["--tpu=tpu-v5-lite-podslice", "--topology=4x4", "--chips=4"]
 
 # Says what it was given and on stdin; a false `srun` does what a stopped run does.
@@ -56,14 +59,28 @@ def main(tmp_path, *more):
 
 @pytest.mark.parametrize(
     "words",
-    [CLOUD, [*CLOUD, "--project=p", "--setup=yes"], SLURM, [*GKE, *TPU], [*GKE, "--gpus=8"]],
+    [
+        CLOUD,
+        [*CLOUD, "--project=p", "--setup=yes"],
+        SLURM,
+        [*GKE, *TPU],
+        [*GKE, "--gpus=8"],
+        ARRAY,
+        SLICES,
+    ],
+    ids=lambda words: " ".join(words[:3]),
 )
 def test_a_dry_run_prints_what_is_executed_and_does_nothing(machine, tmp_path, words):
-    said = machine(*words, "--dry-run", *main(tmp_path))
+    more = [STORAGE] * (words in (ARRAY, SLICES))
+    said = machine(*words, "--dry-run", *main(tmp_path, *more))
     assert said.returncode == 0, said.stderr
     assert not machine.record.exists() and not (tmp_path / "a run").exists()
-    done = machine(*words, *main(tmp_path))
+    done = machine(*words, *main(tmp_path, *more))
     assert done.returncode == 0, done.stderr
+    if words is SLICES:  # started side by side
+        assert sorted(said.stdout.splitlines()) == sorted(done.stdout.splitlines())
+        assert sorted(machine.record.read_text().split("\n")) == sorted(done.stdout.split("\n"))
+        return
     assert said.stdout.startswith(done.stdout)
     calls = [shlex.split(line) for line in machine.record.read_text().splitlines()]
     printed = [shlex.split(line) for line in done.stdout.splitlines()]
@@ -151,6 +168,13 @@ def test_a_jobset_is_whole_and_its_command_runs_and_passes_sigterm_on(machine, t
         ([*GKE, "--", "--config=a", "--workdir=b"], "give --tpu="),
         ([*GKE, *TPU, "--gpus=1", "--", "--config=a", "--workdir=b"], "not both"),
         ([*GKE, "--tpu=x", "--", "--config=a", "--workdir=b"], "--topology is missing"),
+        ([*ARRAY, "--", "--config=a", "--workdir=b"], "needs --config.sweep.storage=postgresql"),
+        (
+            [*ARRAY, "--", "--config=a", "--workdir=b", "--config.sweep.storage=sqlite:///x.db"],
+            "which all machines reach",
+        ),
+        ([*SLICES, "--", "--config=a", "--workdir=b"], "needs --config.sweep.storage=postgresql"),
+        ([*ARRAY[:1], "--gpus=1", "--", "--config=a", "--workdir=b"], "--workers is missing"),
         ([GKE[0], "--name=Run", *GKE[2:], "--gpus=1", "--", "--config=a", "--workdir=b"], "lower"),
     ],
 )
@@ -161,7 +185,32 @@ def test_mistakes_are_refused_in_one_line(machine, words, message):
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
 
 
-@pytest.mark.parametrize("script", ["cloud_tpu.sh", "slurm.sh", "gke_jobset.sh"])
+def test_an_element_of_a_sweep_that_was_told_to_stop_is_queued_again(machine, tmp_path):
+    machine(*ARRAY, *main(tmp_path, STORAGE))
+    call = shlex.split(machine.record.read_text())
+    assert "--array=1-3" in call and "--requeue" in call
+    batch = Path(f"{machine.record}.stdin").read_text()
+    machine.record.unlink()
+    stopping = RECORD.replace("stopped by SIGTERM: step 3", "stopped by SIGTERM: trials that")
+    (tmp_path / "programs" / "srun").write_text(stopping)
+    element = {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "2"}
+    done = subprocess.run(["bash"], input=batch, env=machine.environment | element, text=True)
+    srun, requeue = map(shlex.split, machine.record.read_text().splitlines())
+    assert done.returncode == 0 and requeue == ["scontrol", "requeue", "77_2"]
+    assert srun[1:] == [".venv/bin/python", "main.py", *main(tmp_path, STORAGE)[1:], "--mode=sweep"]
+
+
+def test_a_sweep_on_slices_starts_one_worker_on_each(machine, tmp_path):
+    machine(*SLICES, *main(tmp_path, STORAGE))
+    calls = sorted(machine.record.read_text().splitlines())
+    assert [shlex.split(call)[5] for call in calls] == ["one", "two"]
+    assert all("--mode=sweep" in shlex.split(call)[-1] for call in calls)
+
+
+SCRIPTS = ["cloud_tpu.sh", "slurm.sh", "gke_jobset.sh", "slurm_sweep.sh", "tpu_sweep.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_is_the_scripts_own_words(machine, script):
     result = machine(script, "--help")
     assert result.returncode == 0 and f"scripts/{script} " in result.stdout
