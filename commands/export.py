@@ -14,6 +14,8 @@ from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
 from ..runtime.sharding import on_one_device
 from ..training.losses.loss import MAIN
 from ..training.watchers import averaged
+from .config.overrides import given
+from .config.trained import RECORD, begun, scaling_of
 from .config.training import (
     checkpoints_of,
     identity_of,
@@ -58,33 +60,42 @@ def commit() -> str:
 
 
 def run(config, workdir: Path) -> Path:
-    """Write ``<workdir>/<config.name>.safetensors`` and its sidecar from the newest checkpoint.
+    """Write ``<workdir>/<name>.safetensors`` and its sidecar from the newest checkpoint.
+
+    The run is that which its record says, whatever the config: what the command line says
+    besides has to agree with it.
 
     Raises:
-        UserError: no checkpoint below ``workdir``, or several processes.
+        UserError: no checkpoint below ``workdir``, fields of another run, or several processes.
     """
     if jax.process_count() > 1:
         raise UserError("--mode=export reads what every host has written: run it on one host alone")
-    path = workdir / f"{config.name}.safetensors"
+    run, stored, known = config, {}, {}
+    if (workdir / RECORD).is_file():
+        run, stored = begun(config, workdir / RECORD, "train again", given(config).overrides)
+        # What code did is in the weights, whatever it says today.
+        known = {"roles": stored.get("roles", {}), "outside": None}
+    path = workdir / f"{run.name}.safetensors"
     require_own(path, lambda sidecar: sidecar.get("weights") == "averaged", "export")
-    networks = networks_of(config)
-    setup = setup_of(config, on_one_device(jax.local_devices()[0]), networks)
-    with contextlib.closing(checkpoints_of(config, workdir, networks)) as checkpoints:
+    networks = networks_of(run)
+    setup = setup_of(run, on_one_device(jax.local_devices()[0]), networks)
+    with contextlib.closing(checkpoints_of(run, workdir, networks, known=known)) as checkpoints:
         found = restored(checkpoints, setup)
     if found is None:
         raise UserError(f"{workdir} holds no checkpoint: run --mode=train with it first")
     step, state, extra = found
+    scaling = latents.provenance(run.data.name).get("latents") or scaling_of(stored)
     provenance = {
-        "name": config.name,
+        "name": run.name,
         "weights": "averaged",
-        "config": identity_of(config, networks),
+        "config": identity_of(run, networks) | known,
         "commit": commit(),
         "steps": step,
         "images": extra["position"]["examples_seen"],
-        "data": config.data.name,
+        "data": run.data.name,
         "date": datetime.date.today().isoformat(),
-        **latents.provenance(config.data.name),
+        **({} if scaling is None else {"latents": scaling}),
     }
-    save(path, averaged(setup.recipe, state)[MAIN], plain(config.model), provenance)
+    save(path, averaged(setup.recipe, state)[MAIN], plain(run.model), provenance)
     print(f"wrote {path} ({path.stat().st_size / 2**20:.2f} MiB), step {step}")
     return path

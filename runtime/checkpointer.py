@@ -49,6 +49,7 @@ class Checkpoints:
         keep_every_steps: multiples of it are kept too; 0 for none.
         verify: how much of a file is compared when it is read, ``contents`` or ``sizes``.
         force: continue although the identity is another.
+        begun: JSON data that says how the run was begun, kept in ``run.json`` and never compared.
         form: number of the state's form, stored with it; 1 in checkpoints that say none.
         upgraded: from an identity that was stored, perhaps by an earlier version, to the parts
             of today; and lines to say.
@@ -67,6 +68,7 @@ class Checkpoints:
         keep_every_steps: int = 0,
         verify: str = "contents",
         force: bool = False,
+        begun: Mapping[str, Any] | None = None,
         form: int = 1,
         upgraded: Callable[[dict], tuple[dict, tuple[str, ...]]] = lambda stored: (stored, ()),
         say: Callable[..., Any] = distributed.say,
@@ -78,6 +80,7 @@ class Checkpoints:
         self._record = self.directory.parent / "run.json"
         self._identity = json.loads(json.dumps(identity))
         self._keep, self._keep_every = keep, keep_every_steps
+        self._begun = dict(begun or {})
         self._verify = manifest.require_check(verify)
         self._newest = self._read_record(force)
         self._writer: threading.Thread | None = None
@@ -332,7 +335,8 @@ class Checkpoints:
 
     def _write_record(self, newest: int | None) -> None:
         self._newest = newest
-        write_json(self._record, {"newest": newest, "identity": self._identity})
+        record = {"newest": newest, "identity": self._identity, "begun": self._begun}
+        write_json(self._record, record)
 
     def _read_record(self, force: bool) -> int | None:
         """Check whose checkpoints these are; return the newest step that was saved."""

@@ -2,7 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from ...runtime.checkpointer import Checkpoints
 from ...runtime.sharding import on_one_device
 from ...training.losses.loss import MAIN
 from ...training.watchers import averaged
+from . import overrides
+from .overrides import Override
 from .training import FORM, networks_of, plain, restored, setup_of
 
-# Sections of a config that a run's record keeps.
+RECORD = "run.json"
+# Sections of a config that the record of every run keeps.
 KEPT = ("training", "optimizer", "ema")
 SCALING = ("image_range", "shift", "scale", "autoencoder")
 
@@ -41,15 +45,15 @@ def newest_average(config, workdir: Path) -> Weights:
     Raises:
         UserError: the run has saved nothing, or what it saved cannot be read.
     """
-    exported = workdir / f"{config.name}.safetensors"
-    record = workdir / "run.json"
+    record = workdir / RECORD
     checkpoints = record.is_file() and (workdir / "checkpoints").is_dir()
     if checkpoints and jax.process_count() == 1:
         weights = _of_checkpoint(config, workdir, record)
         if weights is not None:
             return weights
-    if exported.is_file():
-        return read_weights(MAIN, str(exported))
+    for name in (config.name, _name(record)):
+        if (exported := workdir / f"{name}.safetensors").is_file():
+            return read_weights(MAIN, str(exported))
     if checkpoints and jax.process_count() > 1:
         raise UserError(
             f"{workdir} holds a run, and several processes sample from files alone: run "
@@ -62,12 +66,7 @@ def newest_average(config, workdir: Path) -> Weights:
 
 
 def _of_checkpoint(config, workdir: Path, record: Path) -> Weights | None:
-    way_out = f"restore it from a copy, or name sampling.weights.{MAIN}"
-    try:
-        stored = read_json(record, way_out)["identity"]
-        run = _configured(config, stored)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{record} does not say which run this is ({error}): {way_out}") from error
+    run, stored = begun(config, record, f"name sampling.weights.{MAIN}")
     networks = networks_of(run)
     setup = setup_of(run, on_one_device(jax.local_devices()[0]), networks)
     read = Checkpoints(workdir / "checkpoints", stored, form=FORM, say=distributed.say)
@@ -81,7 +80,7 @@ def _of_checkpoint(config, workdir: Path, record: Path) -> Weights | None:
         spec = spec.without_null()
     if spec.preconditioner is None:
         raise UserError(f"{workdir} holds a run of a {run.model.name}, which makes no images")
-    latents = _scaling(stored)
+    latents = scaling_of(stored)
     denoiser = spec.denoiser(
         params, origin=Origin(f"step {step}"), latent=spec.latent or latents is not None
     )
@@ -91,17 +90,81 @@ def _of_checkpoint(config, workdir: Path, record: Path) -> Weights | None:
     return Weights(denoiser, made_of, f"step {step} of {workdir}", latents, f"step_{step}")
 
 
-def _configured(config, stored: Mapping[str, Any]) -> ConfigDict:
-    """Return a config with the sections that a run was begun with."""
-    tree = config.to_dict() | {"seed": stored["seed"], "model": stored["model"]}
+def begun(
+    config, record: Path, otherwise: str, given: Sequence[Override] = ()
+) -> tuple[ConfigDict, dict[str, Any]]:
+    """Return the config that a run was begun with, and its identity.
+
+    Its networks begin from nothing there: parameters come from the checkpoint.
+
+    Args:
+        config: names what the record of an earlier release does not keep.
+        record: the run's ``run.json``.
+        otherwise: what to do where it cannot be read, for messages.
+        given: fields that hold in the place of the run's.
+
+    Raises:
+        UserError: a record that says nothing of the run, a field that the run has not, or parts
+            of modules that are not imported.
+    """
+    way_out = f"restore it from a copy, or {otherwise}"
+    try:
+        stored = read_json(record, way_out)
+        identity, kept = stored["identity"], stored.get("begun", {})
+        own = config.to_dict()
+        tree = _tuples(kept["config"]) if "config" in kept else _of_identity(own, identity)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{record} does not say which run this is ({error}): {way_out}") from error
+    if missing := sorted({*_names(tree.get("imports"))} - {*_names(own.get("imports"))}):
+        raise UserError(
+            f"the run of {record} was begun with --config.imports={','.join(missing)}: give it "
+            f"again, as no code is run because a file names it"
+        )
+    run = overrides.apply(ConfigDict(tree), given).to_dict()
+    for role, section in run.get("roles", {}).items():
+        if known := kept.get("models", {}).get(role):
+            section |= {"model": _tuples(known), "init_from": ""}
+    run["training"]["init_from"] = ""
+    return ConfigDict(run), identity
+
+
+def _name(record: Path) -> str:
+    """Return what a run's config is called; empty where nobody knows."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(record.read_text())["begun"]["config"]["name"])
+    return ""
+
+
+def _names(given: Any) -> list[str]:
+    return [one for one in (given.split(",") if isinstance(given, str) else given or ()) if one]
+
+
+def _tuples(data: Any) -> Any:
+    """Return JSON data with the lists of a config, which are tuples."""
+    if isinstance(data, Mapping):
+        return {key: _tuples(value) for key, value in data.items()}
+    return tuple(map(_tuples, data)) if isinstance(data, list) else data
+
+
+def _of_identity(own: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the sections that an earlier release's record keeps."""
+    tree = own | {"seed": identity["seed"], "model": identity["model"]}
     for name in KEPT:
-        tree[name] = tree[name] | stored[name]
-    # Parameters come from the checkpoint, whatever they began from.
-    tree["training"]["init_from"] = ""
-    return ConfigDict(tree)
+        tree[name] = _restored(own[name], identity[name])
+    return tree
 
 
-def _scaling(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _restored(own: Any, stored: Any) -> Any:
+    """Return a section as it was stored; a file of which its digest was kept is one's own."""
+    if not isinstance(stored, Mapping):
+        return _tuples(stored)
+    if stored.keys() == {"sha256"}:
+        return own
+    inside = own if isinstance(own, Mapping) else {}
+    return {**inside, **{key: _restored(inside.get(key), one) for key, one in stored.items()}}
+
+
+def scaling_of(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the scaling of the latents that a run is trained on; None of one on images."""
     data = stored.get("data") or {}
     facts = (data.get("content") or {}).get("latents") or {}

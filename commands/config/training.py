@@ -1,9 +1,11 @@
 """A training run as a config names it: what train, export, affinity and lcsc compose alike."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ... import input_pipeline
@@ -60,6 +62,7 @@ class Networks:
         optimizers: sections of those that are trained.
         averaged: those whose averages are kept.
         identity: what is said of each beyond fresh parameters and the config's optimizer.
+        models: their ``model`` sections, those that weight files give included.
     """
 
     specs: Mapping[str, Spec]
@@ -67,6 +70,7 @@ class Networks:
     optimizers: Mapping[str, Mapping[str, Any]]
     averaged: tuple[str, ...]
     identity: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Any]
 
 
 def require_numbers(config) -> None:
@@ -122,6 +126,11 @@ def plain(section) -> Any:
     return section.to_dict() if hasattr(section, "to_dict") else section
 
 
+def readable(section) -> Any:
+    """Return a section as JSON data; what JSON cannot keep is text."""
+    return json.loads(json.dumps(plain(section), default=str))
+
+
 def networks_of(config) -> Networks:
     """Read the sections ``model``, ``training.init_from`` and ``roles``.
 
@@ -133,6 +142,7 @@ def networks_of(config) -> Networks:
     specs, starts = {MAIN: main}, {MAIN: begin}
     optimizers: dict[str, Mapping[str, Any]] = {MAIN: plain(config.optimizer)}
     averaged, found = [MAIN], {MAIN: {"start": dict(begin.identity)} if begin.identity else {}}
+    models = {MAIN: plain(config.model)}
     for role, section in plain(config.get("roles", {})).items():
         place = f"roles.{role}"
         if role == MAIN:
@@ -143,6 +153,8 @@ def networks_of(config) -> Networks:
         fields = ROLE | section
         own = None if fields["model"] is None else build(fields["model"])
         starts[role], specs[role] = _start(f"{place}.init_from", own, fields["init_from"])
+        file = starts[role].file
+        models[role] = file.sidecar["model"] if own is None and file else fields["model"]
         if not fields["frozen"]:
             optimizers[role] = optimizers[MAIN] | fields["optimizer"]
             averaged += [role] if fields["average"] else []
@@ -151,7 +163,7 @@ def networks_of(config) -> Networks:
                 f"{place} is frozen: its optimizer and average have no effect; set frozen=False"
             )
         found[role] = fields | {"init_from": None, "start": dict(starts[role].identity)}
-    return Networks(specs, starts, optimizers, tuple(averaged), found)
+    return Networks(specs, starts, optimizers, tuple(averaged), found, models)
 
 
 def _start(place: str, spec: Spec | None, given: Any) -> tuple[Start, Spec]:
@@ -221,7 +233,11 @@ def identity_of(config, networks: Networks, data: Mapping[str, Any] | None = Non
 
 
 def checkpoints_of(
-    config, workdir: Path, networks: Networks, data: Mapping[str, Any] | None = None
+    config,
+    workdir: Path,
+    networks: Networks,
+    data: Mapping[str, Any] | None = None,
+    known: Mapping[str, Any] = MappingProxyType({}),
 ) -> Checkpoints:
     """Return the checkpoints of a run.
 
@@ -230,6 +246,7 @@ def checkpoints_of(
         workdir: of the run.
         networks: of the run.
         data: what its data are; None where they are not at hand, and not compared.
+        known: parts of the run's identity that the config does not say; None is not compared.
 
     Raises:
         UserError: they are another run's, or the section asks for what cannot be.
@@ -237,9 +254,11 @@ def checkpoints_of(
     section = plain(config.checkpoint)
     require_ranges("checkpoint", section, CHECKPOINT_RANGES)
     del section["every_steps"]
+    compared = identity_of(config, networks, data) | dict(known)
     return Checkpoints(
         workdir / "checkpoints",
-        identity_of(config, networks, data),
+        {name: part for name, part in compared.items() if part is not None},
+        begun={"config": readable(config), "models": readable(networks.models)},
         form=FORM,
         upgraded=partial(
             identity.upgraded,

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 from places import ROOT
-from tiny_configs.configs import last_checkpoint, recipe, tiny
+from tiny_configs.configs import last_checkpoint, recipe, tiny, write_untrained
 
+from guidestar.commands.config import overrides
 from guidestar.commands.export import run as export
 from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
@@ -197,6 +198,62 @@ def test_export_writes_what_load_reads(finished):
         jax.tree.leaves(loaded.params), jax.tree.leaves(state.main.ema[0]), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def overridden(tmp_path_factory):
+    """A run whose command line said more than its config, and where it is."""
+    folder = tmp_path_factory.mktemp("overridden")
+    weights = write_untrained(folder / "teacher.safetensors", tiny().model.to_dict())
+    fields = {
+        "name": "mine",
+        "model.width": 8,
+        "training.steps": 2,
+        "training.loss.name": "denoising_to_teacher",
+        "roles.teacher.init_from": str(weights),
+        "ema.profile": "constant",
+        "optimizer.b2": 0.9,
+    }
+    given = [overrides.override(name, value) for name, value in fields.items()]
+    state = train(overrides.apply(tiny(), given), folder / "run")
+    weights.unlink()
+    return state, folder / "run"
+
+
+@pytest.mark.parametrize("again", [{}, {"model.width": 8}, {"model.width": 8, "name": "other"}])
+def test_export_needs_nothing_of_what_the_run_s_command_line_said(overridden, again):
+    state, workdir = overridden
+    given = [overrides.override(name, value) for name, value in again.items()]
+    path = export(overrides.apply(tiny(), given), workdir)
+    assert path.name == f"{again.get('name', 'mine')}.safetensors"
+    loaded = load(path)
+    path.unlink()
+    assert loaded.sidecar["model"]["width"] == 8 and loaded.sidecar["data"] == "digits"
+    for a, b in zip(
+        jax.tree.leaves(loaded.params), jax.tree.leaves(state.main.ema[0]), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_export_refuses_fields_that_are_not_the_run_s(overridden):
+    other = overrides.apply(tiny(), [overrides.override("model.width", 16)])
+    with pytest.raises(UserError, match="another run: model.width was 8 there and is 16 here"):
+        export(other, overridden[1])
+
+
+def test_export_of_an_earlier_release_s_run_goes_by_what_its_record_keeps(tmp_path):
+    config = tiny(steps=1)
+    config.model.width = 8
+    train(config, tmp_path)
+    record = tmp_path / "run.json"
+    stored = json.loads(record.read_text())
+    del stored["begun"], stored["identity"]["outside"]
+    record.write_text(json.dumps(stored))
+    assert load(export(tiny(), tmp_path)).sidecar["model"]["width"] == 8
+    stored["begun"] = {"config": tiny().to_dict() | {"imports": ["mine.py"]}}
+    record.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="was begun with --config.imports=mine.py: give it again"):
+        export(tiny(), tmp_path)
 
 
 def test_export_of_an_empty_folder_is_refused(tmp_path):
