@@ -13,6 +13,8 @@ SCATTERED = 12
 INTERVAL = "between"
 # What stands where a row has no such parameter.
 ABSENT = "not set"
+# What a table calls a rule with all its settings.
+CALLED = "rule and settings"
 # The line of rows that have not ended.
 UNMEASURED = "not ended"
 
@@ -60,6 +62,8 @@ def shown(value: Value) -> str:
 
 def short(key: str) -> str:
     """Return what a parameter is called where space is scarce."""
+    if key == "guidance.name":
+        return "rule"
     return key.removeprefix("guidance.").removeprefix("sampler.").removeprefix("sampling.")
 
 
@@ -80,12 +84,17 @@ def columns(record: Record) -> dict[str, list[Value]]:
     searched = {SCALE if key == row.scale else key for row in record.rows for key in row.searched}
     if searched:
         chosen = [key for key in differ if key in searched]
-        return {short(key): [one.get(key) for one in told] for key in chosen}
+        return {_title(key, differ): [one.get(key) for one in told] for key in chosen}
     plain = [key for key in differ if not key.startswith("guidance.")]
     found: dict[str, list[Value]] = {}
     if len(plain) < len(differ):
-        found["rule"] = [label_of(row, (SCALE,), ()) for row in record.rows]
-    return found | {short(key): [one.get(key) for one in told] for key in plain}
+        found[CALLED] = [label_of(row, (SCALE,), ()) for row in record.rows]
+    return found | {_title(key, differ): [one.get(key) for one in told] for key in plain}
+
+
+def _title(key: str, others: Sequence[str]) -> str:
+    """Return a parameter's short name where no other has that."""
+    return short(key) if [short(one) for one in others].count(short(key)) == 1 else key
 
 
 def numeric(record: Record) -> list[str]:
@@ -169,7 +178,7 @@ def axes(record: Record) -> list[Axis]:
     if runs:
         titles = {place: line.label for line in lines(record, runs[0]) for place in line.rows}
         named = [titles.get(place, UNMEASURED) for place in range(len(record.rows))]
-        found.append(_axis(LINE, "rule and its other settings", named, list(dict.fromkeys(named))))
+        found.append(_axis(LINE, CALLED, named, list(dict.fromkeys(named))))
     for key in varying(record):
         values = [row.settings.get(key) for row in record.rows]
         found.append(_axis(key, short(key), values, sorted(values, key=_order)))

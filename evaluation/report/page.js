@@ -167,6 +167,7 @@ function followed(place) {
       Plotly.Fx.hover(place, [{ curveNumber, pointNumber }]);
       tell(row);
     } else if (event.key === "Enter" && all[at]) {
+      event.preventDefault();  // or the button that gets the focus is pressed by the same key
       open(all[at].row, true);
     } else if (event.key === "Escape") {
       Plotly.Fx.unhover(place);

@@ -156,7 +156,7 @@ def _data(record: Record, sprites: Sprites, counts: Mapping[str, str]) -> dict[s
 def _told(row: Row, differ: Sequence[str], counts: Mapping[str, str]) -> list[str]:
     """Return lines that say all of a row's numbers."""
     told = row.settings
-    parts = [f"{short(key)} {setting_shown(told.get(key))}" for key in differ]
+    parts = [f"{short(key)} {setting_shown(told[key])}" for key in differ if key in told]
     found = [", ".join(parts)] if parts else []
     found += [f"{title_of(key)} {shown(key, value)}" for key, value in row.numbers.items()]
     if row.evaluations:

@@ -139,11 +139,11 @@ def test_trials_that_have_not_ended_are_in_no_plot(tmp_path):
 
 def test_a_table_has_what_a_sweep_chose_or_the_rule_of_an_evaluation(tmp_path):
     record = sweep()
-    assert list(columns(read(tmp_path, record))) == ["scale", "name"]
+    assert list(columns(read(tmp_path, record))) == ["scale", "rule"]
     for one in record["rows"].values():
         del one["parameters"]
     found = columns(read(tmp_path, record))
-    assert found["rule"][::4] == ["cfg", "autoguidance", "cfg in (0.5, 5]"]
+    assert found["rule and settings"][::4] == ["cfg", "autoguidance", "cfg in (0.5, 5]"]
     assert found["scale"] == list(SCALES) * 3
 
 
