@@ -35,7 +35,7 @@ from ..runtime import distributed
 from ..runtime.identity import differences, plain
 from ..runtime.memory import require_memory
 from ..runtime.run_folder import EVALUATION, RUN, SAMPLES, Folder
-from .config.overrides import given
+from .config.overrides import command, given, override
 from .config.sections import section
 from .export import commit
 from .sample import Output, job_from_config, require_counts
@@ -96,7 +96,7 @@ def run(config, workdir: Path) -> None:
 def evaluated(config, workdir: Path) -> dict[str, Any]:
     """Return what `run` writes to ``evidence.json``; nothing in processes other than the first."""
     how = Evaluation(config, workdir)
-    config = with_rows(config)
+    asked, config = config, with_rows(config)
     names = list(config.rows)
     if not names:
         raise UserError(f"rows is empty: give at least one, as {EXAMPLE} does")
@@ -119,7 +119,7 @@ def evaluated(config, workdir: Path) -> dict[str, Any]:
         section = config.rows[name]
         row = how.measured(outputs[name], section.title, section.guidance.to_dict(), config.name)
         if distributed.is_primary():
-            rows[name] = row
+            rows[name] = row | _made_by(asked, config.rows[name], name)
             print(said(row), flush=True)
     if not distributed.is_primary():
         return {}
@@ -483,6 +483,16 @@ def _require_same(record: Path, made_of: Mapping[str, Mapping[str, Any]]) -> Non
                 f"{record}: the images of row {name!r} were made of other weights, or by other "
                 f"settings: {remedy}"
             )
+
+
+def _made_by(asked, section, name: str) -> dict[str, Any]:
+    """Return what else a row sets, and a command that evaluates it alone."""
+    row = section.to_dict()
+    alone = [override("rows", {name: row})] if "rows" in asked else []
+    return {
+        "sampling": row.get("sampling", {}),
+        "command": command(asked, "evaluate", f"out/{name}", *alone),
+    }
 
 
 def described_row(

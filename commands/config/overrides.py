@@ -6,17 +6,21 @@ both take.
 """
 
 import ast
+import contextlib
 import difflib
 import importlib
 import inspect
 import re
+import shlex
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from ...core.errors import UserError
+from ...core.files import home
 from ...core.registry import KINDS, Constructor, Registry, registry
 
 # Where the constructors of a table register themselves.
@@ -31,6 +35,8 @@ OWNERS = {
     "metric": "guidestar.evaluation",
 }
 TRAINING = "guidestar.training.recipes"
+# Where commands are run, and paths of configs begin.
+ROOT = Path(__file__).resolve().parents[2]
 # Where a config keeps what the command line says of it.
 GIVEN = "_given"
 FLAG = re.compile(r"--?(no)?config[.\[](.*)", re.DOTALL)
@@ -163,6 +169,34 @@ def extended(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
     """
     base, before, file = given(config)
     return apply(base, (*before, *overrides), file)
+
+
+def command(config: ConfigDict, mode: str, workdir: str, *more: Override) -> str:
+    """Return a command that runs a config again as its command line gave it.
+
+    Args:
+        config: as `apply` returned it.
+        mode, workdir: of the command.
+        more: overrides at its end.
+
+    Returns:
+        One line for a shell; empty for a config that no file gave.
+    """
+    _, before, file = given(config)
+    if not file:
+        return ""
+    path, colon, argument = file.partition(":")
+    with contextlib.suppress(ValueError):
+        path = str(home(path).resolve().relative_to(ROOT))
+    words = [f"--config.{one.name}={_quotable(one.text)}" for one in (*before, *more)]
+    options = [f"--config={path}{colon}{argument}", f"--workdir={workdir}", f"--mode={mode}"]
+    return shlex.join(["python", "main.py", *options, *words])
+
+
+def _quotable(text: str) -> str:
+    """Return a list or a section with the quotes in it that a shell leaves alone in its own."""
+    literal = text[:1] in ("{", "[", "(") and '"' not in text
+    return text.replace("'", '"') if literal else text
 
 
 def is_given(config: ConfigDict, field: str) -> bool:

@@ -121,7 +121,7 @@ function figureCost() {
   const costs = rows.map((row) => row.cost).filter((one) => one > 0);
   const wide = Math.max(...costs) > 4 * Math.min(...costs);
   return [traces, layout("G multiply-adds an image", metric().title,
-    wide ? { type: "log", dtick: "D2" } : {})];
+    wide ? { type: "log", dtick: "D2" } : { rangemode: "nonnegative" })];
 }
 
 const FIGURES = { "plot-along": figureAlong, "plot-trade": figureTrade, "plot-cost": figureCost };

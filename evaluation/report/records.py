@@ -20,7 +20,7 @@ RECORDS = {"sweep.json": "sweep", "evidence.json": "evaluation"}
 # What a row holds beside the numbers that were measured of it.
 KNOWN = (
     *("title", "guidance", "rule", "sampling", "made_of", "parameters", "evaluations", "state"),
-    *("multiply_adds", "seconds", "command", "folder", "trial", "images"),
+    *("multiply_adds", "seconds", "command", "folder", "trial", "images", "error"),
 )
 # Of a row that is compared with others; one that says nothing has ended.
 ENDED = ("", "complete", "completed", "done", "finished")
@@ -47,6 +47,7 @@ class Row:
         command: makes it again; empty where the record keeps none.
         folder: of its images, below the record's; None where they were not kept.
         state: of its trial; empty for a row that has none.
+        error: why it failed; empty where it did not.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Row:
     command: str
     folder: str | None
     state: str
+    error: str
 
     @property
     def ended(self) -> bool:
@@ -184,6 +186,7 @@ def _row(name: str, row: Mapping[str, Any]) -> Row:
         _text(row.get("command")),
         folder if isinstance(folder, str) else None,
         _text(row.get("state")),
+        _text(row.get("error")),
     )
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -165,6 +166,25 @@ def overridden(config, *arguments):
 def test_an_override_is_a_path_and_a_text(written, path, text):
     others, found = overrides.split(["main.py", written, "--workdir=out.1"])
     assert found == [(path, text)] and others == ["main.py", "--workdir=out.1"]
+
+
+def test_a_command_gives_the_config_that_it_was_made_of():
+    row = {"a b": dict(title="it's 2", guidance=dict(name="cfg", scale=2.0), sampling={})}
+    rows = overrides.override("rows", row)
+    config = overrides.apply(
+        evidence.get_config(), given("--config.seed=3"), f"{ROOT}/configs/evidence.py:cfg_3"
+    )
+    said = overrides.command(config, "evaluate", "out/a b", rows)
+    assert said.startswith("python main.py --config=configs/evidence.py:cfg_3 '--workdir=out/a b'")
+    others, again = overrides.split(shlex.split(said))
+    assert others[-1] == "--mode=evaluate"
+    found = overrides.apply(evidence.get_config("cfg_3"), again)
+    assert found.rows.to_dict() == row and found.seed == 3
+    plain = overrides.override("rows", {"one": dict(title="two")})
+    assert '\'--config.rows={"one": {"title": "two"}}\'' in overrides.command(
+        config, "evaluate", "out", plain
+    )
+    assert overrides.command(evidence.get_config(), "evaluate", "out") == ""
 
 
 def test_the_value_of_an_override_may_stand_behind_it():

@@ -60,6 +60,7 @@ def test_every_row_is_measured_with_its_cost(measured):
         assert (row["agreement"] is None) == (name == "unconditional")
         assert row["title"] in (measured / "evidence.md").read_text()
     assert found["rows"]["cfg_3"]["evaluations"] == {"main": 6}
+    assert found["rows"]["unconditional"]["sampling"] == {"classes": "none"}
 
 
 def test_run_again_it_gives_the_same_and_makes_no_image_again(config, measured):
