@@ -44,7 +44,7 @@ from ..runtime.study import (
 )
 from ..runtime.workers import NUMBER, run_workers
 from .config import hyper, reading
-from .config.overrides import extended, given, override
+from .config.overrides import command, extended, given, override
 from .evaluate import READS as EVALUATED
 from .evaluate import Evaluation, described_row, flat, said
 from .sample import Output
@@ -363,17 +363,12 @@ class Sweep:
 
     def command(self, trial: Mapping[str, Any], place: int) -> str:
         """Return a command that repeats a trial."""
-        said = [one for one in given(self.config).overrides if one.path[0] != "sweep"]
-        return shlex.join(
-            [
-                "python",
-                "main.py",
-                f"--config={_relative(given(self.config).file)}",
-                f"--workdir=out/{self.config.name or 'sweep'}_{place}",
-                "--mode=evaluate",
-                *(f"--config.{one.name}={one.text}" for one in said),
-                *_words(trial),
-            ]
+        return command(
+            self.config,
+            "evaluate",
+            f"out/{self.config.name or 'sweep'}_{place}",
+            *(override(name, value) for name, value in trial.items()),
+            leave_out="sweep",
         )
 
     def write(self, study: Study) -> None:
@@ -634,14 +629,6 @@ def table(record: Mapping[str, Any]) -> str:
 def _words(trial: Mapping[str, Any]) -> list[str]:
     found = [override(name, value) for name, value in trial.items()]
     return [f"--config.{one.name}={one.text}" for one in found]
-
-
-def _relative(file: str) -> str:
-    """Return a config's path as a command in the checkout names it."""
-    path, colon, argument = file.partition(":")
-    with contextlib.suppress(ValueError):
-        path = str(Path(path).resolve().relative_to(MAIN.parent))
-    return f"{path}{colon}{argument}"
 
 
 def _parameters(trial: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,26 +171,29 @@ def extended(config: ConfigDict, overrides: Sequence[Override]) -> ConfigDict:
     return apply(base, (*before, *overrides), file)
 
 
-def command(config: ConfigDict, mode: str, workdir: str, *more: Override) -> str:
+def command(
+    config: ConfigDict, mode: str, workdir: str, *more: Override, leave_out: str = ""
+) -> str:
     """Return a command that runs a config again as its command line gave it.
 
     Args:
         config: as `apply` returned it.
         mode, workdir: of the command.
         more: overrides at its end.
+        leave_out: a section whose overrides the mode does not read.
 
     Returns:
-        One line for a shell; empty for a config that no file gave.
+        One line for a shell; without ``--config`` where no file gave the config.
     """
     _, before, file = given(config)
-    if not file:
-        return ""
     path, colon, argument = file.partition(":")
     with contextlib.suppress(ValueError):
         path = str(home(path).resolve().relative_to(ROOT))
-    words = [f"--config.{one.name}={_quotable(one.text)}" for one in (*before, *more)]
-    options = [f"--config={path}{colon}{argument}", f"--workdir={workdir}", f"--mode={mode}"]
-    return shlex.join(["python", "main.py", *options, *words])
+    said = [one for one in before if one.path[0] != leave_out]
+    words = [f"--config.{one.name}={_quotable(one.text)}" for one in (*said, *more)]
+    source = [f"--config={path}{colon}{argument}"] if file else []
+    options = [*source, f"--workdir={workdir}", f"--mode={mode}", *words]
+    return shlex.join(["python", "main.py", *options])
 
 
 def _quotable(text: str) -> str:

@@ -330,6 +330,7 @@ function matrix() {
     body.append(line);
   }
   find("matrix").replaceChildren(made("thead", {}, head), body);
+  if (metrics.length) find("below").textContent = `Below a picture: ${metric().title}.`;
 }
 
 function label(axis, value) {

@@ -120,7 +120,7 @@ def pictures(record: Record, sprites: Sprites) -> str:
     ]
     return (
         f'<section><h2>Pictures</h2><p class="lead">The same seeds in every row, so that what '
-        f"differs between two pictures is the setting.</p>"
+        f'differs between two pictures is the setting. <span id="below"></span></p>'
         f'<div class="controls">{"".join(controls)}</div>'
         f'<div class="sliders" id="sliders"></div>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="Pictures">'
