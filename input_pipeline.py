@@ -66,6 +66,7 @@ def load_source(
     elif name and record_folder.is_one(home(name)):
         section = {"name": "folder", "path": name}
     else:
+        record_folder.require_there(name, "data.name")
         section = {"name": "tfds", "set": name}
     taken = sources[section["name"]].parameters
     common = {

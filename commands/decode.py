@@ -197,6 +197,7 @@ def _origin(folder: str) -> EncodedLatents | SampledLatents:
         return EncodedLatents(path)
     if folder and (path / RECORD).is_file():
         return SampledLatents(path)
+    record_folder.require_there(folder, "decoding.latents")
     raise UserError(
         f"decoding.latents {folder!r} is no folder of latents: name one that --mode=encode "
         f"made, or --mode=sample with format=npz"

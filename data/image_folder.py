@@ -92,7 +92,8 @@ def labelled(folder: Path, say: Say = ignore) -> tuple[list[tuple[str, int]], li
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"prepare.source={printable(folder)} is no folder: name one of pictures")
+        what = "no folder" if folder.exists() else "not there (any more)"
+        raise UserError(f"prepare.source={printable(folder)} is {what}: name a folder of pictures")
     found = _files(folder, say)
     files, others = _pictures(folder, found)
     if others:

@@ -220,6 +220,25 @@ def is_one(folder: Path) -> bool:
     return any((home(folder) / name).is_file() for name in (DESCRIPTION, BEGUN))
 
 
+def require_there(name: str, place: str) -> None:
+    """Refuse the path of a folder that there is not; what may be a name, ``set/config``, passes.
+
+    Args:
+        name: as a person wrote it.
+        place: where they did, for the message.
+
+    Raises:
+        UserError: it was moved, or is gone.
+    """
+    path, inside = home(name), Path(name).parts
+    a_path = path.is_absolute() or name.startswith(".") or len(inside) > 2
+    if (a_path or (len(inside) == 2 and path.parent.is_dir())) and not path.exists():
+        raise UserError(
+            f"{place} {name!r}: there is no such folder (any more): if it was moved, give the path "
+            f"where it lies now, as it is known by its contents (and a name is set or set/config)"
+        )
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """Return what ``dataset.json`` says.
 

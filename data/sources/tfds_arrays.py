@@ -141,13 +141,16 @@ def _missing(name: str, base: str, data_dir: Path) -> str:
     others = [other for other in registry("source") if other not in GENERAL]
     known = {*others, *tfds.list_builders(with_community_datasets=False)}
     if base in known:
-        return f"{name} is not in {data_dir}: prepare it with {build_command(name, data_dir)}"
+        gone = "" if data_dir.is_dir() else ", a folder that is not there (any more)"
+        command = build_command(name, data_dir)
+        return f"{name} is not in {data_dir}{gone}: set data.dir, or prepare it with {command}"
     there = {file.parents[1].name for file in data_dir.glob("*/*/dataset_info.json")}
     if close := difflib.get_close_matches(base, known | there, n=3):
         return f"unknown data set {name!r}: did you mean {' or '.join(close)}?"
     return (
-        f"unknown data set {name!r}: choose one of {', '.join(sorted({*others, *there}))}, or any "
-        f"image-classification set of TensorFlow Datasets"
+        f"unknown data set {name!r}, and no folder of that name: choose one of "
+        f"{', '.join(sorted({*others, *there}))}, or any image-classification set of TensorFlow "
+        f"Datasets"
     )
 
 

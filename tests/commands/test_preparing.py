@@ -117,7 +117,7 @@ def unknown(folder):
         (unlabelled, "11 pictures of .* have no label"),
         (unknown, "labels of 1 pictures that are not in it"),
         (lambda folder: (folder / "dataset.json").write_text("[]"), "cannot be read"),
-        (lambda folder: folder.rename(folder.with_name("gone")), "is no folder"),
+        (lambda folder: folder.rename(folder.with_name("gone")), "is not there .any more."),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(change, message, pictures):

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_configs.own_parts import registered
 
+from guidestar.core.errors import UserError
 from guidestar.core.registry import register
 from guidestar.data.source import Source
 from guidestar.data.sources import fractal2d
@@ -340,6 +342,33 @@ def test_a_source_is_known_by_its_content_and_printed_without_its_arrays(source)
     assert load_source("digits").identity() != load_source("digits", "test").identity()
     by_records = Source("slow", (2, 3, 1), COUNT, records=Slow())
     assert by_records.identity() == dataclasses.replace(by_records, name="other").identity()
+
+
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("out/set", True),
+        ("out/deeper/set", True),
+        ("nowhere/at/all", True),
+        ("./set", True),
+        ("{}/set", True),
+        ("~/guidestar_has_no_such/set", True),
+        ("nowhere/set", False),  # may be a set of TFDS and its config
+        ("nothing", False),
+    ],
+)
+def test_a_folder_that_was_moved_or_is_gone_is_said_to_be(tmp_path, monkeypatch, name, gone, made):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "out").mkdir()
+    name = name.format(tmp_path)
+    if made:
+        Path(name).expanduser().mkdir(parents=True)
+    with pytest.raises(UserError) as raised:
+        load_source(name)
+    said = "there is no such folder (any more): if it was moved, give the path where it lies now"
+    assert (said in str(raised.value)) == (gone and not made) and name in str(raised.value)
 
 
 OWN = """
