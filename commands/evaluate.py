@@ -163,6 +163,7 @@ class Evaluation:
         self.outside = written_in({"evaluation": parts})
         self.real = found_statistics(chosen.statistics, workdir)
         self._networks, self._decoders = SharedNetworks(), {}
+        self._commit = commit()
 
     def planned(self, one, folder: Path, place: str, count: int | None = None) -> Output:
         """Return what becomes of a row's images; its networks are shapes alone.
@@ -258,7 +259,7 @@ class Evaluation:
         return {
             "name": config.name,
             "date": datetime.date.today().isoformat(),
-            "commit": commit(),
+            "commit": self._commit,
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "images": self.count,
             "sampler": config.sampler.to_dict(),

@@ -23,11 +23,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from ..core.checks import at_least_0, count, positive, require_ranges
+from ..core.checks import count, positive, require_ranges
 from ..core.errors import NoResult, UserError
-from ..core.files import digest_of, write_json, write_text
+from ..core.files import digest_of, read_json, write_json, write_text
 from ..runtime import distributed
-from ..runtime.identity import plain
+from ..runtime.identity import differences, plain
 from ..runtime.run_folder import SWEEP, Folder
 from ..runtime.study import (
     COMPLETE,
@@ -54,7 +54,6 @@ WORKDIR = Folder(makes=SWEEP, shared=True)
 # The program that workers run.
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 RECORD, TABLE = "sweep.json", "sweep.csv"
-EXAMPLE = "configs/sweeps/digits.py"
 GRID = "grid"
 # What this mode reads of a config: what evaluations read, but rows, which are the trials here.
 READS = (*(one for one in EVALUATED if one not in ("rows", "claims")), "sweep")
@@ -66,7 +65,7 @@ RANGES = {
     "seed": count(0),
     "trials": count(0, "0 are those of get_hyper"),
     "pruning.images": count(0, "0 is never"),
-    "pruning.startup": at_least_0(),
+    "pruning.startup": count(0),
 }
 DIRECTIONS = ("minimize", "maximize")
 # Seconds between two looks of a worker that has nothing to do.
@@ -251,6 +250,15 @@ class Sweep:
             UserError: it is another sweep's, or its storage cannot be reached.
         """
         chosen, pruning = self.config.sweep, self.config.sweep.pruning
+        record = self.workdir / RECORD
+        if record.exists():
+            there = read_json(record, "move it away, or choose another --workdir")
+            made_of = there.get("sweep", {}).get("made_of", {})
+            if different := [one[0] for one in differences(made_of, self.made_of())]:
+                raise UserError(
+                    f"{record} is of another sweep, which differs in {', '.join(different[:3])}: "
+                    f"give again what that one was made of, or choose another --workdir"
+                )
         return Study(
             Storage(chosen.storage, self.workdir),
             chosen.study or self.config.name,
@@ -403,7 +411,8 @@ class Sweep:
                 "direction": self.config.sweep.direction,
                 "fields": sorted({name for row in rows.values() for name in row["parameters"]}),
                 "states": {state: states.count(state) for state in (COMPLETE, PRUNED, FAILED)},
-                "images_made": sum(row["images"] for row in rows.values()),
+                "images_made": sum(row["images"] for row in rows.values() if "same_as" not in row),
+                "made_of": self.made_of(),
                 "best": None if best is None else f"trial_{best}",
             },
         }
@@ -442,20 +451,43 @@ class Sweep:
                 "trial": place,
                 "images": size,
             }
+            state, value, wrong = "", None, None
             try:
                 row = self.how.measured(output, title, guidance, name, quiet=True, advance=advance)
+                if claim is not None:
+                    state, value = self._judged(claim, row["numbers"], size)
             except NoResult as error:
+                state = FAILED
                 row = described_row(title, guidance, output, None) | {"error": str(error)}
-                return FAILED, row | beside | {"state": FAILED}, None
-            value = self._value(row.get("numbers", {})) if claim is not None else None
-            if size == self.how.count:
-                return COMPLETE, row | beside | {"state": COMPLETE}, value
-            assert claim is None or value is not None, "a search refuses other metrics"
-            hopeless = claim is not None and claim.hopeless(value, size)
-            if distributed.from_primary(int(hopeless)):
-                small = {"small": row.pop("numbers", {})}
-                return PRUNED, row | small | beside | {"state": PRUNED}, None
-        raise AssertionError("the whole sample is the last")
+            except UserError as error:
+                wrong = error
+            distributed.agree(wrong, "could not measure a trial")
+            state = distributed.text_from_primary(state)
+            if state:
+                if state == PRUNED:
+                    row["small"] = row.pop("numbers", {})
+                return state, row | beside | {"state": state}, value
+        raise AssertionError("of the whole sample there is a state")
+
+    def _judged(
+        self, claim: Claim, found: Mapping[str, float | None], size: int
+    ) -> tuple[str, float | None]:
+        """Return the state of a trial by what was measured, empty while it goes on; its value."""
+        value = self._value(found)
+        if size == self.how.count:
+            return COMPLETE, value
+        assert value is not None, "a search refuses what was not measured"
+        return (PRUNED, None) if claim.hopeless(value, size) else ("", None)
+
+    def known(self, study: Study, claim: Claim, trial: Mapping[str, Any]) -> bool:
+        """Say whether a proposal was measured before; its trial then ends with what was found."""
+        for other, one in study.finished().items():
+            if one.params == trial and one.state != FAILED:
+                row = one.row | {"trial": claim.place, "same_as": other}
+                claim.finish(one.state, row, one.value)
+                self.write(study)
+                return True
+        return False
 
     def _value(self, found: Mapping[str, float | None]) -> float | None:
         """Return what a trial is judged at.
@@ -488,10 +520,11 @@ def _work(sweep: Sweep, study: Study | None) -> None:
                 nonlocal made
                 made += count
                 bar.set_postfix_str(f"trial {place}: {made} images")
-                if claim is not None:
+                # Several processes of one worker go on or stop together, between two trials.
+                if claim is not None and jax.process_count() == 1:
                     claim.require()
-                if stop.is_set() and jax.process_count() == 1:
-                    raise Stopped
+                    if stop.is_set():
+                        raise Stopped
 
             try:
                 state, row, value = sweep.measured(place, trial, claim, advance)
@@ -517,9 +550,12 @@ def _next(
     try:
         if study is not None:
             claim = _claimed(study, stop)
-        if claim is not None and study is not None:
+        while claim is not None and study is not None:
             trial = sweep.trials[claim.place] if sweep.trials else claim.proposed(sweep.space)
             found = {"place": claim.place, "trial": trial}
+            if sweep.trials or not sweep.known(study, claim, trial):
+                break
+            claim, found = _claimed(study, stop), {"place": -1, "trial": {}}
     except Exception as error:  # told to the others, who would wait for ever
         failed = error
         if claim is not None:
@@ -598,11 +634,7 @@ def _moved(bar: tqdm, study: Study) -> None:
 
 
 def _told(study: Study, workdir: Path) -> None:
-    """Say what came out.
-
-    Raises:
-        UserError: trials are left, and nobody works on them.
-    """
+    """Say what came out."""
     finished = study.finished()
     states = [one.state for one in finished.values()]
     counts = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))

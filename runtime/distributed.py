@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ..core.errors import UserError
+from ..core.errors import NoResult, UserError
 from ..core.files import digest_of
 
 # Set for each process by launchers that `jax.distributed.initialize` understands without arguments.
@@ -122,13 +122,15 @@ def agree(error: BaseException | None, what: str) -> None:
         what: what a process that has failed could not do, for the message of the others.
 
     Raises:
-        UserError: another process has failed.
+        UserError: another process has failed; `NoResult` where that is what it has failed with.
     """
-    failed = from_all(int(error is not None))
+    failed = from_all(0 if error is None else 2 if isinstance(error, NoResult) else 1)
     if error is not None:
         raise error
     if any(failed):
-        raise UserError(f"process {failed.index(1)} {what}: its own message says why")
+        first = next(index for index, one in enumerate(failed) if one)
+        kind = NoResult if failed[first] == 2 else UserError
+        raise kind(f"process {first} {what}: its own message says why")
 
 
 def require_equal(data: Any, what: str) -> None:

@@ -27,7 +27,9 @@ def sweep(name: str, values: Sequence[Any]) -> list[Trial]:
     """Return a trial for each value of a field."""
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise UserError(f"hyper.sweep({name!r}, {values!r}): give a list of values")
-    return [{_field(name): value} for value in values]
+    # Of numpy's, numbers: `numpy.linspace` is a list of values, too.
+    plain = [one.item() if hasattr(one, "item") else one for one in values]
+    return [{_field(name): value} for value in plain]
 
 
 def fixed(name: str, value: Any, length: int = 1) -> list[Trial]:
@@ -105,11 +107,12 @@ def defined(file: str) -> list[Trial]:
             f"get_hyper of {file} returned no list of trials: return hyper.sweep(...), or what "
             f"hyper.product, zipit and chainit make of several"
         )
+    seen: dict[str, int] = {}
     for index, trial in enumerate(found):
-        if trial in found[:index]:
+        first = seen.setdefault(repr(sorted(trial.items(), key=lambda one: one[0])), index)
+        if first != index:
             raise UserError(
-                f"trials {found.index(trial)} and {index} of get_hyper of {file} are the same: "
-                f"{trial}"
+                f"trials {first} and {index} of get_hyper of {file} are the same: {trial}"
             )
     if not found:
         raise UserError(f"get_hyper of {file} returned no trial")

@@ -12,6 +12,7 @@ from guidestar.core.errors import UserError
 MODES = {
     "commands.statistics": "evaluation",
     "commands.evaluate": "evaluation",
+    "commands.sweep": "evaluation",
     "studies.evidence": "evidence",
     "studies.demo": "demo",
     "studies.solvers": "study",

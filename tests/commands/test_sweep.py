@@ -233,12 +233,43 @@ def test_a_section_that_cannot_be_is_refused(config, tmp_path, fields, message):
 def test_another_sweep_is_not_gone_on_with(config, swept, tmp_path):
     before = (swept / "sweep.json").read_bytes()
     (tmp_path / "trials.py").write_text(TRIALS.replace("3.0", "3.5"))
-    with pytest.raises(UserError, match=r"holds another sweep .*trials.*--workdir"):
+    with pytest.raises(UserError, match=r"of another sweep, .* in trials: .*--workdir"):
         sweep.run(changed(config, definition=str(tmp_path / "trials.py")), swept)
     other = overrides.apply(config, [overrides.override("seed", 1)])
-    with pytest.raises(UserError, match="holds another sweep .*first trial.seed"):
+    with pytest.raises(UserError, match="of another sweep, .* in first trial.seed"):
         sweep.run(other, swept)
+    (swept / "sweep.json").rename(tmp_path / "sweep.json")
+    try:
+        with pytest.raises(UserError, match="holds another sweep .* in first trial.seed"):
+            sweep.run(other, swept)
+    finally:
+        (tmp_path / "sweep.json").rename(swept / "sweep.json")
     assert (swept / "sweep.json").read_bytes() == before
+
+
+def test_a_record_of_another_sweep_is_not_replaced(config, swept, tmp_path):
+    """By another name in another storage, it would share the folder of the first alone."""
+    before = (swept / "sweep.json").read_bytes()
+    (tmp_path / "trials.py").write_text(TRIALS.replace("3.0", "3.5"))
+    fields = dict(definition=str(tmp_path / "trials.py"), storage=f"journal:{tmp_path / 'other'}")
+    with pytest.raises(UserError, match="sweep.json is of another sweep"):
+        sweep.run(changed(config, **fields), swept)
+    assert (swept / "sweep.json").read_bytes() == before
+
+
+def test_what_is_proposed_again_is_answered_from_memory(config, tmp_path):
+    one = changed(config, sampler="random", trials=5)
+    one.sweep.update(definition="", keep_images=True)
+    one.sweep.space = (dict(field="guidance.scale", choices=(1.5, 3.0)),)
+    sweep.run(one, tmp_path)
+    found = found_in(tmp_path)
+    rows = list(found["rows"].values())
+    again = [row for row in rows if "same_as" in row]
+    assert len(rows) == 5 and len(again) == 3 and found["sweep"]["images_made"] == 24
+    for row in again:
+        first = rows[row["same_as"]]
+        assert row["parameters"] == first["parameters"] and row["folder"] == first["folder"]
+        assert row["frechet_distance"] == first["frechet_distance"]
 
 
 def test_a_config_with_rows_is_no_sweep(config, tmp_path):
@@ -258,6 +289,7 @@ def test_trials_are_combined_as_their_names_say():
     ]
     assert hyper.zipit([one, other]) == [{"a": 1, "b": "xy"}, {"a": 2, "b": "z"}]
     assert hyper.chainit([one, other]) == [*one, *other]
+    assert repr(hyper.sweep("a", np.linspace(1, 2, 3))) == "[{'a': 1.0}, {'a': 1.5}, {'a': 2.0}]"
     assert hyper.zipit([one, hyper.fixed("c", 0.5, length=2)]) == [
         {"a": 1, "c": 0.5},
         {"a": 2, "c": 0.5},

@@ -86,7 +86,8 @@ def main(arguments: list[str]) -> None:
     made = Counter(int(line.split()[1].strip(",")) for line in lines)
     total = record["sweep"]["trials"]
     assert sorted(row["trial"] for row in record["rows"].values()) == list(range(total))
-    assert sorted(made) == list(range(total)) and set(made.values()) == {1}, made
+    # One that was killed may have finished a trial that it had not told of yet.
+    assert set(made) <= set(range(total)) and set(made.values()) == {1}, made
     print(json.dumps(happened | {"trials": total, "finished twice": 0}))
 
 
