@@ -6,141 +6,20 @@ remembers the call, so that it can be described, cited and written back as a con
 """
 
 import contextlib
-import dataclasses
 import difflib
 import functools
 import inspect
-import numbers
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from .errors import UserError, WrongType
-from .files import sha256
+from .calls import check_call, hints_of, owner_of, refuse_nan
+from .constructors import KINDS, Constructor, Origin, origin
+from .errors import UserError
+from .part_types import checked, declares_parts, is_section, named_value
 from .text import shown
 
 F = TypeVar("F", bound=Callable)
-# The digest of the file that a part from outside is written in. No argument has such a name.
-WRITTEN_IN = "source file"
-
-
-class Kind(NamedTuple):
-    """A kind of part.
-
-    Attributes:
-        word: what messages call one, with its article.
-        table: kinds of one table share their names.
-        place: where configs name one.
-    """
-
-    word: str
-    table: str
-    place: str
-
-
-KINDS: dict[str, Kind] = {
-    "rule": Kind("a rule", "guidance", "guidance"),
-    "transform": Kind("a transform of the push", "guidance", "guidance"),
-    "reference": Kind("a reference", "guidance", "guidance"),
-    "solver": Kind("a solver", "solver", "sampler.solver"),
-    "schedule": Kind("a schedule of noise levels", "schedule", "sampler.schedule"),
-    "prior": Kind("a prior", "prior", "sampler.prior"),
-    "network": Kind("a network", "network", "model"),
-    "loss": Kind("a loss", "loss", "training.loss"),
-    "noise": Kind("a distribution of noise levels", "noise", "training.noise"),
-    "weighting": Kind("a weighting of noise levels", "weighting", "training.weighting"),
-    "kernel": Kind("a kernel of noise", "kernel", "training.kernel"),
-    "augmentation": Kind("an augmentation", "augmentation", "training.augmentation"),
-    "perturbation": Kind("a perturbation", "perturbation", "training.perturbation"),
-    "objective": Kind("an objective", "objective", "training.objective"),
-    "task_weights": Kind("weights of tasks", "objective", "training.objective.weights"),
-    "source": Kind("a data set", "source", "data"),
-    "extractor": Kind("a feature extractor", "extractor", "evaluation.extractor"),
-    "metric": Kind("a metric", "metric", "evaluation.metrics"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Constructor:
-    """A function that makes a part.
-
-    Attributes:
-        name: what configs call it.
-        kind: a key of `KINDS`.
-        build: the function.
-        sources: arXiv numbers of the papers it implements.
-    """
-
-    name: str
-    kind: str
-    build: Callable
-    sources: tuple[str, ...] = ()
-
-    @property
-    def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """Its arguments."""
-        return inspect.signature(self.build).parameters
-
-    @property
-    def file(self) -> Path | None:
-        """The file that a part from outside is written in; None of this package's own."""
-        return file_of(inspect.unwrap(self.build))
-
-    @property
-    def written_in(self) -> dict[str, str]:
-        """By `WRITTEN_IN`, the digest of its file: with other code, it is another part."""
-        return {} if self.file is None else {WRITTEN_IN: sha256(self.file)}
-
-
-def file_of(made: Any) -> Path | None:
-    """Return the file of a function or class from outside; None of this package's own."""
-    module = str(getattr(made, "__module__", ""))
-    if module.partition(".")[0] == __name__.partition(".")[0]:
-        return None
-    try:
-        found = inspect.getsourcefile(made)
-    except TypeError:
-        return None
-    return Path(found) if found and Path(found).is_file() else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """The call that made a part: its constructor and the arguments that were given.
-
-    Attributes:
-        constructor: the outermost one.
-        arguments: those that were given to it.
-        within: the call that the constructor made the part by, where that has a name, too.
-    """
-
-    constructor: Constructor
-    arguments: Mapping[str, Any]
-    within: "Origin | None" = None
-
-
-class PartType(NamedTuple):
-    """What an annotation asks for.
-
-    Attributes:
-        word: what messages call it.
-        accepts: a test of values.
-        hint: what to do with a part of another kind; empty where nothing helps.
-    """
-
-    word: str
-    accepts: Callable[[Any], bool]
-    hint: str = ""
-
-
-# Types that constructors declare for their parts, by the class in the annotation.
-PART_TYPES: dict[type, PartType] = {}
 
 
 class Registry:
@@ -229,9 +108,9 @@ class Registry:
             )
         entry = self.find(section.get("name"), where)
         parameters = dict(list(entry.parameters.items())[given:])
-        hints = _hints(entry.build)
+        hints = hints_of(entry.build)
         values = {
-            key: value if _is_section(hints.get(key)) else self._value(value, f"{where}.{key}")
+            key: value if is_section(hints.get(key)) else self._value(value, f"{where}.{key}")
             for key, value in section.items()
             if key != "name"
         }
@@ -251,7 +130,9 @@ class Registry:
             place, wanted = f"{where}.{key}", hints.get(key, Any)
             if key in parameters and parameters[key].kind is inspect.Parameter.VAR_POSITIONAL:
                 if not isinstance(value, tuple):
-                    raise UserError(f"{place}: {entry.name} takes a list here, got {_named(value)}")
+                    raise UserError(
+                        f"{place}: {entry.name} takes a list here, got {named_value(value)}"
+                    )
                 several = tuple(
                     checked(one, wanted, f"{place}.{i}", entry.name)
                     for i, one in enumerate(values.pop(key))
@@ -330,7 +211,7 @@ def _entries(section: Any, table: Registry) -> Iterator[Constructor]:
         yield from _entries(one, table)
 
 
-def constructors() -> Iterator[Constructor]:
+def registered() -> Iterator[Constructor]:
     """Yield every constructor of every table."""
     for table in list(_TABLES.values()):
         yield from (table[name] for name in table)
@@ -371,17 +252,17 @@ def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F],
             try:
                 bound = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
-                raise TypeError(f"{_owner(entry)}: {error}") from None
-            _check_call(entry, bound, _declares_parts)
+                raise TypeError(f"{owner_of(entry)}: {error}") from None
+            check_call(entry, bound, declares_parts)
             # The constructor's own checks go first: they know what each number is for.
             try:
                 built = function(*args, **kwargs)
             except Exception as error:
                 if f".{known_as}: " not in str(error):
-                    _check_call(entry, bound)
+                    check_call(entry, bound)
                 raise
-            _check_call(entry, bound)
-            _refuse_nan(entry, bound)
+            check_call(entry, bound)
+            refuse_nan(entry, bound)
             # An array (a schedule) has no place for the record.
             before = origin(built)
             if before is not None and before.constructor is entry:
@@ -397,37 +278,6 @@ def register(kind: str, *sources: str, name: str | None = None) -> Callable[[F],
     return add
 
 
-def takes_parts(package: str) -> Callable[[F], F]:
-    """Refuse what is no part, or another one, where a function declares a part of some type.
-
-    A constructor that was not called is the usual mistake. The checks go before the function.
-
-    Args:
-        package: in whose name, ``guidance``.
-
-    Raises:
-        WrongType: from the function that is decorated.
-    """
-
-    def decorate(function: F) -> F:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def call(*args, **kwargs):
-            try:
-                given = signature.bind(*args, **kwargs).arguments
-            except TypeError:
-                given = {}  # Python itself says what does not fit
-            for name, wanted in _hints(function).items():
-                if name in given and _declares_parts(wanted):
-                    checked(given[name], wanted, f"{package}.{function.__name__}", name)
-            return function(*args, **kwargs)
-
-        return typing.cast(F, call)
-
-    return decorate
-
-
 @contextlib.contextmanager
 def explained(where: str) -> Iterator[None]:
     """Turn what a constructor refuses into an error that begins with its place in the config."""
@@ -437,214 +287,3 @@ def explained(where: str) -> Iterator[None]:
         message = str(error)
         said = message if message.startswith(where) else f"{where}: {message}"
         raise UserError(said) from error
-
-
-@functools.cache
-def _hints(build: Callable) -> Mapping[str, Any]:
-    """Return the annotations of a function, none where they name what is not at hand."""
-    made = inspect.unwrap(build)
-    try:
-        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)
-    except (NameError, TypeError, AttributeError):
-        return {}
-
-
-def _owner(entry: Constructor) -> str:
-    return f"{KINDS[entry.kind].place.partition('.')[0]}.{entry.name}"
-
-
-def _each(entry: Constructor, bound: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the argument, its value and what is declared for it; each of several by itself."""
-    hints, parameters = _hints(entry.build), entry.parameters
-    for key, value in bound.items():
-        kind = parameters[key].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            yield from ((key, one, hints.get(key, Any)) for one in value)
-        elif kind is not inspect.Parameter.VAR_KEYWORD:
-            yield key, value, hints.get(key, Any)
-
-
-def _is_section(wanted: Any) -> bool:
-    """Say whether an argument is a section that the constructor itself reads."""
-    return any((typing.get_origin(option) or option) is Mapping for option in _options(wanted))
-
-
-def _check_call(
-    entry: Constructor, bound: Mapping[str, Any], among: Callable[[Any], bool] = lambda wanted: True
-) -> None:
-    """Refuse a value of another type than the constructor declares, in its own name.
-
-    Args:
-        entry, bound: the constructor and its arguments.
-        among: which annotations to look at.
-    """
-    for key, value, wanted in _each(entry, bound):
-        if among(wanted) and (found := mismatch(value, wanted)):
-            path, text = found
-            raise WrongType(f"{_owner(entry)}: {key}{path} takes {text}")
-
-
-def _refuse_nan(entry: Constructor, bound: Mapping[str, Any]) -> None:
-    """Refuse NaN where a number is declared, in the constructor's name; traced values pass."""
-    for key, value, wanted in _each(entry, bound):
-        if _declares_numbers(wanted) and _has_nan(value):
-            raise UserError(f"{_owner(entry)}: {key} must be a number, got {value}")
-
-
-def _declares_parts(wanted: Any) -> bool:
-    options = (typing.get_origin(option) or option for option in _options(wanted))
-    return any(isinstance(option, type) and option in PART_TYPES for option in options)
-
-
-def _declares_numbers(wanted: Any) -> bool:
-    several = [one for option in _options(wanted) for one in typing.get_args(option)]
-    return float in _options(wanted) or any(map(_declares_numbers, several))
-
-
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(map(_has_nan, value))
-    if isinstance(value, jax.core.Tracer) or not (isinstance(value, float) or _is_array(value)):
-        return False
-    return jnp.issubdtype(getattr(value, "dtype", float), jnp.inexact) and bool(
-        np.isnan(value).any()
-    )
-
-
-def checked(value: Any, wanted: Any, where: str, owner: str) -> Any:
-    """Return a value that is of the type its constructor declares.
-
-    Args:
-        value: what was given.
-        wanted: the annotation; types that nothing is known of pass.
-        where, owner: whose argument it is, for the message.
-
-    Raises:
-        UserError: another type.
-    """
-    if found := mismatch(value, wanted):
-        path, text = found
-        raise WrongType(f"{where}{path}: {owner} takes {text}")
-    return value
-
-
-def mismatch(value: Any, wanted: Any) -> tuple[str, str] | None:
-    """Return where in a value another type than declared was found, and what is said of it.
-
-    Args:
-        value: what was given.
-        wanted: the annotation; types that nothing is known of pass.
-
-    Returns:
-        A path (``.1`` in a list, else empty) and a text such as ``a number here, got '3'``; None
-        where the type is right.
-    """
-    options = _options(wanted)
-    kinds = [_part_type(option) for option in options]
-    fitting = [one for one, kind in zip(options, kinds, strict=True) if kind.accepts(value)]
-    if fitting:
-        inside = [_mismatch_inside(value, option) for option in fitting]
-        return None if None in inside else inside[0]
-    named = list(dict.fromkeys(kind.word for kind in kinds))
-    hint = next((kind.hint for kind in kinds if kind.hint and part_word(value)), "")
-    return "", f"{' or '.join(named)} here, got {_named(value)}{hint}"
-
-
-def _mismatch_inside(value: Any, option: Any) -> tuple[str, str] | None:
-    """Return what `mismatch` returns of the first of a list's values that is not as declared."""
-    wanted = typing.get_args(option)
-    if (typing.get_origin(option) or option) not in _LISTS or not wanted:
-        return None
-    if _is_array(value):  # its numbers are of one type
-        return (
-            None
-            if _has_numbers(value) or not _declares_numbers(wanted[0])
-            else (
-                "",
-                f"numbers here, got {shown(value)}",
-            )
-        )
-    if typing.get_origin(option) is tuple and wanted[-1] is not Ellipsis:
-        if len(value) != len(wanted):
-            return "", f"{len(wanted)} values here, got {_named(value)}"
-    else:
-        wanted = wanted[:1] * len(value)
-    for number, (one, of) in enumerate(zip(value, wanted, strict=True)):
-        if found := mismatch(one, of):
-            return f".{number}{found[0]}", found[1]
-    return None
-
-
-def _options(wanted: Any) -> tuple:
-    if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        return typing.get_args(wanted)
-    return (wanted,)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "dtype") and hasattr(value, "shape")
-
-
-def _has_numbers(value: Any) -> bool:
-    return _is_array(value) and jnp.issubdtype(value.dtype, jnp.number)
-
-
-def _is_number(value: Any, plain: type, kind: Any) -> bool:
-    """Return whether a value is a plain number, or an array of one."""
-    if _is_array(value):
-        return value.shape == () and jnp.issubdtype(value.dtype, kind)
-    return isinstance(value, plain) and not isinstance(value, bool)
-
-
-def _is_list(value: Any) -> bool:
-    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__"):
-        return False
-    return value.shape != () if _is_array(value) else hasattr(value, "__iter__")
-
-
-_PLAIN: dict[Any, PartType] = {
-    bool: PartType("true or false", lambda value: isinstance(value, (bool, np.bool_))),
-    str: PartType("a string", lambda value: isinstance(value, str)),
-    int: PartType("a whole number", lambda value: _is_number(value, numbers.Integral, jnp.integer)),
-    float: PartType("a number", lambda value: _is_number(value, numbers.Real, jnp.number)),
-    jax.Array: PartType("an array of numbers", _has_numbers),
-    types.NoneType: PartType("None", lambda value: value is None),
-}
-_LISTS = (tuple, list, Sequence)
-_ANYTHING = PartType("something else", lambda value: True)
-
-
-def _part_type(option: Any) -> PartType:
-    outer = typing.get_origin(option) or option
-    if outer is Mapping:
-        return PartType("a section", lambda value: isinstance(value, Mapping))
-    if outer in _LISTS:
-        return PartType("a list", _is_list)
-    try:
-        return PART_TYPES.get(outer) or _PLAIN.get(outer) or _ANYTHING
-    except TypeError:  # an annotation that cannot be hashed
-        return _ANYTHING
-
-
-def part_word(value: Any) -> str | None:
-    """Return what messages call a part, by the types that are known; None for other values."""
-    return next((one.word for one in PART_TYPES.values() if one.accepts(value)), None)
-
-
-def _named(value: Any) -> str:
-    """Return what a message calls a value that is out of place."""
-    if inspect.isroutine(value):
-        return f"{shown(value)}: call it"
-    part, known = part_word(value), origin(value)
-    return f"{part} ({known.constructor.name})" if part and known else part or shown(value)
-
-
-def origin(made: Any) -> Origin | None:
-    """Return the call that made a part; None for one made by hand."""
-    return getattr(made, "_origin", None)
-
-
-def name_of(made: Any) -> str:
-    """Return what messages call a part: its constructor's name, or its class's."""
-    known = origin(made)
-    return known.constructor.name if known else type(made).__name__

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
-from ..core.registry import origin
+from ..core.constructors import origin
 
 # Of records that say nothing of what they are, this many are read to tell one set from another.
 SAMPLED_RECORDS = 64

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..core.calls import takes_parts
+from ..core.constructors import name_of
 from ..core.errors import WrongType
+from ..core.part_types import mismatch
 from ..core.random import keys_per_sample
-from ..core.registry import mismatch, name_of, takes_parts
 from ..core.text import shown
 from .protocol import CLASSIFIER, Branch, Guided, Rule
 

@@ -7,7 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core.registry import PART_TYPES, PartType, checked, origin, part_word, registry, takes_parts
+from ..core.calls import takes_parts
+from ..core.constructors import origin
+from ..core.part_types import PART_TYPES, PartType, checked, part_word
+from ..core.registry import registry
 from .protocol import GIVEN, NULL, Branch, Rule
 from .pushes import At, Chain, Push, Reference, Transform
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..core.constructors import Origin, origin
 from ..core.errors import UserError
-from ..core.registry import Origin, origin
 from ..core.text import shown
 from .citations import PAPERS, bibtex
 from .evaluations import SHAPE, evaluations

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core.calls import takes_parts
 from ..core.random import root_key
-from ..core.registry import takes_parts
 from .protocol import CLASSIFIER, MAIN, Branch, Rule
 
 # Shapes decide nothing about a count, but windows must fit: as large as usual latents.

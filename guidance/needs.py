@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..core.calls import takes_parts
 from ..core.random import root_key
-from ..core.registry import takes_parts
 from ..core.text import written
 from .evaluations import SHAPE
 from .protocol import CLASSIFIER, NULL, Branch, Rule

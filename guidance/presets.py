@@ -46,7 +46,7 @@ sd-cads                              cads(cfg(9.0), 0.6, 0.9, 0.25, 1.0)        
 import dataclasses
 import difflib
 
-from ..core.registry import name_of
+from ..core.constructors import name_of
 from .protocol import Rule
 from .pushes import push, scale
 from .references.autoguidance import autoguidance

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
-from ..core.registry import checked, registry
+from ..core.part_types import checked
+from ..core.registry import registry
 from .conditions import Described, Label, described, without_null
 from .denoiser import Denoiser, Network, Origin, split
 from .preconditioning import SIGMA_RANGE, Preconditioner, sigma_range

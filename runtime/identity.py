@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..core.constructors import WRITTEN_IN, file_of, origin
 from ..core.errors import UserError
 from ..core.files import home, read_json, sha256, write_json
-from ..core.registry import WRITTEN_IN, file_of, origin
 
 MADE_OF, SAID = "made_of", "said"
 # How to begin anew.

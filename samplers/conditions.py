@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..core.registry import name_of
+from ..core.constructors import name_of
 from ..guidance.protocol import CLASSIFIER, GIVEN, NULL, Rule
 from ..guidance.references.icg import IndependentClass
 from ..guidance.structure import parts_of

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core.calls import takes_parts
 from ..core.random import fold_each, keys_per_sample
-from ..core.registry import takes_parts
 from ..guidance.protocol import Rule
 from .arguments import Fixed, floats, opaque, separated, state_of
 from .checks import Keys, Levels, checked

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core.calls import takes_parts
+from ..core.constructors import name_of
 from ..core.random import fold_each, keys_per_sample
-from ..core.registry import name_of, takes_parts
 from ..guidance.protocol import Guided, Rule
 from .checks import Keys, Levels, positive, whole
 from .inversion import upward

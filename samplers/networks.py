@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core.constructors import name_of
 from ..core.random import GENERATOR
-from ..core.registry import name_of
 from ..guidance.evaluations import Counting
 from ..guidance.needs import idle_parts
 from ..guidance.protocol import CLASSIFIER, MAIN, Branch, Rule

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.registry import takes_parts
+from ..core.calls import takes_parts
 from ..guidance.evaluations import SHAPE, Counting, counts_text
 from ..guidance.protocol import Guided, Rule
 from .checks import Levels, checked

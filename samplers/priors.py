@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ..core.part_types import PART_TYPES, PartType
 from ..core.pytrees import pytree, static
 from ..core.random import fold_each, keys_per_sample, unit_noise
-from ..core.registry import PART_TYPES, PartType, register
+from ..core.registry import register
 from .checks import Keys, positive
 from .gaussian_fit import GaussianFit
 

@@ -21,8 +21,9 @@ from typing import Any
 from flax import nnx
 
 from ..core.checks import positive, require_ranges
+from ..core.constructors import Constructor
 from ..core.errors import UserError
-from ..core.registry import Constructor, registry
+from ..core.registry import registry
 from ..core.sites import CONDITION_EMBEDDING
 from ..models.exact.mixture import GaussianMixture
 from ..models.spec import Spec

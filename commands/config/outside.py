@@ -12,8 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from ...core.constructors import KINDS, Constructor, origin
 from ...core.errors import UserError
-from ...core.registry import KINDS, Constructor, constructors, origin
+from ...core.registry import registered
 
 REPORT = "error.txt"
 PACKAGE = __name__.partition(".")[0]
@@ -88,7 +89,7 @@ def fault(error: BaseException) -> Fault | None:
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     lines = [line for _, line in traceback.walk_tb(error.__traceback__)]
-    files = {str(one.file) for one in constructors() if one.file is not None}
+    files = {str(one.file) for one in registered() if one.file is not None}
     for number in range(len(frames) - 1, -1, -1):
         owner = _is_outside(frames[number], files)
         if owner:
@@ -124,7 +125,7 @@ def _named(frames: list[FrameType], file: Path) -> str:
 
 def _part(names: set[str], file: Path) -> str:
     """Return what a message calls a part that functions or classes of a file are of."""
-    here = [one for one in constructors() if one.file == file]
+    here = [one for one in registered() if one.file == file]
     fitting = [one for one in here if inspect.unwrap(one.build).__qualname__ in names]
     if fitting or len(here) == 1:
         return " or ".join(map(_words, fitting or here))
@@ -138,7 +139,7 @@ def _words(part: Constructor) -> str:
 def _misfit(error: BaseException) -> Fault | None:
     """Return the part that is called as it cannot be, or that lacks what it is asked for."""
     found = MISFIT.match(str(error)) if isinstance(error, TypeError) else None
-    for part in (one for one in constructors() if one.file is not None):
+    for part in (one for one in registered() if one.file is not None):
         module = sys.modules.get(inspect.unwrap(part.build).__module__)
         if isinstance(error, AttributeError):
             made = type(error.obj)

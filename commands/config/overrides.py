@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from ...core.constructors import KINDS, Constructor
 from ...core.errors import UserError
 from ...core.files import home
-from ...core.registry import KINDS, Constructor, Registry, registry
+from ...core.registry import Registry, registry
 
 # Where the constructors of a table register themselves.
 OWNERS = {

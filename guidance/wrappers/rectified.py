@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ...core.constructors import name_of
 from ...core.pytrees import pytree, replaced
-from ...core.registry import name_of, register
+from ...core.registry import register
 from ..protocol import Branch
 from ..pushes import Chain, Push, Stateless
 from .known import Known

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ...core.constructors import name_of
 from ...core.pytrees import pytree, replaced
-from ...core.registry import name_of, register
+from ...core.registry import register
 from ..protocol import Branch, Guided, per_sample, require_finite
 from ..pushes import At, Chain, Perturbed, Push, inner, norm, ratio
 from .known import Known

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ...core.registry import PART_TYPES, PartType
+from ...core.part_types import PART_TYPES, PartType
 from ...core.text import written
 from ...guidance.protocol import Guided
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.calls import takes_parts
 from ...core.pytrees import pytree
 from ...core.random import fold_each, keys_per_sample, unit_noise
-from ...core.registry import takes_parts
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels, checked, plain
 from ..loop import PRIOR_STREAM, sample

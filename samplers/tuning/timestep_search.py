@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.registry import takes_parts
+from ...core.calls import takes_parts
 from ..checks import checked
 from ..solvers.euler import euler
 from ..solvers.solver import Solver

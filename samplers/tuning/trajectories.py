@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core.registry import name_of, takes_parts
+from ...core.calls import takes_parts
+from ...core.constructors import name_of
 from ...guidance.evaluations import Counting
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels, checked

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core.registry import takes_parts
+from ...core.calls import takes_parts
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels
 from ..networks import Networks

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ... import guidance
+from ...core.constructors import Constructor
 from ...core.files import write_text
-from ...core.registry import Constructor
 from ...guidance.config import CONSTRUCTORS
 
 BEGIN, END = "<!-- rules:begin -->", "<!-- rules:end -->"

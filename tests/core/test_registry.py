@@ -11,18 +11,10 @@ from jaxtyping import Array
 
 import guidestar
 from guidestar import guidance, samplers
+from guidestar.core.constructors import KINDS, name_of, origin
 from guidestar.core.errors import UserError, WrongType
-from guidestar.core.registry import (
-    KINDS,
-    PART_TYPES,
-    PartType,
-    Registry,
-    mismatch,
-    name_of,
-    origin,
-    register,
-    registry,
-)
+from guidestar.core.part_types import PART_TYPES, PartType, mismatch
+from guidestar.core.registry import Registry, register, registry
 
 NAN = float("nan")
 

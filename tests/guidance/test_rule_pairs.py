@@ -9,7 +9,7 @@ from oracles.analytic import keys
 from oracles.toy_network import NETWORKS
 
 from guidestar import guidance, samplers
-from guidestar.core.registry import origin
+from guidestar.core.constructors import origin
 from guidestar.guidance.config import CONSTRUCTORS
 from guidestar.samplers.evaluator import Evaluator
 

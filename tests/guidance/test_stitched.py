@@ -10,7 +10,7 @@ from oracles.analytic import Labelled, gaussian, keys, weak
 from tables.solver_table import SOLVERS
 
 from guidestar import guidance, samplers
-from guidestar.core.registry import origin
+from guidestar.core.constructors import origin
 from guidestar.guidance.wrappers.stitched import stitch_point, stitched
 from guidestar.samplers.evaluator import Evaluator
 

@@ -16,8 +16,9 @@ from tiny_configs.configs import trained
 
 from guidestar import guidance, samplers
 from guidestar.commands.sample import job_from_config
+from guidestar.core.constructors import KINDS
 from guidestar.core.errors import UserError
-from guidestar.core.registry import KINDS, registry
+from guidestar.core.registry import registry
 from guidestar.guidance import Rule
 from guidestar.samplers import Prior, Solver, tuning
 

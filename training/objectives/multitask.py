@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from ...core.registry import PART_TYPES, PartType, register
+from ...core.part_types import PART_TYPES, PartType
+from ...core.registry import register
 from ..losses.loss import Loss
 from .objective import mean_gradient
 
