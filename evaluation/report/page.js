@@ -3,8 +3,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const find = (id) => document.getElementById(id);
 const { rows, axes, metrics, sprite } = data;
-const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#6a51a3",
-  "#6b7280"];
 const DARK = ["#5aa9e6", "#ff8c42", "#3ddc97", "#e79bc4", "#e6c229", "#9adcff", "#b39ddb",
   "#b0b8c1"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "pentagon", "cross",
@@ -40,13 +38,15 @@ const titleOf = (key) => metrics.find((one) => one.key === key)?.title || key;
 const hidden = new Set();
 
 function style(number, joined) {
-  const colours = theme() === "dark" ? DARK : LIGHT;
-  const dash = DASHES[Math.floor(number / colours.length) % DASHES.length];
+  const colours = theme() === "dark" ? DARK : data.colours;
+  // Once all colours are used up, they come again with other marks and dashes.
+  const round = Math.floor(number / colours.length);
+  const dash = DASHES[round % DASHES.length];
   return {
     mode: joined ? "lines+markers" : "markers",
     line: { color: colours[number % colours.length], width: 2, dash },
     marker: { color: colours[number % colours.length], size: 9,
-      symbol: SYMBOLS[number % SYMBOLS.length] },
+      symbol: SYMBOLS[(number + 3 * round) % SYMBOLS.length] },
   };
 }
 
@@ -73,12 +73,18 @@ function level(number, line, ends, key) {
   return { ...one, mode: "lines", line: { ...one.line, dash: "dot", width: 1.5 } };
 }
 
-function layout(x, y, more = {}) {
+// 1, 2 and 5 of every decade, each written out.
+const DECADES = Array.from({ length: 16 }, (_, i) => i - 6);
+const TICKS = DECADES.flatMap((power) => [1, 2, 5].map((one) => Number(`${one}e${power}`)));
+const LOGARITHMIC = { type: "log", tickmode: "array", tickvals: TICKS, ticktext: TICKS.map(String) };
+
+function layout(x, y, more = {}, quality = false) {
   const axis = { gridcolor: colour("--line"), zeroline: false, automargin: true,
     linecolor: colour("--line"), tickcolor: colour("--line") };
   return {
     xaxis: { ...axis, title: { text: plain(x), standoff: 8 }, ...more },
-    yaxis: { ...axis, title: { text: plain(y), standoff: 8 } },
+    yaxis: { ...axis, title: { text: plain(y), standoff: 8 },
+      ...(quality && find("log").checked ? LOGARITHMIC : {}) },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
     font: { family: "system-ui, sans-serif", size: 13, color: colour("--ink") },
     margin: { l: 50, r: 12, t: 12, b: 44 }, hovermode: "closest", autosize: true,
@@ -97,7 +103,7 @@ function figureAlong() {
   const key = metric().key;
   const traces = shownLines().map(([line, number]) => line.values.length
     ? trace(number, line, line.values, key, line.joined) : level(number, line, ends, key));
-  return [traces, layout(runs().title, metric().title)];
+  return [traces, layout(runs().title, metric().title, {}, true)];
 }
 
 function figureTrade() {
@@ -121,7 +127,7 @@ function figureCost() {
   const costs = rows.map((row) => row.cost).filter((one) => one > 0);
   const wide = Math.max(...costs) > 4 * Math.min(...costs);
   return [traces, layout("G multiply-adds an image", metric().title,
-    wide ? { type: "log", dtick: "D2" } : { rangemode: "nonnegative" })];
+    wide ? LOGARITHMIC : { rangemode: "nonnegative" }, true)];
 }
 
 const FIGURES = { "plot-along": figureAlong, "plot-trade": figureTrade, "plot-cost": figureCost };
@@ -204,9 +210,16 @@ function legend() {
   }));
 }
 
+function scaled() {
+  find("log").disabled = !metric().positive;
+  find("log").checked = metric().wide;
+}
+
 if (find("legend")) {
+  scaled();
+  find("log").addEventListener("change", drawAll);
   find("along")?.addEventListener("change", () => { hidden.clear(); titles(); drawAll(); });
-  find("quality").addEventListener("change", () => { titles(); drawAll(); matrix(); });
+  find("quality").addEventListener("change", () => { scaled(); titles(); drawAll(); matrix(); });
   find("all").addEventListener("click", () => { hidden.clear(); drawAll(); });
   find("none").addEventListener("click", () => {
     runs().lines.forEach((line) => hidden.add(line.label));

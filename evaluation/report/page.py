@@ -17,7 +17,7 @@ from . import sections
 from .curves import axes, lines, numeric, short, varying
 from .curves import shown as setting_shown
 from .pictures import SIDE, TILES, Sprites
-from .plots import best, chosen
+from .plots import COLOURS, best, chosen, values_of, wide
 from .records import SCALE, Record, Row
 
 # Bytes of the whole file, and of what is not pictures.
@@ -146,9 +146,12 @@ def _data(record: Record, sprites: Sprites, counts: Mapping[str, str]) -> dict[s
                 "title": title_of(metric),
                 "better": (metric in HIGHER) - (metric in LOWER),
                 "pareto": best(record, metric),
+                "positive": all(value > 0 for value in values_of(record, metric)),
+                "wide": wide(record, metric),
             }
             for metric in record.measured
         ],
+        "colours": COLOURS,
         "chosen": {"along": along, "quality": quality, "tradeOff": trade_off},
         "sprite": {"side": SIDE, "tiles": TILES, "edge": sprites.edge},
     }

@@ -14,6 +14,8 @@ TRADE_OFFS = (("precision", "recall"), ("density", "coverage"))
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#6a51a3", "#6b7280")
 MARKERS, DASHES = "osD^vPX*", ("-", "--", ":", "-.")
 WIDTH, HEIGHT, DPI = 8.0, 5.0, 110
+# How many times the smallest the largest distance is where logarithms are drawn.
+WIDE = 10
 # As many lines as a key can name.
 NAMED = 24
 
@@ -58,9 +60,21 @@ def best(record: Record, metric: str) -> list[int]:
     )
 
 
+def values_of(record: Record, metric: str) -> list[float]:
+    """Return the numbers of all rows that have ended."""
+    return [row.numbers[metric] for row in record.rows if row.ended and metric in row.numbers]
+
+
+def wide(record: Record, metric: str) -> bool:
+    """Say whether distances are so many times others that logarithms alone tell those apart."""
+    values = values_of(record, metric)
+    return metric in LOWER and bool(values) and 0 < WIDE * min(values) < max(values)
+
+
 def draw(record: Record) -> dict[str, bytes]:
     """Return PNG files of the plots by name, those that the record has numbers for."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     along, quality, trade_off = chosen(record)
     found = {}
@@ -69,12 +83,14 @@ def draw(record: Record) -> dict[str, bytes]:
         figure = Figure((WIDTH, HEIGHT), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         for number, (label, joined, places) in enumerate(points):
-            style = DASHES[number // len(COLOURS) % len(DASHES)] if joined else "none"
+            # Once all colours are used up, they come again with other marks and dashes.
+            turn = number // len(COLOURS)
+            style = DASHES[turn % len(DASHES)] if joined else "none"
             axes.plot(
                 *([at[k] for at in places] for k in (0, 1)),
                 label=_plain(label) if number < NAMED else "_",
                 color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
+                marker=MARKERS[(number + 3 * turn) % len(MARKERS)],
                 linestyle=style,
                 linewidth=1.5,
             )
@@ -93,6 +109,11 @@ def draw(record: Record) -> dict[str, bytes]:
         axes.set_xlabel(_plain(x))
         axes.set_ylabel(_plain(y))
         axes.grid(alpha=0.3)
+        if y == title_of(quality) and wide(record, quality):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         if points:
             axes.legend(fontsize=7, frameon=False)
         file = io.BytesIO()

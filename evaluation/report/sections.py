@@ -74,6 +74,7 @@ def plots(record: Record) -> str:
     controls = [_select("quality", "Height", metrics, quality)]
     if along is not None:
         controls.append(_select("along", "Along", [(k, short(k)) for k in numeric(record)], along))
+    controls.append('<label><input type="checkbox" id="log"> Logarithmic</label>')
     figures = []
     if along is not None:
         figures.append(("along", f"{title_of(quality)} along {short(along)}", ""))
@@ -81,7 +82,11 @@ def plots(record: Record) -> str:
         figures.append(("trade", f"{title_of(trade_off[0])} against {title_of(trade_off[1])}", ""))
     if any(row.multiply_adds for row in record.rows):
         figures.append(
-            ("cost", "Cost against quality", "Ringed: the Pareto set, no row beats one in both.")
+            (
+                "cost",
+                "Cost against quality",
+                "Ringed: the Pareto set. No row costs less and is better.",
+            )
         )
     hint = "Arrow keys move over the points, Enter opens a row in the table."
     plots = "".join(

@@ -220,6 +220,15 @@ def test_another_metric_is_plotted_and_written_below_pictures(page):
     assert (before, one(page, "#matrix small").text) == ("10.00", "0.900")
 
 
+def test_heights_are_logarithms_where_that_is_chosen(page):
+    kinds = (
+        "return ['along', 'cost'].map(n => document.getElementById('plot-' + n).layout.yaxis.type)"
+    )
+    assert page.execute_script(kinds) != ["log", "log"]  # the largest is five times the smallest
+    one(page, "#log").click()
+    assert eventually(lambda: page.execute_script(kinds) == ["log", "log"])
+
+
 def test_everything_is_reached_by_the_tabulator_in_the_order_of_the_page(page):
     from selenium.webdriver import Keys
 

@@ -20,7 +20,7 @@ from guidestar.evaluation.report.curves import axes, columns, lines, pareto
 from guidestar.evaluation.report.documents import as_csv
 from guidestar.evaluation.report.page import MOST_ROWS
 from guidestar.evaluation.report.pictures import SIDE, TILES, sprite
-from guidestar.evaluation.report.plots import best, draw
+from guidestar.evaluation.report.plots import best, draw, wide
 
 # Characters that mean something to HTML, to scripts, to Plotly, to TeX and to spreadsheets.
 ODD = "</script><b id=odd>&amp; \"quoted\" 'single' %{x} ${y} $\\frac{a$ \u2028 é"
@@ -93,6 +93,16 @@ def test_the_pareto_set_follows_what_is_better_in_a_metric(tmp_path):
     assert best(record, "frechet_distance") == best(record, "precision") == [6, 7, 8]
     assert best(record, "recall") == [0]
     assert best(record, "contrast") == []
+
+
+def test_distances_that_are_many_times_others_are_drawn_by_their_logarithms(tmp_path):
+    record = sweep()
+    assert not wide(read(tmp_path, record), "frechet_distance")  # 2 to 10
+    record["rows"]["t0"]["frechet_distance"] = 21.0
+    assert wide(read(tmp_path, record), "frechet_distance")
+    assert not wide(read(tmp_path, record), "precision")
+    record["rows"]["t0"]["frechet_distance"] = -0.1
+    assert not wide(read(tmp_path, record), "frechet_distance")
 
 
 def test_rows_of_one_rule_are_a_line_along_the_scale(tmp_path):
