@@ -15,7 +15,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -160,11 +160,8 @@ def _sha256_of_large(path: str, *version: int) -> str:
 
 
 def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest_of_parts(iter(lambda: file.read(BLOCK), b""))
 
 
 def sketch(path: str | os.PathLike) -> str:
@@ -184,7 +181,17 @@ def sketch(path: str | os.PathLike) -> str:
 
 def digest_of(data: Any) -> str:
     """Return the SHA-256 of JSON data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return digest_of_parts([json.dumps(data, sort_keys=True)])
+
+
+def digest_of_parts(parts: Iterable[str | bytes | memoryview | np.ndarray]) -> str:
+    """Return the SHA-256 of texts (as UTF-8), bytes and arrays (in row-major order) in a row."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            part = np.asarray(part, order="C").reshape(-1).view(np.uint8).data
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """What every data set looks like to the input pipeline: random access to examples."""
 
 import dataclasses
-import hashlib
+import itertools
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
 from ..core.constructors import origin
+from ..core.files import digest_of_parts
 
 # Of records that say nothing of what they are, this many are read to tell one set from another.
 SAMPLED_RECORDS = 64
@@ -112,10 +112,7 @@ class Source:
 
 def content_digest(tree: Any) -> str:
     """Return the SHA-256 of a pytree of arrays: their places in it, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf, order="C")
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        if math.prod(array.shape):
-            digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = ((jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in paths)
+    parts = ((f"{name} {array.dtype} {array.shape}", array) for name, array in leaves)
+    return digest_of_parts(itertools.chain.from_iterable(parts))

@@ -5,7 +5,6 @@ lay and what they were called is said beside it, for people, and never compared.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 
 from ..core.constructors import WRITTEN_IN, file_of, origin
 from ..core.errors import UserError
-from ..core.files import home, read_json, sha256, write_json
+from ..core.files import digest_of_parts, home, read_json, sha256, write_json
 
 MADE_OF, SAID = "made_of", "said"
 # How to begin anew.
@@ -161,7 +160,7 @@ def described(made: Any) -> Any:
         array = np.asarray(made)
         if array.size <= LISTED:
             return array.tolist()
-        contents = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        contents = digest_of_parts([array])
         return {"dtype": str(array.dtype), "shape": list(array.shape), "sha256": contents}
     return getattr(made, "__qualname__", type(made).__qualname__)
 

@@ -8,11 +8,12 @@ has been compiled before is not compiled again.
 
 import collections
 import functools
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+from ..core.files import digest_of_parts
 
 # Programs of networks that are no pytrees that are kept, the latest.
 KEPT = 32
@@ -60,7 +61,7 @@ def _compile(lowered: jax.stages.Lowered, arrays: list) -> jax.stages.Compiled:
         # Which function is called back is not in the text.
         return lowered.compile()
     places = tuple(str(getattr(one, "sharding", None)) for one in arrays)
-    key = hashlib.sha256(text.encode()).digest(), places
+    key = digest_of_parts([text]), places
     if key not in _compiled:
         _compiled[key] = lowered.compile()
     _compiled.move_to_end(key)

@@ -1,7 +1,7 @@
 """The run that lies in a work folder, as weights to sample from."""
 
 import contextlib
-import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ...core.errors import UserError
-from ...core.files import digest_of, read_json
+from ...core.files import digest_of, digest_of_parts, read_json
 from ...data.latents import provenance
 from ...inference.networks import Weights, code_of, read_weights
 from ...models.autoencoders.scaling import LatentScaling
@@ -175,9 +175,7 @@ def scaling_of(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _digest(params: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(flatten(jax.device_get(params)).items()):
-        array = np.asarray(value, order="C")
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    leaves = sorted(flatten(jax.device_get(params)).items())
+    arrays = ((name, np.asarray(value)) for name, value in leaves)
+    parts = ((f"{name} {array.dtype} {array.shape}", array) for name, array in arrays)
+    return digest_of_parts(itertools.chain.from_iterable(parts))

@@ -6,7 +6,6 @@ network, and a set that is missing is an error with the command that prepares it
 
 import difflib
 import functools
-import hashlib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...core.errors import UserError
-from ...core.files import cache_folder, home, sha256, sketch
+from ...core.files import cache_folder, digest_of_parts, home, sha256, sketch
 from ...core.registry import register, registry
 from .. import array_cache
 from ..source import Source
@@ -159,7 +158,7 @@ def _cache_name(name: str, split: str, directory: Path) -> str:
     files = sorted(file for file in directory.iterdir() if file.is_file())
     facts = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     identity = json.dumps([name, directory.name, split, facts])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    digest = digest_of_parts([identity])[:16]
     return re.sub(r"[^\w.]+", "-", f"{name}-{directory.name}-{split}-{digest}.npz")
 
 

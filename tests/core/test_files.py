@@ -1,5 +1,6 @@
 """Files, whole or not at all, and what they say of each other."""
 
+import hashlib
 import json
 import os
 
@@ -8,8 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from guidestar.commands.config import trained
 from guidestar.core import files
 from guidestar.core.errors import UserError
+from guidestar.core.files import digest_of_parts
+from guidestar.data.source import content_digest
+from guidestar.input_pipeline import load_source
+from guidestar.runtime.identity import described
 
 ROWS = np.arange(24, dtype=np.float32).reshape(4, 6)
 LAYOUTS = {
@@ -177,3 +183,27 @@ def test_a_sketch_tells_files_apart(size, tmp_path):
         other[place] ^= 1
         (tmp_path / "b").write_bytes(other.tobytes())
         assert files.sketch(tmp_path / "b") != one
+
+
+def test_digests_of_parts_are_those_of_their_bytes_in_a_row():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    wanted = hashlib.sha256("x\u00e9".encode() + b"yz" + array.T.copy().tobytes()).hexdigest()
+    assert digest_of_parts(["x\u00e9", b"y", memoryview(b"z"), array.T]) == wanted
+    for empty in ([], [np.zeros((0, 3))], [b""]):
+        assert digest_of_parts(empty) == hashlib.sha256().hexdigest()
+    assert digest_of_parts([np.float64(2.5)[None]]) == digest_of_parts([np.array(2.5)])
+
+
+def test_digests_that_results_are_known_by_stay_what_they_were():
+    tree = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "a": (np.uint8([1, 2]), np.zeros((0, 3))),
+        "c": np.float64(2.5),
+    }
+    assert content_digest(tree).startswith("a7d54fe3445ebafc53692a6dd5655c53")
+    params = {"x": {"y": np.arange(6.0).reshape(2, 3).T, "z": np.float32(1)}}
+    assert trained._digest(params).startswith("6aba1c85cc3ac155069cb766f5b8a9f8")
+    found = described(np.arange(100.0).reshape(10, 10).T)["sha256"]
+    assert found.startswith("2d441acef1ce4a16f0ded5d099f8b428")
+    digits = load_source("digits").identity()["content"]
+    assert digits.startswith("d42886d613fc68e0ceb06adfa31cc5f7")
