@@ -365,10 +365,13 @@ class Study:
 
         seed = int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that constant_liar may change
+            warnings.simplefilter("ignore")  # that both may change yet
             if self._sampler == "tpe":
-                # What others are trying counts as bad, so that it is not proposed again.
-                sampler: Any = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+                # Scale and interval go together. What others are trying counts as bad, so that
+                # it is not proposed again.
+                sampler: Any = optuna.samplers.TPESampler(
+                    seed=seed, multivariate=True, constant_liar=True
+                )
             else:
                 sampler = optuna.samplers.RandomSampler(seed=seed)
         pruner: Any = optuna.pruners.NopPruner()

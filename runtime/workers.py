@@ -46,7 +46,7 @@ def run_workers(
         number: of processes.
         logs: a folder for what they say, ``worker-0.log`` and so on, added to what is there.
         look: called every second while they work.
-        say: is told of one that ends before its time.
+        say: is told of each that did not end well, and how.
     """
     logs.mkdir(parents=True, exist_ok=True)
     workers: list[subprocess.Popen] = []
@@ -65,15 +65,15 @@ def run_workers(
                         start_new_session=True,
                     )
                 )
-        while any(one.poll() is None for one in workers):
+        working = True
+        while working:
+            working = any(one.poll() is None for one in workers)
             look()
             for index, one in enumerate(workers):
                 if one.returncode and index not in told:
                     told.add(index)
-                    how = _how(one.returncode, logs / f"worker-{index}.log")
-                    say(f"worker {index} {how}: others go on with what it was at")
-            time.sleep(POLL)
-        look()
+                    say(f"worker {index} {_how(one.returncode, logs / f'worker-{index}.log')}")
+            time.sleep(POLL * working)
     finally:
         for one in workers:
             if one.stdin is not None:

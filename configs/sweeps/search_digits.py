@@ -1,4 +1,4 @@
-"""Scale, interval and rule on the digits by Optuna, bad trials given up after 40 images.
+"""Scale and interval of CFG on the digits by Optuna, bad trials given up after 40 images.
 
     python main.py --config=configs/sweeps/search_digits.py --workdir=out/search --mode=sweep
 
@@ -14,9 +14,8 @@ def get_config():
     config.name = "search_digits"
     config.sweep.update(
         sampler="tpe",
-        trials=40,
+        trials=32,
         space=(
-            dict(field="guidance.rule.name", choices=digits.RULES),
             dict(field="guidance.rule.scale", low=1.0, high=7.0, log=True),
             dict(field="guidance.low", low=0.0, high=1.0),
             dict(field="guidance.high", low=1.5, high=80.0, log=True),

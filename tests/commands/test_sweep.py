@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shlex
+import signal
 
 import numpy as np
 import pytest
@@ -270,6 +272,27 @@ def test_what_is_proposed_again_is_answered_from_memory(config, tmp_path):
         first = rows[row["same_as"]]
         assert row["parameters"] == first["parameters"] and row["folder"] == first["folder"]
         assert row["frechet_distance"] == first["frechet_distance"]
+
+
+def test_a_worker_that_gets_sigterm_leaves_its_trial_and_the_next_goes_on(
+    config, tmp_path, monkeypatch, capsys
+):
+    """After the batch that it is making, which is not made again."""
+    count = evaluate.Clock.__call__
+
+    def interrupted(self, images):
+        count(self, images)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(evaluate.Clock, "__call__", interrupted)
+    sweep.run(changed(config), tmp_path)
+    assert "stopped by SIGTERM: trials" in capsys.readouterr().out
+    assert not found_in(tmp_path)["rows"]
+    (first,) = tmp_path.glob("trials/*/images/*")
+    before = first.stat().st_mtime_ns
+    monkeypatch.setattr(evaluate.Clock, "__call__", count)
+    sweep.run(changed(config), tmp_path)
+    assert len(found_in(tmp_path)["rows"]) == 4 and first.stat().st_mtime_ns == before
 
 
 def test_a_config_with_rows_is_no_sweep(config, tmp_path):
