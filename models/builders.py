@@ -15,7 +15,7 @@ from .convnets import dico, dimr
 from .denoiser import Denoiser
 from .mlps import score_mlp
 from .spec import Spec
-from .transformers import dinov2, dit, lightning_dit, pixart, sit, umd
+from .transformers import clip, dinov2, dit, lightning_dit, pixart, sit, umd
 from .unets import dhariwal, edm2_ladder, song
 
 # The files that register the networks of this package.
@@ -27,6 +27,7 @@ FILES = (
     dico,
     dimr,
     score_mlp,
+    clip,
     dinov2,
     dit,
     lightning_dit,

@@ -21,6 +21,7 @@ __all__ = [
     "FeatureFunction",
     "Together",
     "classifier",
+    "clip",
     "dinov2",
     "features_of",
     "in_batches",
@@ -71,9 +72,25 @@ def dinov2(
             numbers as dgm-eval does.
         batch_size: images at a time.
     """
-    from .dinov2_features import DINOv2Features  # which loads flax
+    from .transformer_features import TransformerFeatures  # which loads flax
 
-    return DINOv2Features(weights, resize, batch_size)
+    return TransformerFeatures("dinov2", weights, resize, batch_size)
+
+
+@register("extractor", "2103.00020")
+def clip(
+    weights: str = "clip-vit-base-patch32.bin", resize: str = "antialias", batch_size: int = 64
+) -> Extractor:
+    """Take the features of CLIP's image tower, projected and not normalised.
+
+    Args:
+        weights: of the network in transformers' form, a published file's name or a path.
+        resize: as of `dinov2`.
+        batch_size: images at a time.
+    """
+    from .transformer_features import TransformerFeatures  # which loads flax
+
+    return TransformerFeatures("clip", weights, resize, batch_size)
 
 
 def make_extractor(

@@ -19,6 +19,7 @@ DIT_ROOT = "https://dl.fbaipublicfiles.com/DiT/models"
 VAE_ROOT = "https://huggingface.co/stabilityai/sd-vae-ft-mse/resolve/main"
 FID_ROOT = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
 FIDELITY_ROOT = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+CLIP_ROOT = "https://huggingface.co/openai/clip-vit-base-patch32/resolve/main"
 DINOV2_ROOT = "https://dl.fbaipublicfiles.com/dinov2"
 NVIDIA = "CC BY-NC-SA 4.0"
 APACHE = "Apache-2.0"
@@ -122,6 +123,10 @@ OTHERS = {
         _dinov2("dinov2_vitl14", 304_368_640),
         _dinov2("dinov2_vitb14_reg4", 86_583_552),
         _dinov2("dinov2_vitl14_reg4", 304_372_736),
+        # With the tower of texts, which is not read.
+        Published(
+            "clip-vit-base-patch32.bin", f"{CLIP_ROOT}/pytorch_model.bin", 151_277_313, 4, "MIT"
+        ),
     )
 }
 

@@ -8,15 +8,14 @@ number of patches before it takes the scale, and both make other features than a
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from ...core.registry import register
 from ...core.resampling import cubic, separable
-from ..layers.attention import Attention
 from ..layers.dense import linear, small_normal
+from ..layers.encoder_block import EncoderBlock, gelu, layer_norm
 from ..layers.stacks import stack, through
 from ..layers.tokens import patchify, require_dividing, token_grid
 from ..spec import Spec, checked_fields, compute_type
@@ -24,40 +23,8 @@ from ..spec import Spec, checked_fields, compute_type
 # name -> (depth, width, heads), arXiv 2304.07193, Table 17.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16)}
 EPSILON = 1e-6
+# Is added to the number of patches where positions are resized for networks without registers.
 OFFSET = 0.1
-
-
-def layer_norm(width: int, rngs: nnx.Rngs, epsilon: float = EPSILON) -> nnx.LayerNorm:
-    """Layer normalisation with scale and bias, in float32."""
-    return nnx.LayerNorm(width, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
-
-
-class LayerScale(nnx.Module):
-    """A learnt factor of every channel (arXiv 2103.17239, eq. 4)."""
-
-    def __init__(self, width: int):
-        self.scale = nnx.Param(jnp.ones(width))
-
-    def __call__(self, x: Float[Array, "batch token width"]) -> Float[Array, "batch token width"]:
-        return x * self.scale[...]
-
-
-class Block(nnx.Module):
-    """A pre-norm transformer block whose two branches are scaled channel by channel."""
-
-    def __init__(self, width: int, heads: int, *, dtype, rngs: nnx.Rngs):
-        self.dtype = dtype
-        self.attention_norm, self.mlp_norm = layer_norm(width, rngs), layer_norm(width, rngs)
-        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
-        self.mlp_in = linear(width, 4 * width, dtype=dtype, rngs=rngs)
-        self.mlp_out = linear(4 * width, width, dtype=dtype, rngs=rngs)
-        self.attention_scale, self.mlp_scale = LayerScale(width), LayerScale(width)
-
-    def __call__(self, x: Float[Array, "batch token width"], grid: tuple[int, int]) -> Array:
-        h = self.attention(self.attention_norm(x).astype(self.dtype), grid)
-        x = x + self.attention_scale(h)
-        h = self.mlp_in(self.mlp_norm(x).astype(self.dtype))
-        return x + self.mlp_scale(self.mlp_out(jax.nn.gelu(h, approximate=False)))
 
 
 class DINOv2(nnx.Module):
@@ -108,10 +75,12 @@ class DINOv2(nnx.Module):
             self.register_tokens = nnx.Param(small_normal(rngs.params(), (registers, width)))
 
         def block(rngs):
-            return Block(width, heads, dtype=dtype, rngs=rngs)
+            return EncoderBlock(
+                width, heads, epsilon=EPSILON, activation=gelu, scaled=True, dtype=dtype, rngs=rngs
+            )
 
         self.blocks = stack(block, depth, scan_layers, rngs)
-        self.norm = layer_norm(width, rngs)
+        self.norm = layer_norm(width, EPSILON, rngs)
 
     def resized_positions(self, grid: tuple[int, int]) -> Float[Array, "token width"]:
         """Return the positions of a grid of patches, (rows, columns)."""

@@ -18,12 +18,13 @@ from guidestar.configs import evidence
 from guidestar.core.errors import UserError
 from guidestar.data.source import Source
 from guidestar.evaluation.extractors import (
+    clip,
     dinov2,
-    dinov2_features,
     features_of,
     inception,
     make_extractor,
 )
+from guidestar.evaluation.extractors import transformer_features as transformers
 from guidestar.evaluation.extractors.inception_features import resized
 from guidestar.evaluation.statistics import RealStatistics
 
@@ -103,21 +104,25 @@ def test_no_image_is_no_batch(weights):
         dinov2(weights["dinov2"], batch_size=0)
 
 
+def prepared(x):
+    return np.asarray(transformers.resized(x, transformers.IMAGENET))
+
+
 def test_dinov2_takes_images_by_cubic_interpolation_and_imagenet_s_colours(golden, weights):
     x = images(1, 300, 250, 3)
     expected = golden["antialias/300x250"].transpose(1, 2, 0) / 255
-    expected = (expected - dinov2_features.MEAN) / dinov2_features.DEVIATION
-    found = np.asarray(dinov2_features.resized(x))
+    expected = (expected - transformers.IMAGENET.mean) / transformers.IMAGENET.deviation
+    found = prepared(x)
     np.testing.assert_allclose(found[0, ::17, ::13], expected, atol=3e-5)
     # Pillow rounds to whole numbers, once along each side: the same but for a level or two.
     x = 64 + x // 2
-    found = np.asarray(dinov2_features.resized(x))
-    by_pillow = dinov2_features.resized_by_pillow(x)
+    found = prepared(x)
+    by_pillow = transformers.resized_by_pillow(x)
     picture = Image.fromarray(x[0]).resize((224, 224), resample=Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(by_pillow[0], picture)
-    again = np.asarray(dinov2_features.resized(by_pillow))
+    again = prepared(by_pillow)
     assert 0 < np.abs(again - found).max() < 2 / 255 / 0.22
-    grey = dinov2_features.resized_by_pillow(images(2, 30, 20, 1))
+    grey = transformers.resized_by_pillow(images(2, 30, 20, 1))
     assert grey.shape == (2, 224, 224, 1)
 
 
@@ -129,11 +134,12 @@ def test_resizing_by_pillow_is_other_features(weights):
     assert one.identity != other.identity
 
 
-def test_a_published_file_is_taken_by_its_name(weights, tmp_path, monkeypatch):
+def test_a_published_file_that_is_missing_is_named_with_its_address(tmp_path, monkeypatch):
     monkeypatch.setenv("GUIDESTAR_WEIGHTS", str(tmp_path))
     for name, file in (
         ("inception", "pt_inception-2015-12-05-6726825d.pth"),
         ("dinov2", "dinov2_vitl14_pretrain.pth"),
+        ("clip", "clip-vit-base-patch32.bin"),
     ):
         with pytest.raises(UserError, match=rf"{file} is not in {tmp_path}: download it from http"):
             make_extractor("", {"name": name})
@@ -158,6 +164,8 @@ def test_weights_of_another_network_are_refused(weights):
         dinov2(weights["inception"])
     with pytest.raises(UserError, match="of dit, and the extractor 'inception' takes"):
         inception("fashion_mnist_dit")
+    with pytest.raises(UserError, match="of dinov2, and the extractor 'clip' takes"):
+        clip(weights["dinov2"])
     with pytest.raises(UserError, match="is an encoder, not a classifier"):
         make_extractor(weights["dinov2"])
 

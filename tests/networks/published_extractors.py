@@ -4,6 +4,7 @@ import numpy as np
 from golden.make_extractors import (
     DEPTH,
     LEARNT,
+    OUTPUT,
     PATCH,
     REGISTERS,
     SIDE,
@@ -97,6 +98,27 @@ def timm_state(registers=0):
         state["pos_embed"] = np.concatenate([nowhere, patches], axis=1)
         state["register_tokens"] = drawn("reg_token", (1, REGISTERS, WIDTH))
     return state
+
+
+def clip_state():
+    """Return the arrays of CLIP's image tower in miniature under transformers' names."""
+    inside = {f"layer_norm{n}.{part}": (WIDTH,) for n in (1, 2) for part in ("weight", "bias")}
+    linear = {f"self_attn.{part}_proj": (WIDTH, WIDTH) for part in ("q", "k", "v", "out")}
+    linear |= {"mlp.fc1": (4 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 4 * WIDTH)}
+    for name, (out, fan_in) in linear.items():
+        inside |= {f"{name}.weight": (out, fan_in), f"{name}.bias": (out,)}
+    shapes = {
+        "embeddings.class_embedding": (WIDTH,),
+        "embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
+        "embeddings.position_embedding.weight": (1 + (SIDE // PATCH) ** 2, WIDTH),
+    }
+    for layer in range(DEPTH):
+        shapes |= {f"encoder.layers.{layer}.{name}": shape for name, shape in inside.items()}
+    for norm in ("pre_layrnorm", "post_layernorm"):
+        shapes |= {f"{norm}.{part}": (WIDTH,) for part in ("weight", "bias")}
+    shapes = {f"vision_model.{name}": shape for name, shape in shapes.items()}
+    shapes["visual_projection.weight"] = (OUTPUT, WIDTH)
+    return {name: drawn(name, shape) for name, shape in shapes.items()}
 
 
 def written(path, state):

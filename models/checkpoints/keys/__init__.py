@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "sd_vae": "sd_vae",
     "inception_v3": "inception",
     "dinov2": "dinov2",
+    "clip_image": "clip",
 }
 
 
