@@ -188,7 +188,20 @@ class Evaluation:
                 f"sampling.decoder to the weights of their autoencoder"
             )
         require_images(self.extractor, output.shape, place)
+        if job.classes is not None:
+            self._require_same_classes(job.main.num_classes, place)
         return output
+
+    def _require_same_classes(self, classes: int, place: str) -> None:
+        """Refuse to compare labels of one data set with a classifier's of another."""
+        known = self.extractor.num_classes
+        for metric in self.metrics:
+            compares = {"labels", "probabilities"} <= {*metric.wanted}
+            if compares and known not in (0, classes):
+                raise UserError(
+                    f"{place}: {metric.name} compares labels of {classes} classes with those of a "
+                    f"classifier of {known}: name one of the same classes in evaluation.classifier"
+                )
 
     def notes(self, outputs: Mapping[str, Output], count: int | None = None) -> list[str]:
         """Refuse metrics that cannot be; return what is to be said of those that can."""

@@ -48,8 +48,8 @@ def read_section(
     def recognise(view: WeightSource) -> tuple[WeightSource, dict[str, Any]] | None:
         for one in (name,) if name else ARCHITECTURES:
             module = architecture(one)
-            under = getattr(module, "renamed", lambda _: None)(view) or view
             try:
+                under = getattr(module, "renamed", lambda _: None)(view) or view
                 section = module.recognise(under)
             except UserError:
                 raise

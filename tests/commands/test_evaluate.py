@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from tiny_configs.configs import write_untrained
-from tiny_configs.evaluations import evaluation
+from tiny_configs.evaluations import classifier, evaluation
 from tiny_configs.own_parts import registered
 
 from guidestar import evaluation as metrics
@@ -94,7 +94,7 @@ def test_the_real_set_is_closest_to_itself(config):
         (dict(classifier="fashion_mnist_classifier"), "8x8x1, and classifier takes 28x28x1"),
         (dict(count=3), "count is 3, and precision_recall needs 6"),
         (dict(metrics=("contrsat",)), "did you mean contrast"),
-        (dict(extractor=dict(name="inception")), "evaluation.extractor.name 'inception'"),
+        (dict(extractor=dict(name="incepti")), "evaluation.extractor.name 'incepti'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -104,6 +104,17 @@ def test_what_cannot_be_measured_is_refused_before_the_first_image(
     with pytest.raises(UserError, match=message):
         evaluate.run(changed(config, **fields), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_classes_of_another_data_set_are_no_labels(config, tmp_path):
+    """Those of ImageNet, which InceptionV3 tells, have numbers of their own."""
+    other = classifier(tmp_path / "other.safetensors", num_classes=12)
+    evaluator = evaluate.Evaluation(changed(config, classifier=other), tmp_path)
+    with pytest.raises(UserError, match="rows.x: agreement compares labels of 10 .* of 12: name"):
+        evaluator.planned(config, tmp_path, "rows.x")
+    # Without a metric that compares them they may be any.
+    wide = changed(config, classifier=other, metrics=("inception_score",))
+    evaluate.Evaluation(wide, tmp_path).planned(config, tmp_path, "rows.x")
 
 
 def test_other_metrics_are_chosen_by_name(config, measured):

@@ -261,6 +261,17 @@ def test_what_is_missing_is_named(gone, tmp_path):
             *("stages.0.blocks.0.block1.query_key_value.weight", "stages.0.output_layer.2.weight"),
             "stages.0.skip_denses.0.weight",
         ],
+        ["Mixed_7c.branch3x3dbl_3b.conv.weight", "Conv2d_1a_3x3.conv.weight", "fc.bias"],
+        ["patch_embed.proj.weight", "pos_embed", "cls_token", "blocks.0.ls1.gamma"],
+        [
+            *("embeddings.patch_embeddings.projection.weight", "layernorm.weight"),
+            "encoder.layer.0.layer_scale1.lambda1",
+        ],
+        [
+            "visual_projection.weight",
+            *(f"vision_model.embeddings.{part}_embedding.weight" for part in ("patch", "position")),
+            *(f"vision_model.encoder.layers.0.self_attn.{part}_proj.weight" for part in "qkv"),
+        ],
     ],
 )
 @pytest.mark.parametrize("shape", [(2, 2), (), (0,), (4, 4, 1, 1)])
