@@ -21,6 +21,7 @@ from .core.errors import UserError
 from .core.files import home
 from .core.registry import registry
 from .data import record_folder
+from .data.images import from_uint8
 from .data.source import Source
 from .data.sources import digits, folders, fractal2d, tfds_arrays  # noqa: F401  (registered)
 
@@ -234,7 +235,7 @@ class _Batches:
             flipped = uniform(self.seed, FLIP, positions) < 0.5
             x = np.where(flipped[:, None, None, None], x[:, :, ::-1], x)
         if x.dtype == np.uint8:
-            x = x.astype(np.float32) / np.float32(127.5) - np.float32(1)
+            x = from_uint8(x)
         return {"x": x, "condition": condition, "index": positions}
 
     def _require_labels(self, condition: Any, rows: Int[np.ndarray, " share"]) -> None:

@@ -147,6 +147,15 @@ def base() -> ConfigDict:
                 count=0,  # all
                 compare=False,  # with config.data, of which the latents were made
             ),
+            # What --mode=classify asks the denoiser: images of config.data (0: all), at which noise
+            # levels, one a draw, and in stages: (draws, classes that go on), the last with all
+            # draws and one class; empty for all draws of every class.
+            classification=dict(
+                schedule=dict(name="exponential", steps=64, sigma_min=0.05, sigma_max=20.0),
+                stages=(),
+                count=0,
+                batch_size=256,
+            ),
             # What --mode=sweep tries: the trials that get_hyper says (sampler "grid"; get_hyper of
             # the config's own file, or of the one that `definition` names), or as many as `trials`
             # says, which Optuna proposes ("tpe", "random") from `space`, a tuple of dict(field=...,

@@ -13,6 +13,11 @@ def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
+def from_uint8(images: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Map 0..255 to float32 in [-1, 1], as networks take images."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
 def grid(
     images: UInt8[np.ndarray, "batch h w c"], *, columns: int | None = None, gap: int = 2
 ) -> UInt8[np.ndarray, "height width c"]:

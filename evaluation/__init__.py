@@ -1,5 +1,6 @@
 """Metrics on features, class probabilities and pixels: NumPy and SciPy in float64, on the host."""
 
+from .denoising_errors import Classified, diffusion_classifier
 from .extractors import Extracted, FeatureFunction
 from .metrics import registered  # noqa: F401  (registers them by name)
 from .metrics.appearance import contrast, saturation, white
@@ -37,6 +38,7 @@ from .seeds import Spread, spread
 
 __all__ = [
     "Batch",
+    "Classified",
     "DensityCoverage",
     "Extracted",
     "FeatureFunction",
@@ -56,6 +58,7 @@ __all__ = [
     "class_ranks",
     "contrast",
     "density_coverage",
+    "diffusion_classifier",
     "frechet_bias",
     "frechet_distance",
     "frechet_infinity",

@@ -29,13 +29,14 @@ except ImportError:  # a system without such locks: file times and process numbe
 NAME = ".in_use.json"
 # What a folder may hold, and the names that tell it; those of an unfinished one, too.
 RUN, DATA_SET, SAMPLES, EVALUATION = "a training run", "a data set", "samples", "an evaluation"
-SWEEP = "a sweep"
+SWEEP, CLASSIFICATION = "a sweep", "a classification"
 MARKS = {
     RUN: ("run.json", "checkpoints", "metrics.jsonl"),
     DATA_SET: ("dataset.json", "unfinished.json"),
     SAMPLES: ("sampling.json",),
     EVALUATION: ("evidence.json",),
     SWEEP: ("sweep.json", "sweep.db"),
+    CLASSIFICATION: ("classification.json",),
 }
 # Folders that this process holds: a process is never in the way of its own locks.
 _HELD: set[Path] = set()
