@@ -32,8 +32,8 @@ SAMPLERS = ("tpe", "random")
 # Attributes of Optuna's trials and studies.
 PLACE, WORKER, BEAT, ROW, ERROR, MADE_OF = "place", "worker", "beat", "row", "error", "made_of"
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
-# Renewals within a lease, and seconds that a storage gets to answer.
-BEATS, PATIENCE = 6, 15
+# Renewals within a lease; seconds that a storage gets to answer, and SQLite until its turn comes.
+BEATS, PATIENCE, LOCKED = 6, 15, 60
 ATTEMPTS = 5
 RETRY = "start the same command again once it can be: finished trials are kept"
 
@@ -133,7 +133,9 @@ class Storage:
         from optuna.storages import RDBStorage
 
         limits = {"sqlite": "timeout", "postgresql": "connect_timeout", "mysql": "connect_timeout"}
-        options = {limits[dialect]: 60 if dialect == "sqlite" else PATIENCE}
+        # SQLite's is how long others may hold its lock.
+        seconds = LOCKED if dialect == "sqlite" else PATIENCE
+        options = {limits[dialect]: seconds} if dialect in limits else {}
         text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
         for attempt in range(ATTEMPTS):
             try:

@@ -2,7 +2,10 @@
 
     python main.py --config=configs/sweeps/search_digits.py --workdir=out/search --mode=sweep
 
-The images are those of `configs/sweeps/digits.py`, so that the two can be compared.
+The images are those of `configs/sweeps/digits.py`, so that the two can be compared: the best of its
+60 trials is at 0.3005 (TCFG 2 in (0.3, 5]), for 12 000 images; this search, on two workers, found
+0.2919 (CFG 1.77 in (0.15, 2.41]) for 3 840, half of its 32 trials being given up. What several
+workers propose depends on who is first; one worker repeats itself.
 """
 
 from guidestar.configs.sweeps import digits
