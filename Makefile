@@ -20,7 +20,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-# What takes too long for every day: all rules in all ways of spreading over devices.
+# What takes too long for every day: every variant and pair of rules, solvers and networks, whole
+# studies, processes that are killed.
 test-longer: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile -m longer
 

@@ -111,6 +111,7 @@ def test_an_interrupted_run_goes_on_and_touches_nothing_it_has(config, tmp_path)
         assert (tmp_path / "halves" / "images" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.longer
 def test_a_killed_run_continues_with_the_same_files(config, weights, tmp_path):
     command = [
         *(sys.executable, "main.py", "--mode=sample"),

@@ -1,11 +1,13 @@
 """The diffusion ConvNet: published sizes and numbers, the identity it starts as, its sites."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters
+from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters, run
 from places import GOLDEN
 
 from guidestar.core.macs import macs
@@ -35,6 +37,7 @@ TINY = dict(image_size=8, channels=2, width=4, depths=(2, 1, 1, 1, 1), num_class
 LAYERS = sum(TINY["depths"])
 
 
+@functools.cache
 def make(**changes):
     """Return a tiny network and parameters in which no layer is zero."""
     fields = TINY | changes
@@ -44,10 +47,6 @@ def make(**changes):
 def inputs(batch=3, shape=(8, 8, 2)):
     x = jax.random.normal(jax.random.key(5), (batch, *shape))
     return x, jnp.linspace(0.0, 900.0, batch), jnp.arange(batch) % 3
-
-
-def run(network, params, x, time, label, modes=()):
-    return jax.jit(lambda *given: network(*given, modes))(params, x, time, label)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,11 +1,13 @@
 """The multi-resolution network: its time-dependent norms, published sizes and numbers, sites."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks.filled import Doubled, filled, one_mode_a_sample, parameters
+from networks.filled import Doubled, filled, one_mode_a_sample, parameters, run
 from places import GOLDEN
 
 from guidestar.core.macs import macs
@@ -25,6 +27,7 @@ LAYERS = sum(TINY["depths"])
 ones, zeros = nnx.initializers.ones_init(), nnx.initializers.zeros_init()
 
 
+@functools.cache
 def make(**changes):
     """Return a tiny network and parameters in which no layer is zero."""
     fields = TINY | changes
@@ -34,10 +37,6 @@ def make(**changes):
 def inputs(batch=3, shape=(8, 8, 2)):
     x = jax.random.normal(jax.random.key(5), (batch, *shape))
     return x, jnp.linspace(0.0, 900.0, batch), jnp.arange(batch) % 3
-
-
-def run(network, params, x, time, label, modes=()):
-    return jax.jit(lambda *given: network(*given, modes))(params, x, time, label)
 
 
 # Time-dependent norms.

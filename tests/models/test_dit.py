@@ -1,5 +1,6 @@
 """The diffusion transformer: published sizes and numbers, the identity it starts as, its parts."""
 
+import functools
 import math
 
 import jax
@@ -25,6 +26,7 @@ PARAMETERS = {
 TINY = dict(image_size=8, channels=2, patch_size=2, width=32, depth=3, heads=4, num_classes=5)
 
 
+@functools.cache
 def make(seed=0, **changes):
     """Return a tiny network and parameters in which no layer is zero."""
     fields = TINY | changes

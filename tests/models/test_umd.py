@@ -1,5 +1,6 @@
 """Unified masked diffusion: what is hidden stays hidden, nothing hidden is the plain network."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters
+from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters, run
 from places import GOLDEN
 
 from guidestar.core.macs import count
@@ -27,6 +28,7 @@ LAYERS, TOKENS = TINY["depth"] + TINY["decoder_depth"], 9
 VISIBLE = jnp.array([[4, 0, 7, 2, 5], [1, 3, 8, 6, 0], [0, 1, 2, 3, 4]])
 
 
+@functools.cache
 def make(**changes):
     """Return a tiny network and parameters in which no layer is zero."""
     fields = TINY | changes
@@ -36,13 +38,6 @@ def make(**changes):
 def inputs(batch=3):
     x = jax.random.normal(jax.random.key(5), (batch, 6, 6, 2))
     return x, jnp.linspace(-1.0, 900.0, batch), jnp.arange(batch) % 3
-
-
-def run(network, params, x, time, label, modes=(), visible=None):
-    def call(params, visible, *given):
-        return network(params, *given, modes, visible=visible)
-
-    return jax.jit(call)(params, visible, x, time, label)
 
 
 def in_tokens(image):

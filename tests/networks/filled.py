@@ -1,5 +1,6 @@
 """Networks with every parameter filled, none zero as it starts, without compiling their start."""
 
+import functools
 import math
 
 import jax
@@ -45,6 +46,22 @@ def parameters(build):
     """Return how many parameters a network has, without making them."""
     module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     return sum(math.prod(one.shape) for one in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _plain(network, *given, **inputs):
+    return network(*given, **inputs)
+
+
+def run(network, params, x, time, label, modes=(), **inputs):
+    """Call a network as one program, which is kept from test to test where no mode steps in.
+
+    Operation by operation, or as a program of its own at each call, most of a test's time is
+    compilation.
+    """
+    if modes:
+        return jax.jit(lambda *given: network(*given, modes, **inputs))(params, x, time, label)
+    return _plain(network, params, x, time, label, **inputs)
 
 
 class Doubled:

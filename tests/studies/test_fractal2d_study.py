@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
+
 from guidestar.configs import fractal2d
 from guidestar.studies import fractal2d as study
 from guidestar.studies import point_cloud_plot
 from guidestar.studies.fractal2d.experiment import network_config
 
 
+@pytest.mark.longer
 def test_it_trains_samples_and_measures(tmp_path, monkeypatch):
     monkeypatch.setattr(point_cloud_plot, "GRID", 40)
     config = fractal2d.get_config()

@@ -64,6 +64,7 @@ def test_the_exact_flow_takes_the_noises_quantiles_to_the_datas(x64):
     assert moved["wasserstein"] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.longer
 @pytest.mark.filterwarnings("ignore:Frechet distance")
 def test_a_study_measures_and_searches_each_cell_once(tmp_path, monkeypatch):
     config = small("euler", "euler_boss", "dpm_solver_v3", "strategies", "ancestral")

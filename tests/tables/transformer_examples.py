@@ -1,5 +1,6 @@
 """The transformers in miniature, what they are conditioned on, and golden arrays of them."""
 
+import functools
 import json
 
 import jax
@@ -19,6 +20,7 @@ MODELS = {
 }
 
 
+@functools.cache
 def make(name, scale=0.3, **changes):
     """Return a denoiser in which no layer is zero: ``N(0, scale^2)``, around 1 in norms."""
     spec = builders.build(MODELS[name] | changes)

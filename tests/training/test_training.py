@@ -92,7 +92,7 @@ def long(tmp_path_factory):
     return train(tiny(steps=LONG), tmp_path_factory.mktemp("long"))
 
 
-@pytest.mark.parametrize("moment", [0.35, 0.8])
+@pytest.mark.parametrize("moment", [0.35, pytest.param(0.8, marks=pytest.mark.longer)])
 def test_a_run_killed_at_any_moment_continues_bit_for_bit(long, tmp_path, moment):
     """Kill -9 a training process at a random step, start it again, compare every number."""
     steps = LONG
