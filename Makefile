@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# Of the documentation, whose packages are not the library's.
+SITE ?= .venv-docs
 DATA ?= $(HOME)/tensorflow_datasets
 
 # A newer interpreter, with the newest JAX that supports it.
@@ -12,7 +14,7 @@ NEWER ?= $(shell for p in python3.13 python3.12 $(HOME)/.pyenv/versions/3.12*/bi
 	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: demo test test-longer newer test-newer test-types types lint evidence atlas solvers fractal2d \
-	statistics train-demo faults clean
+	statistics train-demo faults docs clean
 
 demo: $(STAMP)
 	$(RUN) main.py --config=configs/demo.py --workdir=out/demo --mode=demo
@@ -49,6 +51,17 @@ types: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The documentation as a site, in site/; a broken link is an error. It needs nothing of the library.
+docs: $(SITE)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+
+$(SITE)/.installed: pyproject.toml
+	test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"] \
+	  ["optional-dependencies"]["docs"], sep="\n")' > $(SITE)/requirements.txt
+	$(SITE)/bin/python -m pip install --quiet -r $(SITE)/requirements.txt
+	@touch $@
 
 # Every rule's claim, 2 000 images a row against the stored statistics of the real set.
 evidence: $(STAMP)
@@ -92,4 +105,4 @@ $(STAMP): pyproject.toml setup.py
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .venv-newer out build *.egg-info
+	rm -rf $(VENV) .venv-newer $(SITE) site out build *.egg-info

@@ -3,7 +3,7 @@
     python main.py --config=configs/fashion_mnist_dit.py --config.data.dir=DIR --workdir=out/dit
 
 2 700 steps, 346 k images: 58 minutes on 2 CPU cores beside other work, at 130 images/s when left
-alone. Loss about 0.22. What the weights reach under each rule: README, `make evidence`.
+alone. Loss about 0.22. What the weights reach under each rule: docs/evidence.md, `make evidence`.
 """
 
 from guidestar.configs import common

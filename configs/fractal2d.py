@@ -13,7 +13,7 @@ five guides tried with this main network (seeds 1, 2, 3, 5, 6), the mean log-den
 counted as -20 nats at least, was 0.77, 0.31, 0.83, 0.73, 0.70 against 0.49 unguided; the plain
 mean was 0.57, -18, 0.52, -28, -8.3 against 0.07.
 
-What it reaches: README. About 6 minutes on 2 CPU cores beside other work.
+What it reaches: docs/performance.md. About 6 minutes on 2 CPU cores beside other work.
 """
 
 from ml_collections import ConfigDict

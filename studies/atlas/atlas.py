@@ -75,7 +75,7 @@ class Side:
 def atlas(config, workdir: Path) -> None:
     """Write ``atlas.md``, and a picture an entry below ``atlas`` unless it is current.
 
-    The tables of rules in a ``README.md`` beside the working directory are made anew as well.
+    The tables of rules in a ``rules.md`` of the working directory are made anew as well.
 
     Args:
         config: has ``atlas`` (entries, seeds, the noise level of the costs) and ``fractal``.
@@ -112,8 +112,8 @@ def atlas(config, workdir: Path) -> None:
             draw = _draw_images if entry.subject == IMAGES else _draw_points
             draw(folder / f"{name}.png", config, sides[name], halves, identities[name])
     write_text(workdir / "atlas.md", render(config, sides))
-    readme = workdir.resolve().parent / "README.md"
-    also = f"; the tables of {readme} are current" if write_tables(readme) else ""
+    tables = workdir / "rules.md"
+    also = f"; the tables of {tables} are current" if write_tables(tables) else ""
     print(f"wrote {workdir / 'atlas.md'}: {len(sides)} rules, {len(todo)} new pictures{also}")
 
 

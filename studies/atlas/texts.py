@@ -1,7 +1,7 @@
 """What docstrings say of rules: the equation, when to use it, what a module is about.
 
-A constructor's docstring is the one description of what it makes; the atlas and the tables of the
-README are made from it.
+A constructor's docstring is the one description of what it makes; the atlas and the tables of
+docs/rules.md are made from it.
 """
 
 import importlib
