@@ -600,8 +600,10 @@ def _asked_to_stop() -> Iterator[threading.Event]:
         stop.set()
 
     def by_launcher() -> None:
-        # Nothing is written to it: it ends when the launcher does, however that is.
-        sys.stdin.buffer.read()
+        # Nothing is written to it: it ends when the launcher does, however that is. Not through
+        # Python's buffer, whose lock would be held when this process ends first.
+        while os.read(sys.stdin.fileno(), 1):
+            pass
         stop.set()
 
     alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()

@@ -82,6 +82,7 @@ def main(arguments: list[str]) -> None:
     happened = disturb(arguments, workdir)
     record = json.loads((workdir / "sweep.json").read_text())
     logs = "".join(one.read_text() for one in (workdir / "workers").iterdir())
+    assert "Fatal Python error" not in logs, "a worker did not end well"
     lines = [line for line in logs.splitlines() if line.startswith("trial ")]
     made = Counter(int(line.split()[1].strip(",")) for line in lines)
     total = record["sweep"]["trials"]
