@@ -52,9 +52,10 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# The documentation as a site, in site/; a broken link is an error. It needs nothing of the library.
+# The documentation as a site, in site/; a broken link is an error (and would be none with --quiet).
+# It needs nothing of the library.
 docs: $(SITE)/.installed
-	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
 $(SITE)/.installed: pyproject.toml
 	test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
