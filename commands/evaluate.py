@@ -23,9 +23,12 @@ from ..evaluation.extractors import (
     make_extractor,
     require_images,
 )
+from ..evaluation.metrics.frechet import frechet_bias
 from ..evaluation.metrics.named import Batch, Metric, choose, measure, require_possible
-from ..evaluation.statistics import RealStatistics, find_statistics
-from ..evaluation.table import claims_table, measured_table
+from ..evaluation.published import NOT_SAID
+from ..evaluation.seeds import spread
+from ..evaluation.statistics import RealStatistics, find_statistics, sorting, without_place
+from ..evaluation.table import claims_table, gains_table, measured_table
 from ..guidance import to_config
 from ..guidance.evaluations import counts_text
 from ..inference.job import Job
@@ -49,6 +52,8 @@ METRICS = (
     "contrast",
     "white",
 )
+# What `evaluation.resample` adds to them.
+RESAMPLED = "resampled_frechet_distance"
 # Images that are read and measured at a time.
 AT_ONCE = 500
 RECORD, PAGE, SECONDS = "evidence.json", "evidence.md", "seconds.json"
@@ -138,7 +143,8 @@ class Evaluation:
         workdir: where statistics are looked for before those that are shipped.
 
     Attributes:
-        count: images of a row.
+        count: images of a row that are measured together.
+        repeats: how many times as many are made and measured apart, of other seeds.
         metrics: what is measured.
         extractor: its features.
         real: the real set's statistics.
@@ -155,13 +161,20 @@ class Evaluation:
         require_counts("evaluation", count=chosen.count)
         require_counts("sampling", batch_size=config.sampling.batch_size)
         self.count = chosen.count
-        self.metrics = choose(plain(tuple(chosen.get("metrics", METRICS))))
+        self.repeats, resample = chosen.get("repeats", 1), chosen.get("resample", 0)
+        require_counts("evaluation", repeats=self.repeats)
+        if resample:
+            require_counts("evaluation", resample=resample)
+        more = ({"name": RESAMPLED, "top": resample},) if resample else ()
+        self.metrics = choose((*plain(tuple(chosen.get("metrics", METRICS))), *more))
         given = chosen.get("extractor")
         named = given.to_dict() if given else None
         self.extractor = make_extractor(chosen.classifier, named)
         parts = {"metrics": [{"name": one.name} for one in self.metrics], "extractor": named}
         self.outside = written_in({"evaluation": parts})
-        self.real = found_statistics(chosen.statistics, workdir)
+        self.real = found_statistics(
+            chosen.statistics, workdir, chosen.get("statistics_key", ""), self.extractor
+        )
         self._networks, self._decoders = SharedNetworks(), {}
         self._commit = commit()
 
@@ -172,13 +185,13 @@ class Evaluation:
             one: a config with the row's own guidance.
             folder: gets the images.
             place: the row, for messages.
-            count: how many images, where not all of them.
+            count: how many images are measured together, where not all of them.
 
         Raises:
             UserError: it cannot run, in the name of ``place``.
         """
         sampling = one.sampling.copy_and_resolve_references()
-        sampling.update(count=count or self.count, format="npz")
+        sampling.update(count=self.repeats * (count or self.count), format="npz")
         with _named(place):
             job = job_from_config(one, self._networks.outlines(one.sampling.weights.to_dict()))
             output = Output(job, sampling, folder, self._decoders)
@@ -250,14 +263,32 @@ class Evaluation:
         if not distributed.is_primary():
             return {}
         count = output.section.count
-        parts = in_parts(store.read, output.job.labels, count)
         try:
-            found = numbers(self.metrics, self.extractor, self.real, parts)
+            found = [
+                numbers(
+                    self.metrics,
+                    self.extractor,
+                    self.real,
+                    in_parts(store.read, output.job.labels, each, first),
+                )
+                for each in [count // self.repeats]
+                for first in range(0, count, each)
+            ]
         except UserError as error:
             if isinstance(error.__cause__, OSError):
                 raise
             raise NoResult(str(error)) from error
-        return described_row(title, guidance, output, clock.seconds(count)) | {"numbers": found}
+        row = described_row(title, guidance, output, clock.seconds(count))
+        if self.repeats == 1:
+            return row | {"numbers": found[0]}
+        spreads = {
+            name: None if one is None else spread([each[name] for each in found])
+            for name, one in found[0].items()
+        }
+        return row | {
+            "numbers": {name: one and one.mean for name, one in spreads.items()},
+            "spread": {name: one._asdict() for name, one in spreads.items() if one is not None},
+        }
 
     def record(
         self, config, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str]
@@ -275,6 +306,7 @@ class Evaluation:
             "commit": self._commit,
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             "images": self.count,
+            "repeats": self.repeats,
             "sampler": config.sampler.to_dict(),
             "weights": config.sampling.weights.to_dict(),
             "real": {**self.real.description, "digest": self.real.digest},
@@ -346,13 +378,21 @@ def _named(place: str) -> Iterator[None]:
         raise UserError(f"{place}: {error}") from error
 
 
-def found_statistics(name: str, workdir: Path) -> RealStatistics:
+def found_statistics(
+    name: str, workdir: Path, key: str = "", extractor: Extractor | None = None
+) -> RealStatistics:
     """Read statistics by path or name: those of the workdir, or those shipped with the package.
+
+    Args:
+        name: of the file, or its path.
+        workdir: where it is looked for first.
+        key, extractor: as `RealStatistics.load` takes them.
 
     Raises:
         UserError: there are none, with the places that were looked at.
     """
-    return RealStatistics.load(find_statistics(name, (workdir, SHIPPED)))
+    path = find_statistics(name, (workdir, SHIPPED))
+    return RealStatistics.load(path, key=key, extractor=extractor)
 
 
 def in_parts(
@@ -419,16 +459,21 @@ class Clock:
 def render(found: Mapping[str, Any]) -> str:
     """Return the page of what `evaluated` returned."""
     real, rows, extractor = found["real"], found["rows"], found["extractor"]
-    named = extractor.get("weights", extractor["name"])
+    times = f"{found['repeats']} times " if found.get("repeats", 1) > 1 else ""
+    split = "" if real["split"] == NOT_SAID else f" {real['split']}"
+    whose = " (the statistics do not say whose)" * (real.get("extractor") == NOT_SAID)
     lines = [
         f"# {found['name']}",
         "",
-        f"{found['images']} images a row, the same noise in every row, against {real['data']} "
-        f"{real['split']} in the features of `{named}` ({found['date']}, {found['device']}).",
+        f"{times}{found['images']} images a row, the same noise in every row, against "
+        f"{real['data']}{split} in the features of `{_extractor_name(extractor)}`{whose} "
+        f"({found['date']}, {found['device']}).",
         "",
         *measured_table(rows, found["metrics"], costs(rows)),
         "",
     ]
+    if {RESAMPLED, "frechet_distance"} <= set(found["metrics"]):
+        lines += ["## What gains are made of", "", *gains_table(rows), ""]
     if found["claims"]:
         lines += ["## Claims", "", *claims_table(found["claims"]), ""]
     return "\n".join(lines).rstrip()
@@ -452,12 +497,29 @@ def _require_measurable(
     """Refuse metrics that cannot be; return what is to be said of those that can."""
     for shape in shapes:
         width = features_of(extractor, shape)
-        real.require_fit(extractor, width, "evaluation.statistics")
+        real.require_fit(extractor, width, "evaluation.statistics", shape)
     absent = {}
     if real.features is None:
         absent["real_features"] = "these statistics keep none, those of --mode=statistics do"
     if not extractor.num_classes:
         absent["probabilities"] = "name the weights of a classifier in evaluation.classifier"
+    if real.ranks is None:
+        absent["real_ranks"] = (
+            "these statistics do not say which classes the real images have, those that "
+            "--mode=statistics writes with a classifier do"
+        )
+    elif real.description["classes"] != without_place(sorting(extractor)):
+        absent["real_ranks"] = (
+            "another classifier sorted the real images than evaluation.classifier: name that one, "
+            "or make statistics with this one"
+        )
+    for metric in metrics:
+        top = metric.settings.get("top", 1)
+        if metric.name == RESAMPLED and real.ranks is not None and not 1 <= top <= len(real.ranks):
+            raise UserError(
+                f"evaluation.resample is {top}, and evaluation.statistics count the "
+                f"{len(real.ranks)} most probable classes: give as many at most"
+            )
     kept = None if real.features is None else len(real.features)
     wanted = {name for metric in metrics if not metric.mean for name in metric.wanted}
     # Numbers of an image: as they are kept, and once more where they are put together; features in
@@ -473,7 +535,22 @@ def _require_measurable(
         f"evaluation.count is {count}: what metrics want of a row's images",
         "lower it",
     )
-    return require_possible(metrics, count, real.width, real=kept, absent=absent)
+    notes = require_possible(metrics, count, real.width, real=kept, absent=absent)
+    if count <= real.width and "moments" in wanted:
+        notes.append(
+            f"{count} images of the real set's own distribution would be at a Frechet distance of "
+            f"some {frechet_bias(real.moments, max(count, 2)):.3g}"
+        )
+    if real.description.get("extractor") == NOT_SAID:
+        notes.append(
+            f"evaluation.statistics do not say whose features they are in: they are taken to be "
+            f"those of {_extractor_name(extractor.identity)}"
+        )
+    return notes
+
+
+def _extractor_name(identity: Mapping[str, Any]) -> str:
+    return str(identity.get("weights", identity["name"]))
 
 
 def _require_same(record: Path, made_of: Mapping[str, Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from .. import input_pipeline
 from ..core.errors import UserError
 from ..core.files import safe_name
 from ..evaluation.extractors import make_extractor
+from ..evaluation.metrics.frechet import frechet_bias
 from ..evaluation.statistics import SUFFIX, RealStatistics
 from ..runtime.run_folder import DATA_SET, EVALUATION, SAMPLES, SWEEP, Folder
 from .config.sections import section
@@ -45,7 +46,8 @@ def run(config, workdir: Path) -> None:
     if source.num_examples <= statistics.width:
         print(
             f"note: {source.num_examples} images for {statistics.width} features: Frechet "
-            f"distances from these statistics say little"
+            f"distances from these statistics say little, that of as many other images of the set "
+            f"would be some {frechet_bias(statistics.moments, source.num_examples):.3g}"
         )
 
 
@@ -55,7 +57,7 @@ def _require_same(path: Path, statistics: RealStatistics) -> None:
         there = RealStatistics.load(path)
     except UserError as error:
         raise UserError(f"{path} is no statistics that could be replaced: {remedy}") from error
-    if there.made_of != statistics.made_of:
+    if not there.same_as(statistics):
         raise UserError(
             f"{path} holds statistics of other images, or in other features "
             f"({there.description.get('data')}, {there.description.get('images')} images): {remedy}"

@@ -35,7 +35,14 @@ def get_config():
                 "contrast",
                 "white",
             ),
+            # Of moments that others published, which of several: fid, fd_dinov2, spatial.
+            statistics_key="",
             count=500,
+            # Sets of as many images, of other seeds each: mean, deviation and lowest are kept.
+            repeats=1,
+            # N: the distance once more with the images' N most probable classes as frequent as the
+            # real ones'; 0 leaves it out.
+            resample=0,
         )
     )
     return config

@@ -120,7 +120,14 @@ def get_config(rows: str = ""):
                 "contrast",
                 "white",
             ),
+            # Of moments that others published, which of several: fid, fd_dinov2, spatial.
+            statistics_key="",
             count=2000,
+            # Sets of as many images, of other seeds each: mean, deviation and lowest are kept.
+            repeats=1,
+            # N: the distance once more with the images' N most probable classes as frequent as the
+            # real ones'; 0 leaves it out.
+            resample=0,
         )
     )
     # What --mode=evidence says of how its page was made.

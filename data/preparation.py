@@ -20,6 +20,13 @@ from .image_folder import Say, ignore, kinds_of, labelled, printable, square
 
 # Raised when pictures come out as other pixels than before, so that no set mixes the two.
 VERSION = 2
+# What `image_folder.square` does, as statistics of a set say it.
+CUT = {
+    "resize": "halved by averaging, then bicubic",
+    "crop": "centre square",
+    "rounding": "nearest of 256 levels, after each resize",
+    "preparation": VERSION,
+}
 NOTED = "unreadable.txt"
 # Fewer pictures are cut sooner than processes start.
 ALONE = 400
@@ -110,7 +117,7 @@ def prepare_pictures(
     unreadable, notes, left = _make(writer, parts, todo, cut, most_damaged, progress)
     for note, count in sorted(notes.items()):
         say(f"{count:,} pictures: {note}")
-    writer.finish(len(parts), unreadable=unreadable, source=printable(pictures.name))
+    writer.finish(len(parts), unreadable=unreadable, source=printable(pictures.name), prepared=CUT)
     (target / NOTED).unlink(missing_ok=True)
     gone = [names[label] for label in sorted({label for _, label in files} - left)]
     if gone:

@@ -25,7 +25,7 @@ from jaxtyping import Int, Num
 
 from ..core.errors import UserError
 from ..core.files import home, read_json, sha256, write_json
-from .source import Source
+from .source import AS_STORED, Source
 from .splits import chosen_rows
 
 FORMAT = 1
@@ -295,7 +295,16 @@ def load(
         num_classes=description["num_classes"],
         records=records,
         facts=lambda: records.facts() | {"rows": [chosen.start, chosen.stop]},
+        prepared=_prepared(description),
     )
+
+
+def _prepared(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how examples were prepared; of earlier releases' folders, by which version alone."""
+    if "prepared" in description:
+        return dict(description["prepared"])
+    known = description.get("preparation")
+    return AS_STORED if known is None else {"preparation": known}
 
 
 class RecordFolder:

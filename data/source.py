@@ -15,6 +15,8 @@ from ..core.files import digest_of_parts
 
 # Of records that say nothing of what they are, this many are read to tell one set from another.
 SAMPLED_RECORDS = 64
+# How examples that are taken as they are were prepared.
+AS_STORED = {"resize": "none", "crop": "none", "rounding": "none"}
 
 
 @runtime_checkable
@@ -43,6 +45,7 @@ class Source:
             stored and unit normal noise ``[batch, *shape]`` to examples. None for other sets.
         facts: returns JSON data that says what the set is made of, whatever its path or name; a
             digest of the arrays stands in where None.
+        prepared: how examples were made of what was published: resize, crop and rounding.
 
     Raises:
         ValueError: neither arrays nor records, or conditions of another number than examples.
@@ -56,6 +59,7 @@ class Source:
     records: Records | None = None
     draw: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None
+    prepared: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(AS_STORED))
 
     def __post_init__(self):
         if (self.x is None) == (self.records is None):

@@ -76,7 +76,7 @@ def measured_table(
     """Return the lines of a table of rows against metrics.
 
     Args:
-        rows: title and measured numbers, by name.
+        rows: title and measured numbers, by name; of repeated seeds their ``spread``, too.
         metrics: the columns, in their order.
         costs: of one image, in words, by name: its evaluations and their multiply-adds.
         what: a row is.
@@ -85,8 +85,38 @@ def measured_table(
     head = [what, *titles, "evaluations an image (multiply-adds)"]
     lines = [line(head), line(["---"] * len(head))]
     for name, row in rows.items():
-        cells = [shown(metric, row.get(metric)) for metric in metrics]
+        spreads = row.get("spread", {})
+        cells = [_cell(metric, row.get(metric), spreads.get(metric)) for metric in metrics]
         lines.append(line([str(row["title"]), *cells, costs[name]]))
+    return lines
+
+
+def _cell(metric: str, value: float | None, spread: Mapping[str, Any] | None) -> str:
+    if spread is None:
+        return shown(metric, value)
+    deviation, lowest = (shown(metric, spread[name]) for name in ("deviation", "minimum"))
+    return f"{shown(metric, value)} ± {deviation} (lowest {lowest} of {spread['count']})"
+
+
+def gains_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table of what each row gains over the first in Frechet distance.
+
+    A gain is taken again with both rows weighted to the real set's histogram of classes; what it
+    lost by that was the histogram's (arXiv 2203.06026).
+    """
+    first, *others = rows.values()
+    head = ["row", f"nearer than {first['title']}", "with classes matched", "due to classes"]
+    lines = [line(head), line(["---"] * len(head))]
+    for row in others:
+        gain, left = (
+            first[metric] - row[metric]
+            for metric in ("frechet_distance", "resampled_frechet_distance")
+        )
+        # Of no gain there is no share, nor of one by rounding.
+        known = gain > 1e-6 * first["frechet_distance"]
+        share = f"{1 - left / gain:.0%}" if known else ""
+        cells = [shown("frechet_distance", one) for one in (gain, left)]
+        lines.append(line([str(row["title"]), *cells, share]))
     return lines
 
 

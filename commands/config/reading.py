@@ -13,7 +13,12 @@ ALWAYS = ("name", "imports", "hosts", "compilation_cache")
 OPEN = ("roles", "evaluators", "sampler", "sampling.weights")
 # Those of a section that an experiment adds.
 ADDED = {
-    "evaluation": dict.fromkeys(("classifier", "statistics", "extractor", "metrics", "count")),
+    "evaluation": dict.fromkeys(
+        (
+            *("classifier", "statistics", "statistics_key", "extractor"),
+            *("metrics", "count", "repeats", "resample"),
+        )
+    ),
 }
 
 

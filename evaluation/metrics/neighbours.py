@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
+from . import feature_sets
 from .feature_sets import row_blocks
 
 # Neighbours beyond the k-th that are kept while the nearest are looked for.
@@ -87,7 +88,7 @@ class Pair:
         found = cdist(_double(self.first.exact[row : row + 1]), _double(self.second.exact[columns]))
         return found[0]
 
-    def whole(self, block: slice) -> Float[np.ndarray, "block m"]:
+    def whole(self, block: slice | Int[np.ndarray, " block"]) -> Float[np.ndarray, "block m"]:
         """Return the distances of a block of the first set to all of the second."""
         step = max(1, 2**24 // max(1, self.second.exact.shape[1]))
         return np.concatenate(
@@ -107,30 +108,72 @@ def nearest_radii(
     features: Float[np.ndarray, "sample feature"], k: int
 ) -> Float[np.ndarray, " sample"]:
     """Return each sample's distance to its k-th nearest neighbour, itself not counted."""
-    pair = Pair(features, features)
-    radii = np.empty(len(features))
-    kept = min(k + 1 + SPARE, len(features))
-    for block, rough in pair.blocks():
-        rows = np.arange(len(features))[block]
-        # The sample itself is the nearest.
-        rough[np.arange(len(rows)), rows] = -np.inf
-        near = np.argpartition(rough, kept - 1, axis=1)[:, :kept]
-        found = np.take_along_axis(rough, near, axis=1)
-        sums = pair.first.norms[block, None] + pair.second.norms[near]
-        slack = pair.error * sums
-        # No neighbour that was not kept is nearer than the k-th can be.
-        furthest = np.partition(found + slack, k, axis=1)[:, k]
-        beyond = found.max(axis=1) - pair.error * (
-            pair.first.norms[block] + float(pair.second.norms.max())
-        )
-        open_rows = (beyond <= furthest) & (kept < len(features))
-        if open_rows.mean() > MANY:
-            radii[block] = np.partition(pair.whole(block), k, axis=1)[:, k]
-            continue
-        for i, row in enumerate(rows):
-            columns = np.arange(len(features)) if open_rows[i] else near[i]
-            radii[row] = np.partition(pair.exact(row, columns), k)[k]
+    count = len(features)
+    pair, kept = Pair(features, features), min(k + 1 + SPARE, count)
+    rows, columns, rough = _candidates(pair, kept)
+    starts = np.searchsorted(rows, np.arange(count + 1))
+    norms, largest = pair.first.norms, float(pair.first.norms.max())
+    radii = np.empty(count)
+    unsure = []
+    for row in range(count):
+        mine = slice(starts[row], starts[row + 1])
+        order = np.argsort(rough[mine], kind="stable")[:kept]
+        near, found = columns[mine][order], rough[mine][order]
+        slack = pair.error * (norms[row] + norms[near])
+        # No sample that was not kept is nearer than the k-th can be.
+        furthest = np.partition(found + slack, k)[k]
+        if kept < count and found[-1] - pair.error * (norms[row] + largest) <= furthest:
+            unsure.append(row)
+        else:
+            radii[row] = np.partition(pair.exact(row, near), k)[k]
+    for block in row_blocks(len(unsure), count):
+        some = np.array(unsure[block])
+        radii[some] = np.partition(pair.whole(some), k, axis=1)[:, k]
     return radii
+
+
+def _candidates(
+    pair: Pair, kept: int
+) -> tuple[Int[np.ndarray, " found"], Int[np.ndarray, " found"], Float[np.ndarray, " found"]]:
+    """Return rows, columns and rough squared distances that hold the nearest of each sample.
+
+    The ``kept`` nearest of each row of each block are among them, sorted by row; a sample is the
+    nearest to itself. Blocks above the diagonal serve for those below it.
+    """
+    rough, norms, count = pair.first.rough, pair.first.norms, len(pair.first.rough)
+    found = []
+    side = max(1, int(feature_sets.BLOCK_NUMBERS**0.5))
+    for top in range(0, count, side):
+        for left in range(top, count, side):
+            one, other = slice(top, top + side), slice(left, left + side)
+            block = rough[one] @ rough[other].T
+            block *= -2
+            block += norms[one, None]
+            block += norms[other]
+            if left == top:
+                np.fill_diagonal(block, -np.inf)
+            rows, columns, values = _smallest(block, kept)
+            found.append((rows + top, columns + left, values))
+            if left > top:
+                rows, columns, values = _smallest(np.ascontiguousarray(block.T), kept)
+                found.append((rows + left, columns + top, values))
+    rows, columns, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return rows[order], columns[order], values[order]
+
+
+def _smallest(
+    block: Float[np.ndarray, "row column"], kept: int
+) -> tuple[Int[np.ndarray, " found"], Int[np.ndarray, " found"], Float[np.ndarray, " found"]]:
+    """Return places and values of the smallest of each row."""
+    height, width = block.shape
+    kept = min(kept, width)
+    limits = np.partition(block, kept - 1, axis=1)[:, kept - 1]
+    rows, columns = np.nonzero(block <= limits[:, None])
+    if len(rows) > 2 * kept * height:  # many are equal
+        columns = np.argpartition(block, kept - 1, axis=1)[:, :kept].reshape(-1)
+        rows = np.repeat(np.arange(height), kept)
+    return rows, columns, block[rows, columns]
 
 
 def within(

@@ -1,6 +1,7 @@
 """The evaluate mode: every row in full, what goes on, what is refused before the first image."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -19,6 +20,7 @@ from guidestar.evaluation.extractors import make_extractor
 from guidestar.evaluation.statistics import RealStatistics
 from guidestar.inference import shared
 from guidestar.runtime import memory
+from guidestar.runtime.store import Store
 
 ROWS = "unguided,cfg_3,unconditional"
 
@@ -95,6 +97,9 @@ def test_the_real_set_is_closest_to_itself(config):
         (dict(count=3), "count is 3, and precision_recall needs 6"),
         (dict(metrics=("contrsat",)), "did you mean contrast"),
         (dict(extractor=dict(name="incepti")), "evaluation.extractor.name 'incepti'"),
+        (dict(repeats=0), "evaluation.repeats is 0: give a whole number"),
+        (dict(resample=11), "evaluation.resample is 11, and .* count the 10 most probable"),
+        (dict(statistics_key="fid"), "holds one set of moments: leave out the key 'fid'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -310,3 +315,91 @@ def test_guidance_on_the_command_line_is_not_ignored_beside_rows(config, tmp_pat
     with pytest.raises(UserError, match=r"config.guidance.scale was set.* rows.unguided.guidance"):
         evaluate.run(one, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_seeds_are_repeated_in_blocks_of_their_own(config, measured, tmp_path):
+    """Three sets of 12 images: the first is that of a single evaluation, in 36 images in all."""
+    work = tmp_path / "work"
+    shutil.copytree(measured, work)
+    evaluate.run(changed(config, repeats=3), work)
+    once, found = evidence_in(measured), evidence_in(work)
+    assert found["repeats"] == 3 and found["images"] == 12
+    row = found["rows"]["cfg_3"]
+    store = Store.open(work / "cfg_3", 36)
+    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    extractor = make_extractor(config.evaluation.classifier)
+    values = [
+        metrics.frechet_distance(
+            real.moments, extractor(store.read(np.arange(at, at + 12))).features
+        )
+        for at in (0, 12, 24)
+    ]
+    assert len(set(values)) == 3
+    assert values[0] == pytest.approx(once["rows"]["cfg_3"]["frechet_distance"])
+    spread = row["spread"]["frechet_distance"]
+    assert row["frechet_distance"] == spread["mean"] == pytest.approx(np.mean(values))
+    assert spread["deviation"] == pytest.approx(np.std(values, ddof=1))
+    assert spread["minimum"] == pytest.approx(min(values)) and spread["count"] == 3
+    assert "agreement" not in found["rows"]["unconditional"]["spread"]
+    page = (work / "evidence.md").read_text()
+    assert "3 times 12 images a row" in page and "of 3)" in page and " ± " in page
+
+
+def test_what_gains_are_made_of_is_said_with_the_classes_matched(config, measured):
+    evaluate.run(changed(config, resample=2, metrics=("frechet_distance",)), measured)
+    found = evidence_in(measured)
+    for row in found["rows"].values():
+        assert 0 < row["resampled_effective_share"] <= 1 and row["resampled_frechet_distance"] > 0
+    page = (measured / "evidence.md").read_text()
+    assert "## What gains are made of" in page and "| nearer than CFG 3 |" in page
+
+
+def test_classes_need_the_classifier_that_sorted_the_real_images(config, tmp_path):
+    path = tmp_path / "moments.npz"
+    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    np.savez(path, mu=real.moments.mean, sigma=real.moments.covariance)
+    one = changed(
+        config, statistics=str(path), resample=1, metrics=("frechet_distance", "contrast")
+    )
+    with pytest.raises(UserError, match="resampled_frechet_distance needs real_ranks"):
+        evaluate.run(one, tmp_path / "work")
+
+
+def test_few_images_are_warned_of_with_the_bias(config, measured, capsys):
+    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    one = changed(config, count=4, metrics=("frechet_distance",))
+    evaluate.run(one, measured)
+    bias = metrics.frechet_bias(real.moments, 4)
+    said = capsys.readouterr().out
+    assert (
+        f"note: 4 images of the real set's own distribution would be at a Frechet distance of "
+        f"some {bias:.3g}" in said
+    )
+    assert evidence_in(measured)["rows"]["cfg_3"]["frechet_bias"] == pytest.approx(bias)
+
+
+def test_whose_features_published_moments_are_in_is_written_down_as_not_said(
+    config, measured, capsys
+):
+    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    moments = {"mu": real.moments.mean, "sigma": real.moments.covariance}
+    other = {"mu": np.zeros(3), "sigma": np.eye(3)}
+    (measured / "edm2.pkl").write_bytes(pickle.dumps({"fid": other, "mine": moments}))
+    one = changed(config, statistics="edm2.pkl", metrics=("frechet_distance",))
+    with pytest.raises(UserError, match="several state dicts.*fid, mine"):
+        evaluate.run(one, measured)
+    evaluate.run(changed(one, statistics_key="mine"), measured)
+    assert "do not say whose features they are in" in capsys.readouterr().out
+    found = evidence_in(measured)
+    assert found["real"]["extractor"] == "not said" and found["real"]["key"] == "mine"
+    assert "(the statistics do not say whose)" in (measured / "evidence.md").read_text()
+
+
+def test_images_are_measured_some_at_a_time(config, measured, monkeypatch):
+    evaluate.run(config, measured)
+    whole = evidence_in(measured)["rows"]["cfg_3"]
+    monkeypatch.setattr(evaluate, "AT_ONCE", 5)
+    evaluate.run(config, measured)
+    for name, value in evidence_in(measured)["rows"]["cfg_3"].items():
+        if isinstance(value, float) and name != "seconds":
+            assert value == pytest.approx(whole[name], rel=1e-9), name

@@ -56,7 +56,8 @@ def test_it_goes_on_with_what_is_missing(pictures, tmp_path, monkeypatch):
     facts = json.loads((broken / "dataset.json").read_text())
     (broken / "dataset.json").unlink()
     (broken / "00002.array_record").unlink()
-    begun = {k: v for k, v in facts.items() if k not in ("shards", "unreadable", "source")}
+    said = ("shards", "unreadable", "source", "prepared")
+    begun = {k: v for k, v in facts.items() if k not in said}
     (broken / "unfinished.json").write_text(json.dumps(begun))
     kept = (broken / "00001.array_record").stat().st_mtime_ns
     prepare(config(pictures), broken)

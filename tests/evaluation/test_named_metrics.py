@@ -7,6 +7,7 @@ from guidestar import evaluation, register
 from guidestar.core.errors import UserError
 from guidestar.core.registry import registry
 from guidestar.evaluation.metrics.named import require_possible
+from guidestar.evaluation.table import gains_table
 
 ALL = (
     "frechet_distance",
@@ -225,3 +226,15 @@ def test_what_a_metric_refuses_is_said_at_its_place(measured):
         measure(["agreement"], (real, batch._replace(labels=np.arange(20) % 10)))
     with pytest.raises(ValueError, match="no batch"):
         evaluation.measure(evaluation.choose(["contrast"]), [], real)
+
+
+def test_what_gains_are_made_of_is_a_share_of_each():
+    """2 of 4 gained are left with classes matched; a loss has no share."""
+    distances = {"first": (10, 8), "half": (6, 6), "worse": (11, 9)}
+    rows = {
+        name: {"title": name, "frechet_distance": plain, "resampled_frechet_distance": matched}
+        for name, (plain, matched) in distances.items()
+    }
+    head, _, half, worse = gains_table(rows)
+    assert "nearer than first" in head
+    assert half == "| half | 4.00 | 2.00 | 50% |" and worse == "| worse | -1.00 | -1.00 |  |"

@@ -1,7 +1,11 @@
 """Statistics of real sets: what they are of, where they are found, and what they fit."""
 
+import dataclasses
 import json
+import pickle
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +13,9 @@ from tiny_configs.evaluations import FEATURES, classifier
 
 from guidestar import evaluation, input_pipeline
 from guidestar.core.errors import UserError
+from guidestar.core.files import sha256
 from guidestar.data.source import Source
+from guidestar.evaluation import published
 from guidestar.evaluation.extractors import FeatureFunction, Together, make_extractor
 from guidestar.evaluation.statistics import RealStatistics, find_statistics
 from guidestar.models.checkpoints import SHIPPED
@@ -90,22 +96,153 @@ def test_published_moments_serve_the_frechet_distance_alone(tmp_path):
     assert real.features is None and real.width == 2
 
 
+MEAN, COVARIANCE = np.array([1.0, 2.0]), np.array([[9.0, 0.5], [0.5, 1.0]])
+OTHERS = {"fid": {"mu": np.zeros(3), "sigma": np.eye(3)}}
+
+
+class Opened:
+    """What runs when a pickle is opened that says so."""
+
+    def __reduce__(self):
+        return Path.touch, (Path(tempfile.gettempdir()) / "guidestar-pickle-was-run",)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_pickles_of_edm2_are_read_by_their_keys(tmp_path, several, protocol):
+    path = tmp_path / "img512.pkl"
+    asked = {"fd_dinov2": {"mu": MEAN, "sigma": np.asfortranarray(COVARIANCE)}}
+    path.write_bytes(pickle.dumps((OTHERS if several else {}) | asked, protocol))
+    real = RealStatistics.load(path, key="fd_dinov2" if several else "")
+    np.testing.assert_array_equal(real.moments.mean, MEAN)
+    np.testing.assert_array_equal(real.moments.covariance, COVARIANCE)
+    assert real.description["key"] == "fd_dinov2" and real.features is None
+    assert real.description["extractor"] == real.description["split"] == "not said"
+    assert real.description["file_sha256"] == sha256(path)
+    for key, message in [("fd", "no state dict under 'fd'")] + [("", "fid, fd_dinov2")] * several:
+        with pytest.raises(UserError, match=rf"img512.pkl.*{message}"):
+            RealStatistics.load(path, key=key)
+
+
+def test_nothing_in_a_pickle_is_run(tmp_path):
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(pickle.dumps({"fid": OTHERS["fid"] | {"more": Opened()}}))
+    with pytest.raises(UserError, match=r"bad.pkl"):
+        RealStatistics.load(path)
+    assert not Opened().__reduce__()[1][0].exists()
+
+
+def adm_batch(path, **arrays):
+    """Write what ADM's evaluator reads, and return its images."""
+    images = pictures(30).x
+    np.savez(path, arr_0=images, **arrays)
+    return images
+
+
+def test_a_batch_of_images_alone_is_passed_through_the_extractor(extractor, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "READ", 7)
+    images = adm_batch(tmp_path / "batch.npz")
+    real = RealStatistics.load(tmp_path / "batch.npz", extractor=extractor)
+    expected = RealStatistics.compute(extractor, pictures(30))
+    np.testing.assert_allclose(real.moments.scatter, expected.moments.scatter, rtol=1e-6)
+    np.testing.assert_allclose(real.features, expected.features, rtol=1e-6)
+    np.testing.assert_array_equal(real.ranks, expected.ranks)
+    for name in ("extractor", "images", "shape", "data_sha256"):
+        assert real.description[name] == expected.description[name]
+    assert real.description["split"] == "not said"
+    with pytest.raises(UserError, match="holds images, which an extractor"):
+        RealStatistics.load(tmp_path / "batch.npz")
+    colours = FeatureFunction(brightness, {"name": "colours"}, shape=(8, 8, 3))
+    with pytest.raises(UserError, match="batch.npz: images are 8x8x1"):
+        RealStatistics.load(tmp_path / "batch.npz", extractor=colours)
+    assert images.shape == (30, *expected.description["shape"])
+
+
+def test_a_batch_with_moments_has_both_and_spatial_ones_by_their_key(tmp_path):
+    path = tmp_path / "adm.npz"
+    spatial = dict(mu_s=np.zeros(5), sigma_s=2 * np.eye(5))
+    images = adm_batch(path, mu=MEAN, sigma=COVARIANCE, **spatial)
+    real = RealStatistics.load(path, extractor=MEANS)
+    np.testing.assert_array_equal(real.moments.covariance, COVARIANCE)
+    assert sorted(map(tuple, real.features)) == sorted(
+        map(tuple, brightness(images).astype(np.float32))
+    )
+    assert real.description["moments"] == "not said"
+    assert RealStatistics.load(path).features is None
+    assert RealStatistics.load(path, key="spatial", extractor=MEANS).width == 5
+    with pytest.raises(UserError, match="no statistics 'fid': give the key spatial"):
+        RealStatistics.load(path, key="fid")
+    wide = FeatureFunction(lambda images: np.zeros((len(images), 3)), {"name": "wide"})
+    with pytest.raises(UserError, match="moments of 2 features, and its images have 3 by wide"):
+        RealStatistics.load(path, extractor=wide)
+
+
+def test_sidecars_that_were_changed_are_refused(tmp_path):
+    path = tmp_path / "real.safetensors"
+    RealStatistics.compute(MEANS, pictures(), "train").save(path)
+    said = json.loads((tmp_path / "real.json").read_text())
+    for name, value in [
+        ("split", "test"),
+        ("extractor", {"name": "others"}),
+        ("shape", [16, 16, 1]),
+        ("prepared", {"crop": "centre square"}),
+        ("data_sha256", "0" * 64),
+    ]:
+        (tmp_path / "real.json").write_text(json.dumps(said | {name: value}))
+        with pytest.raises(UserError, match="real.json was changed since it was written"):
+            RealStatistics.load(path)
+
+
+def test_how_a_set_was_prepared_is_part_of_what_statistics_are_of(tmp_path):
+    cut = dataclasses.replace(pictures(), prepared={"crop": "centre square"})
+    plain, other = (RealStatistics.compute(MEANS, one, "train") for one in (pictures(), cut))
+    assert plain.description["prepared"]["crop"] == "none"
+    assert plain.made_of != other.made_of and not plain.same_as(other)
+    assert not plain.same_as(RealStatistics.compute(MEANS, pictures(), "test"))
+    # Earlier releases' files do not say it.
+    older = {k: v for k, v in other.description.items() if k != "prepared"}
+    assert plain.same_as(dataclasses.replace(other, description=older))
+
+
+def test_classes_of_real_images_are_counted(extractor, tmp_path):
+    source = pictures(50)
+    real = RealStatistics.compute(extractor, source)
+    expected = evaluation.class_ranks(extractor(source.x).probabilities)
+    np.testing.assert_array_equal(real.ranks, expected)
+    real.save(tmp_path / "real.safetensors")
+    back = RealStatistics.load(tmp_path / "real.safetensors")
+    np.testing.assert_array_equal(back.ranks, expected)
+    assert back.description["classes"]["sha256"] == extractor.identity["sha256"]
+    assert RealStatistics.compute(MEANS, source).ranks is None
+
+
 @pytest.mark.parametrize(
     "write",
     [
         lambda path: np.savez(path, arr_0=np.zeros(3)),
+        lambda path: np.savez(path, arr_0=np.zeros((3, 8, 8, 1))),
+        lambda path: np.savez(path, mu=np.array([Opened()]), sigma=np.eye(1)),
+        lambda path: path.with_suffix(".pkl").write_bytes(pickle.dumps({"fid": {"mu": MEAN}})),
+        lambda path: path.with_suffix(".pkl").write_bytes(b"\x80\x04cut"),
         lambda path: np.savez(path, mu=np.zeros(3), sigma=np.zeros((2, 2))),
         lambda path: np.savez(path, mu=np.full(2, np.nan), sigma=np.eye(2)),
         lambda path: path.write_bytes(b"no zip"),
         lambda path: path.with_suffix(".safetensors").write_bytes(b"nor this"),
         lambda path: shutil.copy(SHIPPED / "digits.safetensors", path.with_suffix(".safetensors")),
     ],
-    ids=["other arrays", "shapes", "nan", "no archive", "no arrays", "weights"],
+    ids=[
+        *("other arrays", "images of floats", "objects", "no covariance", "cut short"),
+        "shapes",
+        "nan",
+        "no archive",
+        "no arrays",
+        "weights",
+    ],
 )
 def test_files_that_hold_no_statistics_are_named(tmp_path, write):
     write(tmp_path / "real.npz")
     path = next(tmp_path.iterdir())
-    with pytest.raises(UserError, match=rf"{path.stem}.*(--mode=statistics)"):
+    with pytest.raises(UserError, match=rf"{path.stem}"):
         RealStatistics.load(path)
 
 
@@ -152,6 +289,8 @@ def test_statistics_in_other_features_are_refused(extractor, tmp_path):
     said = {"shape": [28, 28, 1]}
     with pytest.raises(UserError, match=r"images of shape \(28, 28, 1\)"):
         RealStatistics(real.moments, real.features, said).require_fit(extractor, FEATURES, "s")
+    with pytest.raises(UserError, match=r"shape \(8, 8, 1\), and these are of \(64, 64, 1\)"):
+        real.require_fit(extractor, FEATURES, "statistics", (64, 64, 1))
     with pytest.raises(UserError, match="of 6 features, and .* gives 7"):
         RealStatistics(real.moments, real.features, {}).require_fit(extractor, 7, "s")
 
