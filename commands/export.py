@@ -74,7 +74,7 @@ def run(config, workdir: Path) -> Path:
     if (workdir / RECORD).is_file():
         run, stored = begun(config, workdir / RECORD, "train again", given(config).overrides)
         # What code did is in the weights, whatever it says today.
-        known = {"roles": stored.get("roles", {}), "outside": None}
+        known = {"roles": None, "outside": None}
     path = workdir / f"{run.name}.safetensors"
     require_own(path, lambda sidecar: sidecar.get("weights") == "averaged", "export")
     networks = networks_of(run)
@@ -88,7 +88,8 @@ def run(config, workdir: Path) -> Path:
     provenance = {
         "name": run.name,
         "weights": "averaged",
-        "config": identity_of(run, networks) | known,
+        "config": identity_of(run, networks)
+        | {name: part for name, part in stored.items() if name == "roles"},
         "commit": commit(),
         "steps": step,
         "images": extra["position"]["examples_seen"],

@@ -26,9 +26,10 @@ def get_config():
             levels=2,
             decoder_widths=(16, 32, 64),
             decoder_depth=2,
-            discriminator=(16, 32, 64),
         )
     )
+    judge = dict(name="unet_discriminator", image_size=28, channels=1, widths=(16, 32, 64))
+    config.roles = ConfigDict(dict(discriminator=dict(model=judge, frozen=False)))
     config.training.update(steps=2000, batch_size=32, label_dropout=0.0)
     config.training.loss = common.part(
         "autoencoding",

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Array, Key
 
 from ..core.registry import explained, registry
-from .autoencoders import lite_vae, sd_vae
+from .autoencoders import discriminator, lite_vae, sd_vae
 from .classifiers import inception, residual
 from .convnets import dico, dimr
 from .denoiser import Denoiser
@@ -20,6 +20,7 @@ from .unets import dhariwal, edm2_ladder, song
 
 # The files that register the networks of this package.
 FILES = (
+    discriminator,
     lite_vae,
     sd_vae,
     inception,

@@ -92,12 +92,14 @@ class Spec:
 
     @property
     def kind(self) -> str:
-        """What the network is: a "denoiser", "classifier", "encoder" or "autoencoder"."""
+        """A "denoiser", "classifier", "encoder", "autoencoder" or "discriminator"."""
         if self.preconditioner is not None:
             return "denoiser"
         if self.num_classes:
             return "classifier"
-        return "encoder" if hasattr(self.module, "features") else "autoencoder"
+        if hasattr(self.module, "features"):
+            return "encoder"
+        return "autoencoder" if hasattr(self.module, "decode") else "discriminator"
 
     @property
     def num_classes(self) -> int:

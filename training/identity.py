@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..core.errors import UserError
 from ..core.files import home
 from ..core.registry import written_in
+from ..models.autoencoders.discriminator import ROLE, taken_out
 from ..runtime.identity import described, plain
 
 # Fields of ``training`` that say how a step is computed, or how long, and not what.
@@ -66,6 +68,7 @@ def upgraded(
     name: str,
     data: Mapping[str, Any] | None,
     training: Mapping[str, Any] | None = None,
+    roles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return an identity that was stored, in the parts of today, and lines to say.
 
@@ -74,11 +77,17 @@ def upgraded(
         name: of the data at hand.
         data: what they are; None where they are not at hand.
         training: the section at hand.
+        roles: what is said of the networks at hand.
 
     Raises:
         UserError: a run of an earlier version on data of another name.
     """
     found = {"roles": {}} | dict(stored)
+    if isinstance(model := found.get("model"), Mapping):
+        found["model"], inside = taken_out(model)
+        given = roles.get(ROLE) or {}
+        if inside is not None and plain(inside).items() <= plain(given.get("model") or {}).items():
+            found["roles"] = {**found["roles"], ROLE: plain(given)}
     if training is not None and found.get("training") == plain(_what(training)):
         # Files by the names that they still have.
         found["training"] = plain(described(_what(training)))

@@ -210,7 +210,7 @@ def _check_roles(name: str, loss: Loss, specs: Mapping[str, Spec]) -> None:
     if missing := [role for role in wanted if role not in specs]:
         raise UserError(
             f"training.loss: {name} takes part of the networks {', '.join(wanted)}: add a section "
-            f"roles.{missing[0]} with init_from, the weights that it starts from"
+            f"roles.{missing[0]} with init_from, the weights that it starts from, or a model"
         )
     if unused := [role for role in specs if role not in wanted]:
         raise UserError(

@@ -77,6 +77,79 @@ class OneNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
+class Inside:
+    """Where a role's parameters lay before it was one: inside the main network's, under its name.
+
+    Attributes:
+        role: that network.
+        params: structures of the main network's parameters, and of the role's.
+    """
+
+    role: str
+    params: tuple[Any, Any]
+
+    @classmethod
+    def of(cls, role: str, state: TrainState) -> "Inside":
+        """Return it for a state of today."""
+        params = state.main.params, state.roles[role].params
+        return cls(role, tuple(map(jax.tree.structure, params)))
+
+    def joined(self, state: TrainState) -> TrainState:
+        """Return a state of today, or its shapes, in that form."""
+        roles = dict(state.roles)
+        inner = roles.pop(self.role)
+        main = roles[MAIN]
+        averages = tuple(self._joined(one, inner.params) for one in main.ema)
+        roles[MAIN] = RoleState(
+            self._joined(main.params, inner.params),
+            type(main.ema)(averages),
+            self._joined(main.optimizer, inner.optimizer),
+        )
+        return dataclasses.replace(state, roles=roles)
+
+    def apart(self, state: TrainState) -> TrainState:
+        """Return a state of that form as one of today; the role's averages are left out."""
+        main = state.main
+        outer, inner = (
+            RoleState(part(main.params), part(main.ema), part(main.optimizer))
+            for part in (self._outer, self._inner)
+        )
+        inner = dataclasses.replace(inner, ema=())
+        return dataclasses.replace(state, roles={**state.roles, MAIN: outer, self.role: inner})
+
+    def _joined(self, outer: Any, inner: Any) -> Any:
+        wholes, parts = self.params
+        leaves, structure = _cut(outer, lambda node: jax.tree.structure(node) == wholes)
+        others, _ = _cut(inner, lambda node: jax.tree.structure(node) == parts)
+        pairs = zip(leaves, others, strict=True)
+        joined = [{**a, self.role: b} if isinstance(a, Mapping) else a for a, b in pairs]
+        return jax.tree.unflatten(structure, joined)
+
+    def _outer(self, tree: Any) -> Any:
+        leaves, structure = _cut(tree, self._holds)
+        kept = [
+            {name: one for name, one in leaf.items() if name != self.role}
+            if self._holds(leaf)
+            else leaf
+            for leaf in leaves
+        ]
+        return jax.tree.unflatten(structure, kept)
+
+    def _inner(self, tree: Any) -> Any:
+        leaves, structure = _cut(tree, self._holds)
+        # Numbers that both networks have are two arrays, as each of them is given away.
+        kept = [leaf[self.role] if self._holds(leaf) else jnp.copy(leaf) for leaf in leaves]
+        return jax.tree.unflatten(structure, kept)
+
+    def _holds(self, node: Any) -> bool:
+        return isinstance(node, Mapping) and self.role in node
+
+
+def _cut(tree: Any, is_leaf: Callable[[Any], bool]) -> tuple[list, Any]:
+    return jax.tree.flatten(tree, is_leaf=is_leaf)
+
+
+@dataclasses.dataclass(frozen=True)
 class Update:
     """How the parameters of one network change.
 

@@ -15,6 +15,7 @@ from ...core.errors import UserError
 from ...core.files import digest_of, digest_of_parts, read_json
 from ...data.latents import provenance
 from ...inference.networks import Weights, code_of, read_weights
+from ...models.autoencoders.discriminator import ROLE, taken_out
 from ...models.autoencoders.scaling import LatentScaling
 from ...models.checkpoints.files import flatten
 from ...models.denoiser import Origin
@@ -120,6 +121,10 @@ def begun(
             f"the run of {record} was begun with --config.imports={','.join(missing)}: give it "
             f"again, as no code is run because a file names it"
         )
+    tree["model"], inside = taken_out(tree["model"])
+    if inside is not None:
+        judge = {"model": inside, "frozen": False}
+        tree["roles"] = {ROLE: judge, **tree.get("roles", {})}
     run = overrides.apply(ConfigDict(tree), given).to_dict()
     for role, section in run.get("roles", {}).items():
         if known := kept.get("models", {}).get(role):

@@ -14,6 +14,7 @@ from ...core.errors import UserError
 from ...data.source import Source
 from ...data.sources import fractal2d
 from ...data.splits import chosen_rows
+from ...models.autoencoders.discriminator import ROLE
 from ...models.builders import build
 from ...models.checkpoints.files import sidecar_of
 from ...models.spec import Spec
@@ -27,11 +28,12 @@ from ...training.losses.loss import MAIN
 from ...training.recipes import recipe_of
 from ...training.setup import Setup, set_up
 from ...training.starts import Start, start
-from ...training.state import OneNetwork, Recipe, TrainState
+from ...training.state import Inside, OneNetwork, Recipe, TrainState
 from .overrides import is_given
 
-# The form of the state in checkpoints: 1 had one network and no roles.
-FORM = 2
+# The form of the state in checkpoints: 1 had one network and no roles, and up to 2 an autoencoder's
+# discriminator lay inside it.
+FORM = 3
 TRAINING = {
     "steps": count(0),
     "batch_size": count(1),
@@ -49,7 +51,7 @@ EMA = {
 KEPT = ("profile", "images", "ramp_up", "std", "decay", "tracked")
 AVERAGES = tuple(f"ema.{name}" for name in KEPT)
 # Fields of a section of ``roles``.
-ROLE = {"init_from": "", "model": None, "frozen": True, "average": False, "optimizer": {}}
+FIELDS = {"init_from": "", "model": None, "frozen": True, "average": False, "optimizer": {}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +149,10 @@ def networks_of(config) -> Networks:
         place = f"roles.{role}"
         if role == MAIN:
             raise UserError(f"{place}: the main network is that of the sections model and training")
-        if not isinstance(section, Mapping) or (unknown := sorted(section.keys() - ROLE.keys())):
+        if not isinstance(section, Mapping) or (unknown := sorted(section.keys() - FIELDS.keys())):
             wrong = repr(section) if not isinstance(section, Mapping) else unknown[0]
-            raise UserError(f"{place} is a section of {', '.join(ROLE)}, and {wrong} is none")
-        fields = ROLE | section
+            raise UserError(f"{place} is a section of {', '.join(FIELDS)}, and {wrong} is none")
+        fields = FIELDS | section
         own = None if fields["model"] is None else build(fields["model"])
         starts[role], specs[role] = _start(f"{place}.init_from", own, fields["init_from"])
         file = starts[role].file
@@ -265,6 +267,7 @@ def checkpoints_of(
             name=config.data.name,
             data=data,
             training=plain(config.training),
+            roles=networks.identity,
         ),
         say=distributed.say,
         **section,
@@ -277,10 +280,15 @@ def restored(checkpoints: Checkpoints, setup: Setup) -> tuple[int, TrainState, d
     Raises:
         UserError: as `Checkpoints.restore`.
     """
-    earlier = {}
-    if set(setup.abstract.roles) == {MAIN}:
-        earlier = {1: (OneNetwork.of(setup.abstract), OneNetwork.with_roles)}
-    return checkpoints.restore(setup.abstract, earlier)
+    today = setup.abstract
+    before, apart = today, lambda state: state
+    if setup.specs[MAIN].kind == "autoencoder" and ROLE in today.roles:
+        inside = Inside.of(ROLE, today)
+        before, apart = inside.joined(today), inside.apart
+    earlier = {2: (before, apart)}
+    if set(before.roles) == {MAIN}:
+        earlier[1] = OneNetwork.of(before), lambda state: apart(state.with_roles())
+    return checkpoints.restore(today, earlier)
 
 
 def require_own(path: Path, made: Callable[[Mapping[str, Any]], bool], mode: str) -> None:

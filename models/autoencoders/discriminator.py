@@ -6,16 +6,22 @@ unit norm in place of the spectral norm, which would need a state of its own.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ...core.registry import register
+from ..spec import Spec, compute_type
 from .modulated import ModulatedConv
 
 SLOPE = 0.2
+# The role of the network that is trained against an autoencoder. Weights and runs of an earlier
+# release have it inside their autoencoder, under this name.
+ROLE = "discriminator"
 
 
 class Discriminator(nnx.Module):
@@ -57,3 +63,33 @@ class Discriminator(nnx.Module):
             h = h.repeat(2, axis=1).repeat(2, axis=2)[:, : skip.shape[1], : skip.shape[2]]
             h = jax.nn.leaky_relu(layer(jnp.concatenate([h, skip], axis=-1)), SLOPE)
         return self.out(h).astype(jnp.float32)
+
+
+@register("network", "2002.12655", name="unet_discriminator")
+def unet_discriminator(
+    image_size: int = 256,
+    channels: int = 3,
+    widths: Sequence[int] = (64, 128, 256),
+    dtype: str = "float32",
+) -> Spec:
+    """Read the model section of a discriminator: the images that it judges, and its widths."""
+    compute = compute_type(dtype)
+
+    def build(rngs):
+        return Discriminator(channels, tuple(widths), dtype=compute, rngs=rngs)
+
+    return Spec(build, None, (image_size, image_size, channels), None)
+
+
+def taken_out(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the ``model`` section of an autoencoder, and of the discriminator inside it.
+
+    Args:
+        model: as an earlier release wrote it; one of today is returned as it is, and None.
+    """
+    outer = {name: value for name, value in model.items() if name != ROLE}
+    widths = model.get(ROLE)
+    if model.get("name") != "lite_vae" or not widths:
+        return (outer if model.get("name") == "lite_vae" else dict(model)), None
+    images = {name: model[name] for name in ("image_size", "channels", "dtype") if name in model}
+    return outer, {"name": "unet_discriminator", **images, "widths": tuple(widths)}

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ...core.registry import register
 from ..spec import Spec, checked_fields, compute_type
-from .discriminator import Discriminator
+from .discriminator import ROLE, taken_out
 from .haar import BANDS, pyramid
 from .modulated import Activated, Modulated, ModulatedAttention
 from .posterior import from_moments
@@ -106,8 +106,6 @@ class LiteVAE(nnx.Module):
         extractor, aggregator: ``(width, multipliers)`` of the encoder's UNets.
         decoder_widths: of the decoder's stages, finest resolution first, ``levels + 1`` of them.
         decoder_depth: residual blocks of a stage of the decoder.
-        discriminator: widths of the network that training with an adversarial loss sets against
-            it, see `Discriminator`; empty for none.
         dtype: compute type of the convolutions; parameters stay float32.
 
     Raises:
@@ -124,7 +122,6 @@ class LiteVAE(nnx.Module):
         aggregator: tuple[int, Sequence[int]] = SIZES["B"][1],
         decoder_widths: Sequence[int] = (128, 256, 512, 512),
         decoder_depth: int = 3,
-        discriminator: Sequence[int] = (),
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -149,9 +146,6 @@ class LiteVAE(nnx.Module):
             attention=ModulatedAttention,
             out=Activated,
             **options,
-        )
-        self.discriminator = (
-            Discriminator(channels, tuple(discriminator), **options) if discriminator else None
         )
 
     @classmethod
@@ -210,6 +204,14 @@ def lite_vae_spec(
 ) -> Spec:
     """Read the model section of a LiteVAE: its fields, a ``size`` and the usual ``image_size``."""
     compute = compute_type(dtype)
+    if ROLE in fields:
+        images = {"image_size": image_size, "channels": channels}
+        _, model = taken_out({"name": "lite_vae", **images, **fields})
+        instead = f"set roles.{ROLE}={{'model': {model}, 'frozen': False}} instead"
+        raise ValueError(
+            f"{ROLE} is no field of an autoencoder any more, but a network of its own: leave it "
+            f"out{f', and {instead}' if model else ''}"
+        )
     if size is not None:
         fields = of_size(size) | fields
     own = checked_fields(LiteVAE, "lite_vae", {"channels": channels} | fields)

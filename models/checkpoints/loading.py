@@ -12,6 +12,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from ...core.files import Array, home
+from ..autoencoders.discriminator import ROLE, taken_out
 from ..builders import build
 from ..denoiser import Denoiser, Network, Origin
 from ..spec import Spec
@@ -153,10 +154,12 @@ def fit(source: str | Path, *, entry: str | None = None, **overrides: Any) -> Fi
     if sidecar is None:
         arrays, sidecar = _published(path, weights, overrides)
     else:
-        sidecar = sidecar | {"model": {**sidecar["model"], **overrides}}
+        model, inside = taken_out({**sidecar["model"], **overrides})
+        sidecar = sidecar | {"model": model}
         arrays = {
             name: Array(tensor.shape, tensor.dtype, tensor.read)
             for name, tensor in weights.tensors.items()
+            if inside is None or not name.startswith(f"{ROLE}/")
         }
     spec = build(sidecar["model"])
     if sidecar.get(NULL) is False or _never_dropped(sidecar):

@@ -1,6 +1,8 @@
 """LiteVAE: published sizes, what its parts keep, and its discriminator."""
 
+import ast
 import functools
+import json
 import math
 
 import jax
@@ -8,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from networks.autoencoders import images, make, section
+from networks.autoencoders import drawn, images, judge, make, make_judged, section
 
+from guidestar.core.errors import UserError
 from guidestar.models import LiteVAE, builders
 from guidestar.models.autoencoders.lite_vae import SIZES, FlatUNet, averaged
 from guidestar.models.autoencoders.modulated import ModulatedConv
+from guidestar.models.checkpoints import load, save
 
 # Parameters of the published encoders with 12 latent channels.
 ENCODERS = {"S": 1_038_012, "B": 6_755_260, "M": 32_754_748, "L": 41_431_612}
@@ -125,20 +129,43 @@ def test_a_scale_changes_how_much_an_input_counts():
 
 @pytest.mark.parametrize("size", [8, 28])
 def test_the_discriminator_judges_every_pixel_of_odd_and_even_sizes(size):
-    network, params = make(discriminator=(4, 8, 8, 8))
-    judge = jax.jit(lambda x: network.module(params).discriminator(x))
+    spec = builders.build(judge((4, 8, 8, 8)) | {"image_size": size})
+    params = drawn(spec.shapes)
+    judged = jax.jit(lambda x: spec.network.module(params)(x))
     x = images(2, size)
-    logits = judge(x)
+    logits = judged(x)
     assert logits.shape == (2, size, size, 1)
     other = x.copy()
     other[0, 0, 0] += 1
-    changed = np.abs(judge(other) - logits)[..., 0] > 0
+    changed = np.abs(judged(other) - logits)[..., 0] > 0
     # One pixel is seen far away through the coarse levels, in its own image alone.
     assert changed[0, 0, 0] and changed[0, 7, 7] and not changed[1].any()
 
 
-def test_without_widths_there_is_no_discriminator():
-    assert "discriminator" not in make()[1] and "discriminator" in make(discriminator=(4,))[1]
+def test_a_discriminator_inside_an_autoencoder_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r"set roles.discriminator=(.*) instead") as refused:
+        builders.build(section(discriminator=(4,)))
+    instead = ast.literal_eval(
+        str(refused.value).partition("discriminator=")[2][: -len(" instead")]
+    )
+    assert instead == {"model": judge(), "frozen": False}
+    assert builders.build(instead["model"]).kind == "discriminator"
+    with pytest.raises(UserError, match="no field of an autoencoder any more.*: leave it out$"):
+        builders.build(section(discriminator=()))
+    with pytest.raises(UserError, match="one width or more"):
+        builders.build(judge(()))
+
+
+def test_weights_of_an_earlier_release_are_read_without_their_discriminator(tmp_path):
+    (_, params), path = make(), tmp_path / "old.safetensors"
+    save(path, {**params, "discriminator": make_judged()[1]["discriminator"]}, section(), {})
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    sidecar["model"]["discriminator"] = [4]
+    path.with_suffix(".json").write_text(json.dumps(sidecar))
+    found = load(path)
+    assert "discriminator" not in found.params and "discriminator" not in found.sidecar["model"]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    jax.tree.map(close, found.params, params)
 
 
 @pytest.mark.parametrize(

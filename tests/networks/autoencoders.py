@@ -8,8 +8,10 @@ import numpy as np
 from tiny_configs.configs import tiny
 
 from guidestar.models import builders
+from guidestar.models.autoencoders.discriminator import ROLE
 from guidestar.models.autoencoders.scaling import LatentScaling
 from guidestar.models.checkpoints import load, save
+from guidestar.training.losses.loss import MAIN
 
 TINY = dict(
     image_size=8,
@@ -38,6 +40,27 @@ def section(**changes) -> dict:
 def make(**changes):
     """Return network and parameters; drawn by numpy, as a program that draws them compiles long."""
     spec = builders.build(section(**changes))
+    return spec.network, drawn(spec.shapes)
+
+
+@functools.cache
+def make_judged(widths=(4,)):
+    """Return networks and parameters of an autoencoder and its discriminator, by role."""
+    built = {MAIN: section(), ROLE: judge(widths)}
+    specs = {role: builders.build(model) for role, model in built.items()}
+    # In the order in which they were drawn while one lay inside the other.
+    params = drawn({**specs[MAIN].shapes, ROLE: specs[ROLE].shapes})
+    inside = params.pop(ROLE)
+    return {role: spec.network for role, spec in specs.items()}, {MAIN: params, ROLE: inside}
+
+
+def judge(widths=(4,)):
+    """Return the ``model`` section of a discriminator of the same images."""
+    return dict(name="unet_discriminator", image_size=8, channels=2, widths=widths)
+
+
+def drawn(shapes):
+    """Return parameters of these shapes."""
     random = np.random.RandomState(0)
 
     def draw(path, leaf):
@@ -45,7 +68,7 @@ def make(**changes):
         spread = 1 / math.sqrt(max(1, math.prod(leaf.shape[:-1])))
         return np.float32(near + spread * random.standard_normal(leaf.shape))
 
-    return spec.network, jax.tree_util.tree_map_with_path(draw, spec.shapes)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def images(count=3, size=8, channels=2):

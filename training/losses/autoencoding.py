@@ -1,12 +1,12 @@
 """The loss of an autoencoder: reconstruction in several ways, a bounded latent, an adversary.
 
-Sadat et al., arXiv 2405.14477. One objective trains autoencoder and discriminator at
-once: what one is to the other is held fixed, so each receives the gradient of its own loss.
+Sadat et al., arXiv 2405.14477. One objective trains autoencoder and discriminator, a role of its
+own, at once: what one is to the other is held fixed, so each receives the gradient of its own loss.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from ...core.random import normal_like
 from ...core.registry import register
+from ...models.autoencoders.discriminator import ROLE
 from ...models.autoencoders.haar import analysis
 from ...models.autoencoders.posterior import draw, kl_to_unit
 from ...models.checkpoints import resolve
@@ -71,6 +72,11 @@ class Autoencoding:
                 "a perceptual loss needs features: name a classifier's weights, or set perceptual=0"
             )
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The networks that take part: a discriminator where there is an adversarial loss."""
+        return (MAIN, ROLE) if self.adversarial else (MAIN,)
+
     def __call__(
         self,
         roles: Roles,
@@ -80,8 +86,7 @@ class Autoencoding:
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, its parts and the peak signal-to-noise ratio; `losses.Loss`.
 
-        ``batch["x"]`` is in [-1, 1], and the network's module has ``encode`` and
-        ``decode``, and where there is an adversary ``discriminator``.
+        ``batch["x"]`` is in [-1, 1], and the network's module has ``encode`` and ``decode``.
 
         Raises:
             ValueError: a part of the noise levels; there are none.
@@ -104,13 +109,11 @@ class Autoencoding:
             parts["perceptual"] = self.distance(image, made)
         own = 0.0
         if self.adversarial:
-            fixed = main.network.module(jax.lax.stop_gradient(main.params))
-            parts["adversarial"] = generator(self.adversary, fixed.discriminator(made))
-            own = discriminator(
-                self.adversary,
-                module.discriminator(image),
-                module.discriminator(jax.lax.stop_gradient(made)),
-            )
+            role = roles[ROLE]
+            fixed = role.network.module(jax.lax.stop_gradient(role.params))
+            judge = role.network.module(role.params)
+            parts["adversarial"] = generator(self.adversary, fixed(made))
+            own = discriminator(self.adversary, judge(image), judge(jax.lax.stop_gradient(made)))
         value = sum(getattr(self, name) * part for name, part in parts.items())
         metrics = parts | {"psnr": psnr(error)}
         if self.adversarial:
@@ -119,11 +122,14 @@ class Autoencoding:
 
 
 @register("loss", "2405.14477")
-def autoencoding(spec: Spec, /, features: str = "", lpips: str = "", **fields) -> Autoencoding:
+def autoencoding(
+    spec: Spec, specs: Mapping[str, Spec], /, features: str = "", lpips: str = "", **fields
+) -> Autoencoding:
     """Build the loss of an autoencoder.
 
     Args:
         spec: the autoencoder's spec.
+        specs: of every network, by role.
         features: weights of what the perceptual loss compares features of: a classifier of this
             project, shipped or not, or VGG-16, which makes it LPIPS.
         lpips: weights of VGG-16's features, where they are in a file of their own.
@@ -131,8 +137,8 @@ def autoencoding(spec: Spec, /, features: str = "", lpips: str = "", **fields) -
 
     Raises:
         UserError: weights that are not of a classifier of such images, or not LPIPS's.
-        ValueError: a network that is no autoencoder; an adversarial loss without a discriminator,
-            or a discriminator that would not be trained; what `Autoencoding` refuses.
+        ValueError: a network that is no autoencoder; a discriminator that is none, or of other
+            images; what `Autoencoding` refuses.
     """
     module = spec.module
     if not (hasattr(module, "encode") and hasattr(module, "decode")):
@@ -143,12 +149,12 @@ def autoencoding(spec: Spec, /, features: str = "", lpips: str = "", **fields) -
         vgg = lpips or is_vgg(path)
         distance = read_lpips(path, lpips) if vgg else from_weights(features, spec.shape)
     loss = Autoencoding(distance=distance, **fields)
-    judged = getattr(module, "discriminator", None) is not None
-    if judged != bool(loss.adversarial):
+    judge = specs.get(ROLE)
+    fits = judge is None or (judge.kind, judge.shape) == ("discriminator", spec.shape)
+    if loss.adversarial and judge is not None and not fits:
         raise ValueError(
-            f"adversarial is {loss.adversarial} and the network has "
-            f"{'a' if judged else 'no'} discriminator: set both model.discriminator and "
-            f"training.loss.adversarial, or neither"
+            f"roles.{ROLE} is a {judge.kind} of images of shape {judge.shape}: give it the model "
+            f"unet_discriminator, for images of {spec.shape}"
         )
     return loss
 
