@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from guidestar import main
-from guidestar.commands import evaluate
+from guidestar.commands import classify, evaluate
 from guidestar.core.errors import UserError
 from guidestar.data import record_folder
 from guidestar.runtime import distributed, run_folder, store
@@ -109,6 +109,7 @@ BESIDE = {
         *("atlas", "demo", "fractal2d", "solvers", "report"),
     ),
     "sweep": ("statistics", "report"),
+    "classification": (),
 }
 MAKING = {
     "training": ("train",),
@@ -116,6 +117,7 @@ MAKING = {
     "samples": ("decode", "sample"),
     "evaluation": ("evaluate", "evidence"),
     "sweep": ("sweep",),
+    "classification": ("classify",),
 }
 
 
@@ -156,6 +158,7 @@ def test_folders_are_known_by_the_names_that_modes_give_their_files():
     assert marks[run_folder.DATA_SET] == (record_folder.DESCRIPTION, record_folder.BEGUN)
     assert marks[run_folder.SAMPLES] == (store.RECORD,)
     assert marks[run_folder.EVALUATION] == (evaluate.RECORD,)
+    assert marks[run_folder.CLASSIFICATION] == (classify.RECORD,)
 
 
 def test_home_is_found(tmp_path, monkeypatch):
