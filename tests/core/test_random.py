@@ -66,6 +66,10 @@ def test_a_sample_draws_by_its_index_alone():
     whole = random.unit_noise(random.sample_keys(root, random.NOISE, np.arange(6)), (2, 3))
     part = random.unit_noise(random.sample_keys(root, random.NOISE, np.array([4, 2])), (2, 3))
     np.testing.assert_array_equal(part, whole[np.array([4, 2])])
+    # Keys are what the docstring says, and no two indices share a number.
+    assert len(np.unique(whole)) == whole.size
+    first = jax.random.fold_in(jax.random.fold_in(root, random.NOISE), 4)
+    np.testing.assert_array_equal(random.unit_noise(first[None], (2, 3))[0], whole[4])
     other = random.unit_noise(random.sample_keys(root, random.STEPS, np.arange(6)), (2, 3))
     assert not np.allclose(whole, other)
 
