@@ -6,7 +6,8 @@
 trace of `scipy.linalg.sqrtm`. ``manifold``: precision and recall against `compute_prdc` of PyPI's
 prdc (which nothing else here uses), on features of float32, and the memory that ours takes beyond
 them. Peer and ours run in turn, in an order that alternates; reported are the quotients, peer over
-ours, as median and quartiles.
+ours, as median and quartiles. ``images``: by how much measuring images raises memory, of few and of
+ten times as many, where metrics want moments and means.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ POINTS = flags.DEFINE_integer("points", 10_000, "samples of each set: manifold")
 FEATURES = flags.DEFINE_integer("features", 2048, "features of a sample")
 PAIRS = flags.DEFINE_integer("pairs", 3, "paired runs", lower_bound=1)
 OUT = flags.DEFINE_string("out", "", "JSON file for the results")
-CHILD = flags.DEFINE_bool("child", False, "print the memory of precision and recall, and end")
+IMAGES = flags.DEFINE_integer("images", 50_000, "images that are measured: images")
+CHILD = flags.DEFINE_string("child", "", "print the memory that a section takes, and end")
 K = 3
 
 
@@ -79,6 +81,7 @@ def frechet() -> dict:
     print(f"frechet: {alone['median']:.2f} from moments; {apart:.1e} apart", flush=True)
     return {
         "samples": SAMPLES.value,
+        "pairs": PAIRS.value,
         "peer_over_ours": whole,
         "peer_over_ours_from_moments": alone,
         "relative_difference": apart,
@@ -102,29 +105,77 @@ def manifold() -> dict:
         values["peer"] = {name: float(found[name]) for name in ("precision", "recall")}
 
     ratios = summary(paired(ours, peer, PAIRS.value))
-    done = subprocess.run(
-        [sys.executable, *sys.argv, "--child"], capture_output=True, text=True, check=True
-    )
-    beyond = int(done.stdout.split()[-1])
+    beyond = growth("manifold")
     print(f"precision and recall: prdc takes {ratios['median']:.2f} of ours", flush=True)
     print(f"precision and recall: {beyond / 2**20:.0f} MiB beyond the features", flush=True)
     return {
         "samples": POINTS.value,
+        "pairs": PAIRS.value,
         "peer_over_ours": ratios,
         "bytes_beyond_features": beyond,
         **values,
     }
 
 
-def memory() -> None:
-    """Print by how much precision and recall raise this process's resident memory, in bytes."""
-    real, fake = features(0, POINTS.value), features(1, POINTS.value) * np.float32(1.02)
-    small = [one[:100] for one in (real, fake)]
-    evaluation.precision_recall(*small, k=K)  # what libraries take for themselves
+def growth(section: str, *more: str) -> int:
+    """Return by how much a section raises the memory of a process of its own, in bytes."""
+    command = [sys.executable, *sys.argv, f"--child={section}", *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def raised(run, small) -> int:
+    """Return by how much ``run`` raises this process's resident memory, in bytes.
+
+    Args:
+        run: is measured.
+        small: the same of little, run first for what libraries take for themselves.
+    """
+    small()
     before = resident("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    evaluation.precision_recall(real, fake, k=K)
-    print(resident("VmHWM") - before)
+    run()
+    return resident("VmHWM") - before
+
+
+def memory_of_manifold() -> int:
+    """Return what precision and recall take beyond the features."""
+    real, fake = features(0, POINTS.value), features(1, POINTS.value) * np.float32(1.02)
+    return raised(
+        lambda: evaluation.precision_recall(real, fake, k=K),
+        lambda: evaluation.precision_recall(real[:100], fake[:100], k=K),
+    )
+
+
+def memory_of_images() -> int:
+    """Return what measuring images takes, which are read 500 at a time."""
+    shape, classes = (64, 64, 3), 10
+    mix = np.random.default_rng(0).normal(size=(np.prod(shape), 512)).astype(np.float32)
+    chosen = evaluation.choose(("frechet_distance", "agreement", "contrast", "saturation"))
+    real = evaluation.Measured(evaluation.moments(np.random.default_rng(1).normal(size=(999, 512))))
+
+    def batches(count):
+        for start in range(0, count, 500):
+            random = np.random.default_rng(start)
+            images = random.integers(0, 256, (500, *shape), np.uint8)
+            found = images.reshape(500, -1).astype(np.float32) @ mix
+            probabilities = random.dirichlet(np.ones(classes), size=500)
+            labels = np.arange(start, start + 500) % classes
+            yield evaluation.Batch(found, probabilities, images, labels)
+
+    return raised(
+        lambda: evaluation.measure(chosen, batches(IMAGES.value), real),
+        lambda: evaluation.measure(chosen, batches(1000), real),
+    )
+
+
+def images() -> dict:
+    """Measure the memory of few images and of ten times as many."""
+    few = IMAGES.value // 10
+    found = {str(n): growth("images", f"--images={n}") for n in (few, IMAGES.value)}
+    said = ", ".join(f"{bytes_ / 2**20:.0f} MiB for {n}" for n, bytes_ in found.items())
+    print(f"measuring images of 64x64x3: {said}", flush=True)
+    return {"bytes": found}
 
 
 def resident(name: str) -> int:
@@ -133,14 +184,15 @@ def resident(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-SECTIONS = {"frechet": frechet, "manifold": manifold}
+SECTIONS = {"frechet": frechet, "manifold": manifold, "images": images}
+MEMORY = {"manifold": memory_of_manifold, "images": memory_of_images}
 ONLY = flags.DEFINE_multi_enum("only", list(SECTIONS), list(SECTIONS), "what to measure")
 
 
 def main(_):
     """Run the comparisons, print them, and write or update the results file."""
     if CHILD.value:
-        memory()
+        print(MEMORY[CHILD.value]())
         return
     path = pathlib.Path(OUT.value) if OUT.value else None
     record = json.loads(path.read_text()) if path and path.exists() else {}
@@ -151,7 +203,6 @@ def main(_):
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "features": FEATURES.value,
-        "pairs": PAIRS.value,
     }
     for name in ONLY.value:
         record[name] = SECTIONS[name]()
