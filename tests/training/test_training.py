@@ -279,7 +279,9 @@ def test_every_shipped_config_makes_a_recipe():
         digits,
         fashion_mnist_classifier,
         fashion_mnist_dit,
+        fashion_mnist_dit_unmirrored,
         fashion_mnist_guide,
+        fashion_mnist_guide_unmirrored,
         fractal2d,
     )
 
@@ -288,7 +290,9 @@ def test_every_shipped_config_makes_a_recipe():
         digits,
         fashion_mnist_classifier,
         fashion_mnist_dit,
+        fashion_mnist_dit_unmirrored,
         fashion_mnist_guide,
+        fashion_mnist_guide_unmirrored,
         fractal2d,
     ):
         config = module.get_config()
