@@ -3,7 +3,7 @@
     python main.py --config=configs/fashion_mnist_judge.py --config.data.dir=DIR --workdir=out/judge
 
 Two wide stages instead of three, images as they are, another seed. Its weights are not shipped:
-docs/training.md says what was measured with them, once, after everything had been chosen.
+docs/training.md says what was measured with them; no choice rested on it.
 """
 
 from ml_collections import ConfigDict
