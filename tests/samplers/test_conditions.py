@@ -130,7 +130,7 @@ def test_labels_that_a_network_does_not_know_are_refused_wherever_they_enter(ent
         entry(labels)
 
 
-@pytest.mark.parametrize("entry", set(ENTRIES) - {calibrate})
+@pytest.mark.parametrize("entry", [one for one in ENTRIES if one is not calibrate])
 def test_labels_of_another_count_are_refused(entry):
     with pytest.raises(ValueError, match=r"one label a sample, of shape \(4,\), got .*\(3,\)"):
         entry(np.array([0, 1, 2]))
