@@ -240,7 +240,11 @@ def test_guided_statistics_help_a_guided_denoiser(x64):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: estimate(gaussian, guidance.momentum(0.5), shape=(2,)), "remembers earlier"),
+        (
+            lambda: estimate(gaussian, guidance.apg(2.0, momentum=0.5), shape=(2,)),
+            "remembers earlier",
+        ),
+        (lambda: estimate(gaussian, guidance.momentum(0.5), shape=(2,)), "takes a rule here"),
         (
             lambda: estimate(gaussian, guidance.cfgpp(0.5), None, jnp.zeros(2, int), shape=(2,)),
             "CFG",

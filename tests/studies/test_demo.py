@@ -34,6 +34,7 @@ def written(config, tmp_path_factory):
     return folder
 
 
+@pytest.mark.longer
 def test_it_writes_one_page_with_everything_inside(config, written):
     html = (written / "index.html").read_text()
     rows = len(config.rows)

@@ -330,6 +330,7 @@ def test_steps_are_what_they_were_while_the_discriminator_lay_inside_its_autoenc
         assert sums(state.roles[role].params) == pytest.approx(wanted, rel=1e-5, abs=0.01)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("form", [1, 2])
 def test_a_run_begun_while_the_discriminator_lay_inside_goes_on_and_is_exported(tmp_path, form):
     config = adversarial()

@@ -108,5 +108,5 @@ def test_other_channels_are_refused(whole):
 def test_the_loss_takes_lpips_from_a_config(separate):
     spec = builders.build(section(channels=3, image_size=16))
     features, linear = map(str, separate)
-    loss = autoencoding(spec, features=features, lpips=linear, adversarial=0.0)
+    loss = autoencoding(spec, {"main": spec}, features=features, lpips=linear, adversarial=0.0)
     assert type(loss.distance).__name__ == "LPIPS"
