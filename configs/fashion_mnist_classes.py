@@ -2,6 +2,8 @@
 
 python main.py --config=configs/fashion_mnist_classes.py --config.data.dir=DIR \
         --workdir=out/classes --mode=classify
+
+83.8 % of the first 1 000 images, at 240 evaluations (15.0 G multiply-adds) each.
 """
 
 from guidestar.configs import common

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from ..core.errors import UserError
 from ..core.random import NOISE, fold_each, normal_like, sample_keys
 
-# Any first so many draws are spread over all noise levels, and those of all images alike.
+# Of van der Corput's sequence, any beginning of which is spread evenly.
 BASE = 2
 
 
