@@ -41,6 +41,7 @@ from ..runtime.study import (
     Storage,
     Study,
     require_space,
+    trial_folder,
 )
 from ..runtime.workers import NUMBER, run_workers
 from .config import hyper, reading
@@ -502,11 +503,6 @@ class Sweep:
                 f"{', '.join(name for name, one in found.items() if one is not None)}"
             )
         return value
-
-
-def trial_folder(workdir: Path, place: int) -> Path:
-    """Return the folder of a trial."""
-    return workdir / "trials" / str(place)
 
 
 def _work(sweep: Sweep, study: Study | None) -> None:

@@ -1,6 +1,7 @@
 """What is kept of a real set in a feature space, and what it is of."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import zipfile
@@ -172,7 +173,7 @@ class RealStatistics:
         both = self.made_of.keys() & other.made_of.keys()
         return all(self.made_of[name] == other.made_of[name] for name in both)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """The digest of the numbers themselves, whatever is said of them."""
         return content_digest((tuple(self.moments), self.features))

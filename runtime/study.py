@@ -199,6 +199,11 @@ def _in_turn(engine: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+def trial_folder(folder: Path, place: int) -> Path:
+    """Return where the trial of a place is worked on, below the folder of its sweep."""
+    return folder / "trials" / str(place)
+
+
 class Study:
     """The places of a sweep, shared by its workers.
 
@@ -318,7 +323,7 @@ class Study:
     def _claimed(self, place: int, there: Sequence[Any]) -> "Claim | None":
         import optuna
 
-        folder = self.folder / "trials" / str(place)
+        folder = trial_folder(self.folder, place)
         folder.mkdir(parents=True, exist_ok=True)
         held = contextlib.ExitStack()
         try:
