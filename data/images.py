@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,8 +14,8 @@ def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def from_uint8(images: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Map 0..255 to float32 in [-1, 1], as networks take images."""
+def from_uint8(images: Any) -> Any:
+    """Map 0..255 to float32 in [-1, 1], as networks take images; arrays of numpy or of jax."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 

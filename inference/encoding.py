@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from ..core.errors import UserError
 from ..core.files import digest_of, home, read_json, write_json
 from ..data import record_folder
+from ..data.images import from_uint8
 from ..data.source import Source
 from ..models.autoencoders.loading import Autoencoder
 from ..models.autoencoders.scaling import PUBLISHED, LatentScaling, fitted
@@ -197,7 +198,7 @@ def _posterior(
 ) -> Float[Array, "batch h w both"]:
     """Return mean and standard deviation of the latents of images, side by side."""
     if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 127.5 - 1
+        images = from_uint8(images)
     mean, log_variance = autoencoder.encode(images, scaling)
     return jnp.concatenate([mean, jnp.exp(0.5 * log_variance)], axis=-1)
 

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from ...core.errors import UserError
+from ...data.images import from_uint8
 from ...models.checkpoints import load, resolve
 from .network_features import NetworkFeatures, identity_of
 
@@ -34,7 +33,7 @@ class ClassifierFeatures(NetworkFeatures):
 
         super().__init__(
             loaded,
-            lambda images: images.astype(jnp.float32) / 127.5 - 1,
+            from_uint8,
             see,
             identity=identity_of("classifier", weights, path),
             batch_size=BATCH,
