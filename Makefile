@@ -90,9 +90,13 @@ train-demo: $(STAMP)
 	    && $(RUN) main.py --config=configs/$$name.py --workdir=out/$$name --mode=export \
 	    || exit 1; done
 
+# The real sets' statistics that are shipped; DATA is a TFDS folder that holds fashion_mnist and cifar10.
 statistics: $(STAMP)
-	$(RUN) main.py --config=configs/demo.py --config.data.dir=$(DATA) --workdir=out/statistics \
-	  --mode=statistics
+	for name in evidence cifar10_evidence; do \
+	  $(RUN) main.py --config=configs/$$name.py --config.data.dir=$(DATA) --workdir=out/statistics \
+	    --mode=statistics || exit 1; done
+	$(RUN) main.py --config=configs/sweeps/digits.py --workdir=out/statistics --mode=statistics
+	cp out/statistics/*_statistics.safetensors out/statistics/*_statistics.json weights/
 
 # Kill, stop, starve and damage training runs; each must go on to the undisturbed run's parameters.
 faults: $(STAMP)

@@ -17,7 +17,7 @@ from guidestar.core.files import sha256
 from guidestar.data.source import Source
 from guidestar.evaluation import published
 from guidestar.evaluation.extractors import FeatureFunction, Together, make_extractor
-from guidestar.evaluation.statistics import RealStatistics, find_statistics
+from guidestar.evaluation.statistics import OF, RealStatistics, find_statistics
 from guidestar.models.checkpoints import SHIPPED
 
 
@@ -302,6 +302,21 @@ def test_shipped_statistics_name_the_shipped_classifiers():
         other = {"fashion_mnist": "cifar10", "cifar10": "fashion_mnist"}[name]
         with pytest.raises(UserError, match="sha256"):
             real.require_fit(make_extractor(f"{other}_classifier"), 64, name)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "digits"])
+def test_shipped_statistics_count_classes_and_say_of_which_images_they_are(name):
+    real = RealStatistics.load(SHIPPED / f"{name}_statistics.safetensors")
+    # Every image has one class first, one second, ...
+    assert (real.ranks.sum(axis=1) == real.moments.count).all() and real.ranks.shape[1] == 10
+    assert {"data_sha256", "prepared", "classes", OF} <= real.description.keys()
+    # By a classifier that is right of most images, classes of equal size stay about equal.
+    assert np.ptp(real.ranks[0]) < 0.15 * real.ranks[0].mean()
+    fake = np.eye(10)[np.arange(200) % 10] * 0.9 + 0.01
+    found = evaluation.resampled_frechet_distance(
+        real.moments, real.features[:200], real_ranks=real.ranks, probabilities=fake, top=1
+    )
+    assert found.distance > 0 and found.matched == 1
 
 
 def test_a_denoiser_is_no_classifier():
