@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..core.batches import Batches
 from ..core.errors import NoResult, UserError
 from ..models.autoencoders.loading import Autoencoder, load_autoencoder
 from ..models.autoencoders.scaling import PUBLISHED, LatentScaling, from_json
-from ..runtime.batches import Batches
 from .job import not_finite, numbered
 
 # Where a person names the decoder.

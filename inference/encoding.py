@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..core.batches import Batches
 from ..core.errors import UserError
 from ..core.files import digest_of, home, read_json, write_json
 from ..data import record_folder
@@ -19,7 +20,6 @@ from ..data.source import Source
 from ..models.autoencoders.loading import Autoencoder
 from ..models.autoencoders.scaling import PUBLISHED, LatentScaling, fitted
 from ..runtime import distributed
-from ..runtime.batches import Batches
 
 FITTED = "fitted"
 # Half the bytes of float32. Of the two types of that size this one has eight times the precision

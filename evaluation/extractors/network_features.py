@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 from scipy.special import softmax
 
+from ...core.batches import Batches
 from ...core.errors import UserError
 from ...core.files import sha256
 from ...core.macs import count
@@ -57,14 +57,6 @@ class NetworkFeatures:
     ):
         if batch_size < 1:
             raise UserError(f"evaluation.extractor.batch_size is {batch_size}: it is 1 or more")
-        devices = jax.local_devices()
-        mesh = jax.make_mesh(
-            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
-        )
-        self._spread = NamedSharding(mesh, PartitionSpec("data"))
-        self._params = jax.device_put(loaded.params, NamedSharding(mesh, PartitionSpec()))
-        self._size = -(-batch_size // len(devices)) * len(devices)
-        self._before = before
         self._identity = dict(identity)
         self.shape = shape
 
@@ -72,7 +64,10 @@ class NetworkFeatures:
             with jax.default_matmul_precision("highest"):
                 return see(loaded.network.module(params), x)
 
-        self._prepare, self._run = jax.jit(prepare), jax.jit(run)
+        prepared, seen = jax.jit(prepare), jax.jit(run)
+        self._seen = Batches(
+            lambda params, x: seen(params, prepared(x)), loaded.params, batch_size, before=before
+        )
         image = jax.ShapeDtypeStruct((1, *(shape or loaded.spec.shape)), np.uint8)
         inputs = (loaded.spec.shapes, jax.eval_shape(prepare, image))
         features, logits = jax.eval_shape(run, *inputs)
@@ -87,24 +82,12 @@ class NetworkFeatures:
 
     def __call__(self, images: UInt8[np.ndarray, "image h w c"]) -> Extracted:
         """Return features, and class probabilities of a network that gives any."""
-        features, logits = [], []
-        for start in range(0, len(images), self._size):
-            part = images[start : start + self._size]
-            found, classes = self._seen(part)
-            features.append(np.asarray(found)[: len(part)])
-            if classes is not None:
-                logits.append(np.asarray(classes)[: len(part)])
-        if not logits:
-            return Extracted(np.concatenate(features))
+        features, logits = self._seen(images)
+        if logits is None:
+            return Extracted(features)
         # In float64, in which no two logits of float32 fall together.
-        chances = softmax(np.concatenate(logits).astype(np.float64), axis=-1)
-        return Extracted(np.concatenate(features), chances)
-
-    def _seen(self, images: np.ndarray) -> Any:
-        if self._before is not None:
-            images = self._before(images)
-        full = np.resize(images, (self._size, *images.shape[1:]))
-        return self._run(self._params, self._prepare(jax.device_put(full, self._spread)))
+        chances = softmax(logits.astype(np.float64), axis=-1)
+        return Extracted(features, chances)
 
 
 def load_network(weights: str, network: str, name: str, **overrides: Any) -> tuple[Loaded, dict]:
