@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from oracles.analytic import MEANS, SPREAD, Labelled, mixture_denoiser, mixture_posterior
 
-from guidestar import evaluation
+from guidestar import evaluation, input_pipeline, models
 from guidestar.core.errors import UserError
-from guidestar.evaluation.denoising_errors import require_stages
+from guidestar.core.random import NOISE, sample_keys
+from guidestar.data.images import from_uint8
+from guidestar.data.sources.tfds_arrays import default_data_dir
+from guidestar.evaluation.denoising_errors import _spread, require_stages
 
 KEY = jax.random.key(0)
 LEVELS = np.geomspace(0.02, 20.0, 64)
@@ -91,9 +94,58 @@ def test_a_budget_spends_what_its_stages_say_and_finds_the_same_classes(several)
     np.testing.assert_allclose(cheap.errors[full], brute.errors[full], rtol=1e-4)
 
 
-def test_any_beginning_of_the_draws_is_spread_over_the_levels():
-    from guidestar.evaluation.denoising_errors import _spread
+def brute_force(denoiser, images, sigmas):
+    """Return the error ``[image, class, draw]`` of every class, an image and a draw at a time."""
+    denoise = jax.jit(lambda x, sigma, label: denoiser(x, sigma, label))
+    labels = np.arange(denoiser.num_classes)
+    errors = np.empty((len(images), len(labels), len(sigmas)))
+    for i, (x, own) in enumerate(zip(images, sample_keys(KEY, NOISE, np.arange(len(images))))):
+        for n, sigma in enumerate(_spread(sigmas)):
+            eps = np.asarray(jax.random.normal(jax.random.fold_in(own, n), x.shape))
+            noised = np.repeat((x + sigma * eps)[None], len(labels), axis=0)
+            found = np.asarray(denoise(noised, jnp.float32(sigma), labels), np.float64)
+            guessed = (noised.astype(np.float64) - found) / sigma
+            errors[i, :, n] = np.square(guessed - eps).mean((1, 2, 3))
+    return errors
 
+
+@pytest.mark.parametrize(
+    ("weights", "data", "count", "draws"),
+    [
+        ("digits", "digits", 2, 6),
+        pytest.param("fashion_mnist_dit", "fashion_mnist", 8, 16, marks=pytest.mark.longer),
+        pytest.param(
+            "fashion_mnist_dit_unmirrored", "fashion_mnist", 8, 16, marks=pytest.mark.longer
+        ),
+    ],
+)
+@pytest.mark.parametrize("staged", [False, True])
+def test_shipped_denoisers_have_the_errors_of_brute_force_class_by_class(
+    weights, data, count, draws, staged
+):
+    if data != "digits" and not (default_data_dir() / data).is_dir():
+        pytest.skip(f"no {data} in {default_data_dir()}, which $TFDS_DATA_DIR names")
+    images = from_uint8(input_pipeline.load_source(data, "test").read(np.arange(count))[0])
+    denoiser, sigmas = models.load(weights), np.geomspace(0.05, 20.0, draws)
+    every = brute_force(denoiser, images, sigmas)
+    stages = ((draws // 3, 5), (draws // 2, 2), (draws, 1)) if staged else ()
+    found = classified(images, sigmas, denoiser, stages=stages, batch_size=32)
+    total = np.cumsum(every, axis=2)
+    given = np.take_along_axis(total, found.draws[..., None] - 1, axis=2)[..., 0] / found.draws
+    np.testing.assert_allclose(found.errors, given, rtol=2e-5)
+    whole = total[..., -1] / draws
+    # Of the classes that went all the way the nearest, which is the nearest of all without stages.
+    went = np.where(found.draws == draws, whole, np.inf)
+    np.testing.assert_array_equal(found.classes, went.argmin(axis=1))
+    assert (np.sort(found.draws, axis=1)[:, -2:] == draws).all()
+    print(
+        f"{weights}: {(found.classes == whole.argmin(axis=1)).sum()} of {count} images have brute "
+        f"force's class for {found.draws.sum() / found.draws.size / draws:.0%} of its evaluations; "
+        f"errors differ by {np.abs(found.errors / given - 1).max():.1e} at most"
+    )
+
+
+def test_any_beginning_of_the_draws_is_spread_over_the_levels():
     levels = np.log(_spread(np.geomspace(0.01, 100.0, 64)))
     np.testing.assert_allclose(np.sort(levels), np.log(np.geomspace(0.01, 100.0, 64)), atol=1e-4)
     for first in (4, 8, 16, 24):
