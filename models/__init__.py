@@ -60,7 +60,7 @@ PLACES: dict[str, tuple[str, str]] = {
 }
 
 # Packages and modules that are imported by their own names.
-BELOW = ("autoencoders", "checkpoints", "conditions", "features", "preconditioning")
+BELOW = ("autoencoders", "checkpoints", "conditions", "exact", "features", "preconditioning")
 
 __all__ = [
     "SDVAE",

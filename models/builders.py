@@ -14,6 +14,7 @@ from .classifiers import inception, residual
 from .convnets import dico, dimr
 from .denoiser import Denoiser
 from .mlps import score_mlp
+from .scalar_inputs import inputs_of, with_inputs
 from .spec import Spec
 from .transformers import clip, dinov2, dit, lightning_dit, pixart, sit, umd
 from .unets import dhariwal, edm2_ladder, song
@@ -45,7 +46,9 @@ def build(section: Mapping[str, Any], where: str = "model") -> Spec:
     """Read a ``model`` section: a registered network and its fields.
 
     Args:
-        section: ``name`` (``dit``, or another that was registered) and the network's own fields.
+        section: ``name`` (``dit``, or another that was registered), the network's own fields, and
+            with any network of a time embedding ``inputs``, numbers that it takes beside its
+            time, each by the range that it is trained in: ``{"scale": (1.0, 5.0)}``.
         where: its place in a config, for messages.
 
     Raises:
@@ -53,8 +56,11 @@ def build(section: Mapping[str, Any], where: str = "model") -> Spec:
             values that make no network.
     """
     plain = {name: _plain(value) for name, value in section.items()}
+    inputs = plain.pop("inputs", None) or {}
     spec = registry("network").build(plain, where)
     with explained(where):
+        if inputs:
+            spec = with_inputs(spec, inputs_of(inputs))
         # Shapes alone: a field that does not fit is found before anything is computed.
         spec.shapes  # noqa: B018
     return spec

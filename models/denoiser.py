@@ -16,7 +16,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ..core.macs import count
 from .conditions import Condition, Label, Values, described, like, null_of
-from .preconditioning import SIGMA_RANGE, Preconditioner
+from .preconditioning import SIGMA_RANGE, Preconditioner, estimate_of
+from .scalar_inputs import Inputs, ScalarInput, applied, bound
 
 # Where a module without a method `null_condition` keeps the parts that it has learnt: nowhere.
 NONE_LEARNT: Mapping[str, Array] = {}
@@ -32,6 +33,7 @@ class Network:
         condition: what it is conditioned on (see `models.conditions`).
         sites: where modes may step in (see `core.sites`).
         name: of the module's class.
+        inputs: numbers that it takes beside its time (see `models.scalar_inputs`), by name.
     """
 
     structure: nnx.GraphDef
@@ -39,18 +41,26 @@ class Network:
     condition: Condition = None
     sites: tuple[str, ...] = ()
     name: str = ""
+    inputs: Inputs = ()
 
     def __call__(
         self, params: Any, x: Array, time: Array, condition: Any, modes: tuple = (), **inputs: Any
     ) -> Array:
         """Run the module with ``params`` (a nested dictionary of arrays).
 
-        ``inputs`` are what else its call takes by name, in training alone (``augment``,
-        ``dropout_key``).
+        ``inputs`` are what else its call takes by name: its own `inputs`, and in training alone
+        ``augment`` and ``dropout_key``.
+
+        Raises:
+            ValueError: one of its own inputs is missing.
         """
+        module = self.module(params)
+        if self.inputs:
+            added, inputs = applied(module, self.inputs, inputs, x.shape[0], self.name)
+            modes = (*modes, *added)
         # A module without sites need not know of modes.
         options = {"modes": modes} if modes else {}
-        return self.module(params)(x, time, condition, **options, **inputs)
+        return module(x, time, condition, **options, **inputs)
 
     def __repr__(self) -> str:
         return f"{self.name}({_signature(self.shape, self.condition)})"
@@ -76,7 +86,12 @@ class Network:
 
 
 def split(
-    module: nnx.Module, *, shape: tuple[int, ...], num_classes: int = 0, condition: Any = None
+    module: nnx.Module,
+    *,
+    shape: tuple[int, ...],
+    num_classes: int = 0,
+    condition: Any = None,
+    inputs: Inputs = (),
 ) -> tuple[Network, Any]:
     """Split a module into its structure and a nested dictionary of its parameters.
 
@@ -87,11 +102,12 @@ def split(
         num_classes: real classes of a network whose condition is a label and which knows a null
             class beside them; 0 for others.
         condition: what another takes, as `models.conditions` describes it.
+        inputs: numbers that it takes beside its time (see `models.scalar_inputs`).
     """
     structure, params = nnx.split(module, nnx.Param)
     sites = tuple(getattr(module, "sites", ()))
     takes = described(condition if condition is not None else num_classes)
-    network = Network(structure, tuple(shape), takes, sites, type(module).__name__)
+    network = Network(structure, tuple(shape), takes, sites, type(module).__name__, inputs)
     return network, nnx.to_pure_dict(params)
 
 
@@ -170,6 +186,7 @@ class Denoiser:
         sigma_range: lowest and highest noise level that the network was trained for.
         latent: whether it denoises an autoencoder's latents rather than pixels.
         origin: where the parameters come from; a copy with others keeps it.
+        bound: values of the network's inputs that hold in every call, see `bind`.
     """
 
     params: Any
@@ -180,11 +197,14 @@ class Denoiser:
     )
     latent: bool = dataclasses.field(metadata={"static": True}, default=False)
     origin: Origin = dataclasses.field(metadata={"static": True}, default=Origin())
+    bound: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         low, high = self.sigma_range
         parts = [f"{self.network.name}: {parameter_count(self.params):,} parameters"]
         parts += [_signature(self.shape, self.network.condition), f"sigma {low:g} to {high:g}"]
+        parts += [f"{name} {one.low:g} to {one.high:g}" for name, one in self.inputs.items()]
+        parts += [self.estimate] * (self.estimate != "x0")
         parts += ["latent"] * self.latent
         parts += [f"from {self.origin.file}"] * bool(self.origin.file)
         return f"Denoiser({', '.join(parts)})"
@@ -204,11 +224,37 @@ class Denoiser:
         return self.network.null_condition(self.params)
 
     @property
+    def inputs(self) -> dict[str, ScalarInput]:
+        """Numbers that the network takes beside the noise level, by name."""
+        return dict(getattr(self.network, "inputs", ()))
+
+    @property
+    def estimate(self) -> str:
+        """What a call returns: ``x0``, or another of `models.preconditioning.ESTIMATES`."""
+        return estimate_of(self.preconditioner)
+
+    def bind(self, **values: Float[ArrayLike, ""] | float) -> "Denoiser":
+        """Return the denoiser with values for inputs of its network, ``bind(scale=3.0)``.
+
+        They are leaves: another value does not compile anew.
+
+        Raises:
+            ValueError: a name that is no input, or a value outside the range it was trained in.
+        """
+        added = bound(self.inputs, values, f"models: {self.network.name}")
+        return dataclasses.replace(self, bound={**self.bound, **added})
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of one evaluation of one sample, counted from the traced program."""
         x = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
         time = jax.ShapeDtypeStruct((1,), jnp.float32)
-        return count(self.network, self.params, x, time, self.network.condition_like(1))
+        given = {name: jnp.float32(one.middle) for name, one in self.inputs.items()}
+
+        def run(params, x, time, condition):
+            return self.network(params, x, time, condition, **given)
+
+        return count(run, self.params, x, time, self.network.condition_like(1))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -260,10 +306,10 @@ class Denoiser:
             time: its own time input (c_noise, a time step, a flow's time).
             condition: as in a call; None is the null condition.
             modes: pairs (mode, where) that step in at the network's sites.
-            inputs: what else the network's call takes by name.
+            inputs: what else the network's call takes by name; before what is bound.
 
         Raises:
-            ValueError: no condition, and the network never learnt to do without one.
+            ValueError: an input of the network that is neither given nor bound; no condition, and the network never learnt to do without one.
         """
         x = jnp.asarray(x)
         batch = x.shape[0]
@@ -283,7 +329,7 @@ class Denoiser:
                 like,
             )
         condition = jax.tree.map(jnp.asarray, condition)
-        return self.network(self.params, x, time, condition, modes, **inputs)
+        return self.network(self.params, x, time, condition, modes, **{**self.bound, **inputs})
 
 
 def parameter_count(params: Any) -> int:

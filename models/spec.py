@@ -17,6 +17,7 @@ from ..core.registry import registry
 from .conditions import Described, Label, described, without_null
 from .denoiser import Denoiser, Network, Origin, split
 from .preconditioning import SIGMA_RANGE, Preconditioner, sigma_range
+from .scalar_inputs import Inputs
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -69,6 +70,7 @@ class Spec:
         frozen: says of a parameter, by its path ``"emb_fourier/freqs"``, whether it is a constant
             that the network shares with its checkpoints: the optimiser leaves it as it is.
         undecayed: says of a parameter, by its path, whether weight decay leaves it alone.
+        inputs: numbers that the network takes beside its time (see `models.scalar_inputs`).
 
     Raises:
         ValueError: a condition that is described otherwise.
@@ -83,6 +85,7 @@ class Spec:
     latent: bool = False
     frozen: Callable[[str], bool] = nothing
     undecayed: Callable[[str], bool] = nothing
+    inputs: Inputs = ()
 
     def __post_init__(self):
         object.__setattr__(self, "condition", described(self.condition))
@@ -109,7 +112,7 @@ class Spec:
     @cached_property
     def _split(self) -> tuple[Network, Any]:
         module = nnx.eval_shape(lambda: self.build(nnx.Rngs(params=0)))
-        return split(module, shape=self.shape, condition=self.condition)
+        return split(module, shape=self.shape, condition=self.condition, inputs=self.inputs)
 
     @property
     def network(self) -> Network:

@@ -36,6 +36,8 @@ class Evaluator:
         mode: ``fused`` or ``sequential``.
         to: the noise level that a flow map is to jump to (see `samplers.ctm`), which its network
             takes as the argument ``to``; None for denoisers.
+        scale: a guidance scale that the network itself takes, as the argument ``scale``; None for
+            networks that take none, or that are bound to one.
         guarded: whether ``condition`` holds labels that nobody has looked at: predictions for
             labels that a network does not know are NaN then, as they always are for labels that
             a rule draws or holds.
@@ -50,11 +52,12 @@ class Evaluator:
         mode: str,
         to: Array | None = None,
         *,
+        scale: Array | float | None = None,
         guarded: bool = False,
     ):
         self.networks, self.x, self.sigma = networks, x, sigma
         self.condition, self.mode, self.to = condition, mode, to
-        self.guarded = guarded
+        self.scale, self.guarded = scale, guarded
 
     def __call__(
         self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
@@ -76,6 +79,8 @@ class Evaluator:
             if self.to is not None:
                 _require_jumps(network, self.networks[network])
                 options["to"] = self.to
+            if self.scale is not None:
+                options["scale"] = self.scale
             if count == 1:
                 (i,) = group
                 out = self.networks[network](x, sigma, resolved[i], **options)

@@ -113,9 +113,11 @@ class _Traced:
         self.traces: list[Array] = []
         self._owner, self._denoise, self._keys, self._probes = owner, denoise, keys, probes
 
-    def __call__(self, x: Array, sigma: Array, to: Array | None = None) -> Guided:
+    def __call__(
+        self, x: Array, sigma: Array, to: Array | None = None, *, scale: Any = None
+    ) -> Guided:
         def denoised(x):
-            guided = self._denoise(x, sigma, to)
+            guided = self._denoise(x, sigma, to, scale=scale)
             return guided.denoised, guided
 
         def along(vector):

@@ -25,7 +25,14 @@ from .checks import Keys, Levels, checked
 from .conditions import checked_condition
 from .config import SOLVERS
 from .evaluator import MODES, Evaluator
-from .networks import Networks, by_name, check_networks, limits, warn_of_a_low_start
+from .networks import (
+    Networks,
+    by_name,
+    check_estimates,
+    check_networks,
+    limits,
+    warn_of_a_low_start,
+)
 from .priors import Gaussian, Pfgmpp, Prior, check_noise
 from .programs import program
 from .solvers.solver import Interval, Solver
@@ -126,8 +133,9 @@ def sample(
         rule's diagnostics.
 
     Raises:
-        ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network the rule
-            needs that was not given, labels that a network does not know, guidance that cannot do
+        ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network that
+            estimates other than the solver asks for (a consistency function, a flow map), or at a
+            scale that it was not trained at, a network the rule needs that was not given, labels that a network does not know, guidance that cannot do
             anything, predictions of another shape or type than their samples', noise that is not
             of unit size or has fewer bits than float32, thresholding of latents, unknown ``save``
             or ``branches``, a rule that the solver is not defined for, or a batch, a schedule or
@@ -150,6 +158,7 @@ def sample(
     prior.check(sigmas, noise)
     parts = segments(rule, solver, sigmas)
     check_networks("sample", rule, parts, sigmas, networks, noise)
+    check_estimates("sample", parts, solver, networks, noise)
     condition, guarded = checked_condition(
         "sample", rule, parts, networks, condition, noise, prior=prior
     )
@@ -218,10 +227,24 @@ class GuidedDenoiser:
         self._networks, self._rule = networks, rule
         self._fixed = (condition, keys, calls)
 
-    def __call__(self, x: Array, sigma: Array, to: Array | None = None) -> Guided:
+    def __call__(
+        self,
+        x: Array,
+        sigma: Array,
+        to: Array | None = None,
+        *,
+        scale: Array | float | None = None,
+    ) -> Guided:
         condition, keys, calls = self._fixed
         evaluate = Evaluator(
-            self._networks, x, sigma, condition, calls.branches, to, guarded=calls.guarded
+            self._networks,
+            x,
+            sigma,
+            condition,
+            calls.branches,
+            to,
+            scale=scale,
+            guarded=calls.guarded,
         )
         keys = fold_each(keys, self.count)
         guided, self.state = self._rule.apply(evaluate, x, sigma, self.state, keys)

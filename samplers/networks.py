@@ -5,7 +5,9 @@ Networks are callables, and say what they know by attributes, all of them option
 * ``sigma_range``: the lowest and the highest noise level; above it none is asked;
 * ``num_classes``, ``null_condition``, ``condition_like(batch)``: see `conditions`;
 * ``shape``: one sample's; ``latent``: whether that is an autoencoder's;
-* ``sites``: where `guidance.modes` may step in.
+* ``sites``: where `guidance.modes` may step in;
+* ``estimate``: what a call returns, ``x0`` or that which another kind of solver asks for;
+* ``inputs``: numbers that it takes by name, each with ``require(name, value, owner)``.
 """
 
 import difflib
@@ -131,6 +133,62 @@ def check_networks(
     _require_channels(owner, networks, x.shape)
     if pixels_alone(rule):
         _require_pixels(owner, networks)
+
+
+def check_estimates(
+    owner: str,
+    parts: Sequence[Part],
+    solver: Any,
+    networks: Networks,
+    x: Float[Array, " batch *shape"] | jax.ShapeDtypeStruct,
+) -> None:
+    """Refuse networks that estimate other than a solver asks for, or not at its scale.
+
+    Args:
+        owner: in whose name, a function of `samplers`.
+        parts: how its steps group.
+        solver: whose ``estimate`` says what it asks for, and whose ``scale``, where it has one that
+            is not None, the network's own input of that name.
+        networks: by name.
+        x: samples, or their shape and type.
+
+    Raises:
+        ValueError: a consistency function or a flow map where a denoiser is asked for, or the
+            reverse; a scale that a network does not take, or was not trained at.
+    """
+    wanted, scale = getattr(solver, "estimate", "x0"), getattr(solver, "scale", None)
+    names = sorted({one.network for part in parts for one in asked(part.rule, x)} - {CLASSIFIER})
+    for name in names:
+        network = networks[name]
+        found = getattr(network, "estimate", wanted)
+        if found != wanted:
+            raise ValueError(
+                f"samplers.{owner}: the solver {name_of(solver)} asks for {ASKED[wanted]}, and the "
+                f"network {name!r} is {ASKED[found]}: {REMEDY[found]}"
+            )
+        inputs = getattr(network, "inputs", None)
+        if scale is None or inputs is None:
+            continue
+        if "scale" not in inputs:
+            raise ValueError(
+                f"samplers.{owner}: {name_of(solver)} is given scale={scale:g}, and the network "
+                f"{name!r} takes none: leave the solver's scale out, and guide by a rule "
+                f"(guidance.cfg)"
+            )
+        inputs["scale"].require("scale", scale, f"samplers.{owner}: {name_of(solver)}")
+
+
+# What a solver asks for, and which ones to take for a network that estimates it.
+ASKED = {
+    "x0": "a denoiser",
+    "consistency": "a consistency function",
+    "flow_map": "a flow map",
+}
+REMEDY = {
+    "x0": "take a solver for denoisers, such as samplers.heun(), or distil it first",
+    "consistency": "take samplers.consistency()",
+    "flow_map": "take samplers.ctm()",
+}
 
 
 def limits(

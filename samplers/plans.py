@@ -116,8 +116,8 @@ class _Counted:
     def __init__(self, rule, state, keys, counts: Counter[str]):
         self._rule, self._state, self._keys, self._counts = rule, state, keys, counts
 
-    def __call__(self, x, sigma, to=None) -> Guided:
-        del to
+    def __call__(self, x, sigma, to=None, *, scale=None) -> Guided:
+        del to, scale
         evaluate = Counting(x)
         guided, _ = self._rule.apply(evaluate, x, sigma, self._state, self._keys)
         self._counts.update(evaluate.counts)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
+from .consistency import Consistency
 from .diffusion import IDDPM, VE, VP
 from .discrete import Discrete, Table
 from .edm import EDM, Coefficients, Direct
@@ -37,7 +38,17 @@ PRECONDITIONERS: dict[str, type] = {
     "iddpm": IDDPM,
     "discrete": Discrete,
     "flow": Flow,
+    "consistency": Consistency,
 }
+
+# What a network estimates: the posterior mean, the end of the flow at the lowest noise level, or
+# its place at a level that is asked for, as the x0 on the straight line to it.
+ESTIMATES = ("x0", "consistency", "flow_map")
+
+
+def estimate_of(preconditioner: Preconditioner) -> str:
+    """Return which of `ESTIMATES` a network of a preconditioner makes."""
+    return getattr(preconditioner, "estimate", "x0")
 
 
 def sigma_range(preconditioner: Preconditioner) -> tuple[float, float]:
@@ -69,18 +80,21 @@ def from_config(section: str | Mapping[str, Any], **defaults) -> Preconditioner:
 
 __all__ = [
     "EDM",
+    "ESTIMATES",
     "IDDPM",
     "PRECONDITIONERS",
     "SIGMA_RANGE",
     "VE",
     "VP",
     "Coefficients",
+    "Consistency",
     "Direct",
     "Discrete",
     "Flow",
     "Preconditioner",
     "Predicted",
     "Table",
+    "estimate_of",
     "from_config",
     "sigma_range",
 ]

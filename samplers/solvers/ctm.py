@@ -34,12 +34,15 @@ class Ctm(Memoryless):
     Attributes:
         gamma: share of fresh noise.
         least: the noise level from which others are counted.
+        scale: the guidance scale that the network takes; None for one that takes none.
     """
 
+    estimate: ClassVar[str] = "flow_map"
     # With an ordinary denoiser for the network and gamma = 0: Euler's.
     order: ClassVar[int] = 1
     gamma: float
     least: float
+    scale: float | None = None
 
     def tables(self, sigmas):
         """Return each step's `Jump`."""
@@ -50,13 +53,13 @@ class Ctm(Memoryless):
 
     def step(self, denoise, x, interval, state, key):
         jump = interval.table
-        guided = denoise(x, interval.start, jump.to)
+        guided = denoise(x, interval.start, jump.to, scale=self.scale)
         x = guided.denoised + jump.to * direction(x, guided, interval.start)
         return x + jump.noise * unit_noise(key, x.shape[1:], x.dtype), guided, state
 
 
 @register("solver")
-def ctm(gamma: float = 0.0, *, as_published: bool = False) -> Ctm:
+def ctm(gamma: float = 0.0, *, as_published: bool = False, scale: float | None = None) -> Ctm:
     """Return gamma-sampling, for a network g that is asked for jumps: ``g(x, sigma, c, to=s)``.
 
     ``x' = G + gamma sigma' z``, where ``G = (s/sigma) x + (1 - s/sigma) g(x, sigma, s)`` is the
@@ -69,14 +72,18 @@ def ctm(gamma: float = 0.0, *, as_published: bool = False) -> Ctm:
         as_published: as the public implementation, count noise levels from 0.002:
             ``s = sqrt(1 - gamma^2) (sigma' - 0.002) + 0.002``, and noise up to sigma' from there.
             Its trajectories end at the last noise level above 0.
+        scale: the guidance scale, of a network that takes it as an input (distilled from a guided
+            teacher); 1 is off. None leaves it to the network.
 
     Raises:
-        ValueError: gamma outside [0, 1]; when sampling, a network without an argument ``to``.
+        ValueError: gamma outside [0, 1]; when sampling, a network without an argument ``to``, or
+            one that takes no scale, or was not trained at this one.
 
     Source: Kim et al., arXiv 2310.02279, gamma-sampling.
     """
-    plain("ctm", gamma=gamma)
+    plain("ctm", gamma=gamma, **({} if scale is None else {"scale": scale}))
     if not 0 <= gamma <= 1:
         raise ValueError(f"samplers.ctm: need 0 <= gamma <= 1, got {gamma}; 0 adds no noise")
     switches("ctm", as_published=as_published)
-    return Ctm(float(gamma), PUBLISHED_END if as_published else 0.0)
+    least = PUBLISHED_END if as_published else 0.0
+    return Ctm(float(gamma), least, None if scale is None else float(scale))

@@ -26,12 +26,18 @@ class Denoise(Protocol):
     """The guided denoiser that a step is given: it carries the rule's state between calls."""
 
     def __call__(
-        self, x: Float[Array, " batch *shape"], sigma: Array, to: Array | None = None
+        self,
+        x: Float[Array, " batch *shape"],
+        sigma: Array,
+        to: Array | None = None,
+        *,
+        scale: Array | float | None = None,
     ) -> Guided:
         """Return the guided prediction at ``x``, of noise level ``sigma``.
 
         May be called any number of times, but not inside another traced loop; `scan` is for that.
-        ``to`` asks a flow map for its prediction on the way to another noise level.
+        ``to`` asks a flow map for its prediction on the way to another noise level, ``scale`` a
+        network that takes its guidance scale as an input for that of this scale.
         """
 
     def scan(self, body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
@@ -60,6 +66,9 @@ class Solver(Protocol):
         renoises: whether the solver says what it does with a rule that takes the noise direction
             from another prediction (`Guided.renoise_from`, CFG++); the loop refuses such rules
             elsewhere.
+
+    What it asks networks for is ``x0`` unless an attribute ``estimate`` says ``consistency`` or
+    ``flow_map``; an attribute ``scale`` is a guidance scale that the network takes as an input.
     """
 
     @property

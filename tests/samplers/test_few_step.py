@@ -20,6 +20,7 @@ from oracles.noisy_runs import (
 from oracles.solver_runs import run
 
 from guidestar import guidance, samplers
+from guidestar.models.scalar_inputs import ScalarInput
 from guidestar.samplers.solvers.consistency import consistency
 from guidestar.samplers.solvers.ctm import ctm
 
@@ -274,3 +275,67 @@ def test_a_new_number_compiles_nothing(compilations):
 def test_solvers_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Guided:
+    """A network that says what it estimates, and takes a scale: the end moves by it."""
+
+    null_condition = num_classes = len(MEANS)
+
+    def __init__(self, estimate, low=1.0, high=5.0):
+        self.estimate = estimate
+        self.inputs = {"scale": ScalarInput(low, high)} if high else {}
+
+    def __call__(self, x, sigma, condition, to=None, scale=0.0):
+        return consistent(0.002)(x, sigma, condition) + scale
+
+
+SOLVERS = {
+    "x0": samplers.heun(),
+    "consistency": consistency(scale=2.0),
+    "flow_map": ctm(scale=2.0),
+}
+
+
+@pytest.mark.parametrize(("network", "solver"), [(a, b) for a in SOLVERS for b in SOLVERS])
+def test_a_solver_takes_the_networks_that_it_asks_for_alone(network, solver):
+    def go():
+        return run(SOLVERS[solver], Guided(network), SIGMAS, jnp.ones((2, 3)))
+
+    if network == solver:
+        assert np.isfinite(go()).all()
+        return
+    with pytest.raises(ValueError, match=rf"asks for a .*'main' is a .*take .*{REMEDY[network]}"):
+        go()
+
+
+REMEDY = {"x0": "heun", "consistency": "consistency", "flow_map": "ctm"}
+
+
+def test_a_scale_is_the_networks_own_input():
+    ends = [
+        run(consistency(scale=scale), Guided("consistency"), [80.0, 0.0], jnp.ones((2, 3)))
+        for scale in (1.0, 3.5)
+    ]
+    np.testing.assert_allclose(ends[1] - ends[0], 2.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Guided("consistency"), "consistency: scale is 7.0, .* trained with scale from 1 to 5"),
+        (Guided("consistency", high=0.0), "is given scale=7, .* takes none"),
+    ],
+)
+def test_a_scale_that_was_not_trained_is_refused(network, message):
+    with pytest.raises(ValueError, match=message):
+        run(consistency(scale=7.0), network, SIGMAS, jnp.ones((2, 3)))
+
+
+def test_another_scale_compiles_no_program(compilations):
+    network = jax.tree_util.Partial(Guided("consistency"))
+    x = jnp.ones((2, 3))
+    run(consistency(scale=2.0), network, SIGMAS, x)
+    with compilations() as compiled:
+        run(consistency(scale=3.0), network, SIGMAS, x)
+    assert not compiled
