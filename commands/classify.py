@@ -93,15 +93,17 @@ def run(config, workdir: Path) -> None:
         stages=stages,
         batch_size=chosen.batch_size,
     )
-    failed = None
+    failed, found = None, {}
     try:
         mine = ranges[jax.process_index() :: jax.process_count()]
-        _fill(workdir, mine, source, weights.network, options)
+        found = _filled(workdir, mine, source, weights.network, options)
     except UserError as error:
         failed = error
     distributed.agree(failed, "could not classify its share of the images")
     if distributed.is_primary():
-        numbers = _measured([_kept(workdir, one) for one in ranges], weights.network.macs)
+        # Of other processes' blocks those that were written.
+        blocks = [found.get(one[0]) or _kept(workdir, one) for one in ranges]
+        numbers = _measured(blocks, weights.network.macs)
         write_record(record, made_of, said, **numbers)
         print(
             f"accuracy {numbers['accuracy']:.2%} of {numbers['images']} images, "
@@ -139,11 +141,16 @@ def _require_fit(source: Source, network: Any, levels: np.ndarray) -> None:
         )
 
 
-def _fill(
+def _filled(
     workdir: Path, blocks: list[np.ndarray], source: Source, network: Any, options: dict[str, Any]
-) -> None:
-    """Write the blocks of images that are not there yet."""
-    missing = [one for one in blocks if _kept(workdir, one) is None]
+) -> dict[int, dict[str, np.ndarray]]:
+    """Return what is known of blocks of images by their first; those that were not there are made.
+
+    Raises:
+        UserError: a block cannot be read or written, or errors that are not finite.
+    """
+    kept = {int(one[0]): _kept(workdir, one) for one in blocks}
+    missing = [one for one in blocks if kept[one[0]] is None]
     total = sum(map(len, missing))
     with tqdm(total=total, unit="image", mininterval=2, disable=jax.process_index() > 0) as bar:
         for indices in missing:
@@ -154,6 +161,8 @@ def _fill(
             arrays = {**found._asdict(), "labels": labels, "indices": indices}
             _path(workdir, indices).parent.mkdir(exist_ok=True)
             write_pair(_path(workdir, indices), arrays, {"images": len(indices)})
+            kept[int(indices[0])] = arrays
+    return kept
 
 
 def _read(source: Source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

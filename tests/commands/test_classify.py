@@ -55,8 +55,11 @@ def test_it_says_how_many_were_right_and_what_that_cost(config, made):
 def test_it_goes_on_with_what_is_missing(config, made, monkeypatch):
     before = record(made)
     monkeypatch.setattr(classify, "diffusion_classifier", None)
+    read, load_file = [], classify.load_file
+    monkeypatch.setattr(classify, "load_file", lambda path: read.append(path) or load_file(path))
     classify.run(config, made)
     assert record(made) == before
+    assert len(read) == 1  # a block is read once
 
 
 @pytest.mark.parametrize(
