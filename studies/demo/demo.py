@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from ...commands.config.sections import section
-from ...commands.evaluate import planned_job
+from ...commands.measuring.rows import planned_job
 from ...commands.sample import require_counts
 from ...core.errors import UserError
 from ...core.files import read_json, write_json, write_text

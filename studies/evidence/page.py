@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...commands.evaluate import costs
+from ...commands.measuring.rows import costs
 from ...evaluation.table import claims_table, measured_table
 
 METRICS = ("frechet_distance", "precision", "recall", "agreement", "contrast", "white")

@@ -1,10 +1,12 @@
 """The evidence mode: an evaluation, and the page of it that is kept in docs/."""
 
 from pathlib import Path
+from typing import Any
 
 from ...commands.config.sections import section
 from ...commands.evaluate import PAGE, RECORD, evaluated
 from ...core.files import write_json, write_text
+from ...runtime import distributed
 from .page import render
 
 
@@ -21,12 +23,13 @@ def study(config, workdir: Path) -> None:
     said = section(
         config, "evidence", fields=("command", "row_command"), example="configs/evidence.py"
     )
-    result = evaluated(config, workdir)
-    if not result:
-        return
-    result = {"command": said.command, **result}
-    for name, row in result["rows"].items():
-        row["command"] = said.row_command.format(row=name)
-    write_json(workdir / RECORD, result)
-    write_text(workdir / PAGE, render(result) + "\n")
-    print(f"wrote {workdir / RECORD} and {PAGE}")
+
+    def keep(record: dict[str, Any]) -> None:
+        record = {"command": said.command, **record}
+        for name, row in record["rows"].items():
+            row["command"] = said.row_command.format(row=name)
+        write_json(workdir / RECORD, record)
+        write_text(workdir / PAGE, render(record) + "\n")
+
+    evaluated(config, workdir, keep)
+    distributed.say(f"wrote {workdir / RECORD} and {PAGE}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import samplers
 from ...commands.config.sections import section as section_of
-from ...commands.evaluate import found_statistics
+from ...commands.measuring.evaluation import found_statistics
 from ...commands.sample import job_from_config
 from ...core.errors import UserError
 from ...core.files import digest_of, read_json, replacing, write_json, write_text

@@ -14,10 +14,11 @@ from guidestar import evaluation as metrics
 from guidestar import input_pipeline
 from guidestar.commands import evaluate, statistics
 from guidestar.commands.config import overrides
+from guidestar.commands.measuring import evaluation as measuring
 from guidestar.configs import evidence
 from guidestar.core.errors import UserError
 from guidestar.evaluation.extractors import make_extractor
-from guidestar.evaluation.statistics import RealStatistics
+from guidestar.evaluation.statistics import RealStatistics, find_statistics
 from guidestar.inference import shared
 from guidestar.runtime import memory
 from guidestar.runtime.store import Store
@@ -65,23 +66,60 @@ def test_every_row_is_measured_with_its_cost(measured):
     assert found["rows"]["unconditional"]["sampling"] == {"classes": "none"}
 
 
-def test_run_again_it_gives_the_same_and_makes_no_image_again(config, measured):
+def test_run_again_it_gives_the_same_and_makes_and_measures_nothing_again(
+    config, measured, monkeypatch, capsys
+):
     first = evidence_in(measured)
     kept = {path: path.stat().st_mtime_ns for path in measured.glob("*/images/*")}
+    monkeypatch.setattr(measuring, "numbers", None)
     evaluate.run(config, measured)
+    assert capsys.readouterr().out.count("(measured before)") == 3
     assert {path: path.stat().st_mtime_ns for path in measured.glob("*/images/*")} == kept
-    for name, row in evidence_in(measured)["rows"].items():
-        assert row["frechet_distance"] == first["rows"][name]["frechet_distance"]
+    assert evidence_in(measured) == first | {"date": evidence_in(measured)["date"]}
+
+
+def test_each_row_is_written_as_it_is_measured_and_an_interrupted_run_goes_on(
+    config, measured, tmp_path, monkeypatch
+):
+    work, asked = tmp_path / "work", []
+    shutil.copytree(measured, work)
+    (work / "evidence.json").unlink()
+    original = measuring.numbers
+
+    def counted(*given, limit=2):
+        asked.append(given)
+        if len(asked) == limit:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    monkeypatch.setattr(measuring, "numbers", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(config, work)
+    (there,) = evidence_in(work)["rows"]
+    assert evidence_in(work)["left"] == [name for name in ROWS.split(",") if name != there]
+    assert "Not measured yet: " in (work / "evidence.md").read_text()
+    evaluate.run(config, work)
+    assert len(asked) == 4 and evidence_in(work)["rows"] == evidence_in(measured)["rows"]
+    assert "left" not in evidence_in(work)
+    assert "Not measured yet" not in (work / "evidence.md").read_text()
+    # What is measured in another way, or by other code, is measured anew.
+    evaluate.run(changed(config, metrics=("contrast",)), work)
+    assert len(asked) == 7
+    record = evidence_in(work)
+    record["measured_by"]["code"] = "another"
+    (work / "evidence.json").write_text(json.dumps(record))
+    evaluate.run(changed(config, metrics=("contrast",)), work)
+    assert len(asked) == 10
 
 
 def test_the_real_set_is_closest_to_itself(config):
-    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     extractor = make_extractor(config.evaluation.classifier)
     source = input_pipeline.load_source("digits")
-    chosen = metrics.choose(evaluate.METRICS)
+    chosen = metrics.choose(measuring.METRICS)
     noise = np.random.default_rng(0).integers(0, 256, source.x.shape, np.uint8)
     same, other = (
-        evaluate.numbers(chosen, extractor, real, [(images, source.condition)])
+        measuring.numbers(chosen, extractor, real, [(images, source.condition)])
         for images in (source.x, noise)
     )
     assert same["frechet_distance"] < 1e-3 * other["frechet_distance"]
@@ -114,12 +152,12 @@ def test_what_cannot_be_measured_is_refused_before_the_first_image(
 def test_classes_of_another_data_set_are_no_labels(config, tmp_path):
     """Those of ImageNet, which InceptionV3 tells, have numbers of their own."""
     other = classifier(tmp_path / "other.safetensors", num_classes=12)
-    evaluator = evaluate.Evaluation(changed(config, classifier=other), tmp_path)
+    evaluator = measuring.Evaluation(changed(config, classifier=other), tmp_path)
     with pytest.raises(UserError, match="rows.x: agreement compares labels of 10 .* of 12: name"):
         evaluator.planned(config, tmp_path, "rows.x")
     # Without a metric that compares them they may be any.
     wide = changed(config, classifier=other, metrics=("inception_score",))
-    evaluate.Evaluation(wide, tmp_path).planned(config, tmp_path, "rows.x")
+    measuring.Evaluation(wide, tmp_path).planned(config, tmp_path, "rows.x")
 
 
 def test_other_metrics_are_chosen_by_name(config, measured):
@@ -244,7 +282,7 @@ def test_seconds_are_those_of_all_parts(config, measured):
 
 
 def test_published_moments_give_frechet_distances_and_nothing_else(config, measured):
-    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     path = measured / "adm.npz"
     np.savez(path, mu=real.moments.mean, sigma=real.moments.covariance)
     one = changed(config, statistics="adm.npz", metrics=("frechet_distance",))
@@ -326,7 +364,7 @@ def test_seeds_are_repeated_in_blocks_of_their_own(config, measured, tmp_path):
     assert found["repeats"] == 3 and found["images"] == 12
     row = found["rows"]["cfg_3"]
     store = Store.open(work / "cfg_3", 36)
-    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     extractor = make_extractor(config.evaluation.classifier)
     values = [
         metrics.frechet_distance(
@@ -356,7 +394,7 @@ def test_what_gains_are_made_of_is_said_with_the_classes_matched(config, measure
 
 def test_classes_need_the_classifier_that_sorted_the_real_images(config, tmp_path):
     path = tmp_path / "moments.npz"
-    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     np.savez(path, mu=real.moments.mean, sigma=real.moments.covariance)
     one = changed(
         config, statistics=str(path), resample=1, metrics=("frechet_distance", "contrast")
@@ -366,7 +404,7 @@ def test_classes_need_the_classifier_that_sorted_the_real_images(config, tmp_pat
 
 
 def test_few_images_are_warned_of_with_the_bias(config, measured, capsys):
-    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     one = changed(config, count=4, metrics=("frechet_distance",))
     evaluate.run(one, measured)
     bias = metrics.frechet_bias(real.moments, 4)
@@ -381,7 +419,7 @@ def test_few_images_are_warned_of_with_the_bias(config, measured, capsys):
 def test_whose_features_published_moments_are_in_is_written_down_as_not_said(
     config, measured, capsys
 ):
-    real = RealStatistics.load(evaluate.find_statistics(config.evaluation.statistics, ()))
+    real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     moments = {"mu": real.moments.mean, "sigma": real.moments.covariance}
     other = {"mu": np.zeros(3), "sigma": np.eye(3)}
     (measured / "edm2.pkl").write_bytes(pickle.dumps({"fid": other, "mine": moments}))
@@ -398,7 +436,8 @@ def test_whose_features_published_moments_are_in_is_written_down_as_not_said(
 def test_images_are_measured_some_at_a_time(config, measured, monkeypatch):
     evaluate.run(config, measured)
     whole = evidence_in(measured)["rows"]["cfg_3"]
-    monkeypatch.setattr(evaluate, "AT_ONCE", 5)
+    monkeypatch.setattr(measuring, "AT_ONCE", 5)
+    (measured / "evidence.json").unlink()
     evaluate.run(config, measured)
     for name, value in evidence_in(measured)["rows"]["cfg_3"].items():
         if isinstance(value, float) and name != "seconds":

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from guidestar import evaluation, guidance, input_pipeline, samplers
-from guidestar.commands import evaluate
 from guidestar.commands.config import imports, outside
+from guidestar.commands.measuring.evaluation import numbers
 from guidestar.core.errors import UserError
 from guidestar.models.builders import build
 
@@ -103,7 +103,7 @@ def measured(name):
     images, features = np.zeros((3, 4, 4, 1), np.uint8), np.eye(3, dtype=np.float32)
     real = SimpleNamespace(measured=evaluation.Measured())
     chosen = evaluation.choose((name,))
-    return evaluate.numbers(chosen, lambda images: (features, None), real, [(images, None)])
+    return numbers(chosen, lambda images: (features, None), real, [(images, None)])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from tiny_configs.evaluations import evaluation
 
 from guidestar.commands import evaluate, statistics, sweep
 from guidestar.commands.config import hyper, overrides
+from guidestar.commands.measuring.clock import Clock
+from guidestar.commands.measuring.rows import ROW
 from guidestar.configs import evidence
 from guidestar.core.errors import UserError
 from guidestar.runtime.store import Store
@@ -114,8 +116,7 @@ def test_a_trial_is_what_its_command_evaluates(config, swept, tmp_path):
         assert again[name] == row[name]
     indices = np.arange(12)
     images = [
-        Store.open(folder, 12).read(indices)
-        for folder in (swept / "trials" / "3", tmp_path / evaluate.ROW)
+        Store.open(folder, 12).read(indices) for folder in (swept / "trials" / "3", tmp_path / ROW)
     ]
     np.testing.assert_array_equal(*images)
 
@@ -278,19 +279,19 @@ def test_a_worker_that_gets_sigterm_leaves_its_trial_and_the_next_goes_on(
     config, tmp_path, monkeypatch, capsys
 ):
     """After the batch that it is making, which is not made again."""
-    count = evaluate.Clock.__call__
+    count = Clock.__call__
 
     def interrupted(self, images):
         count(self, images)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(evaluate.Clock, "__call__", interrupted)
+    monkeypatch.setattr(Clock, "__call__", interrupted)
     sweep.run(changed(config), tmp_path)
     assert "stopped by SIGTERM: trials" in capsys.readouterr().out
     assert not found_in(tmp_path)["rows"]
     (first,) = tmp_path.glob("trials/*/images/*")
     before = first.stat().st_mtime_ns
-    monkeypatch.setattr(evaluate.Clock, "__call__", count)
+    monkeypatch.setattr(Clock, "__call__", count)
     sweep.run(changed(config), tmp_path)
     assert len(found_in(tmp_path)["rows"]) == 4 and first.stat().st_mtime_ns == before
 

@@ -99,7 +99,9 @@ def brute_force(denoiser, images, sigmas):
     denoise = jax.jit(lambda x, sigma, label: denoiser(x, sigma, label))
     labels = np.arange(denoiser.num_classes)
     errors = np.empty((len(images), len(labels), len(sigmas)))
-    for i, (x, own) in enumerate(zip(images, sample_keys(KEY, NOISE, np.arange(len(images))))):
+    for i, (x, own) in enumerate(
+        zip(images, sample_keys(KEY, NOISE, np.arange(len(images))), strict=True)
+    ):
         for n, sigma in enumerate(_spread(sigmas)):
             eps = np.asarray(jax.random.normal(jax.random.fold_in(own, n), x.shape))
             noised = np.repeat((x + sigma * eps)[None], len(labels), axis=0)

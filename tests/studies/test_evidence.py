@@ -25,7 +25,7 @@ def test_the_committed_page_is_made_from_the_committed_figures():
 def test_the_mode_adds_to_an_evaluation_what_its_page_needs(tmp_path, monkeypatch):
     config = evidence.get_config("cfg_3")
     rows = json.loads((SHIPPED / "fashion_mnist_evidence.json").read_text())
-    monkeypatch.setattr("guidestar.studies.evidence.study.evaluated", lambda *_: dict(rows))
+    monkeypatch.setattr("guidestar.studies.evidence.study.evaluated", lambda *given: given[2](rows))
     study.run(config, tmp_path)
     found = json.loads((tmp_path / evaluate.RECORD).read_text())
     assert found["command"] == "make evidence"

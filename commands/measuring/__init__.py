@@ -1,0 +1,1 @@
+"""How rows of images are measured: what evaluations, sweeps and studies share."""
