@@ -13,7 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from ..core.part_types import checked
+from ..core.random import root_key
 from ..core.registry import registry
+from . import drawing
 from .conditions import Described, Label, described, without_null
 from .denoiser import Denoiser, Network, Origin, split
 from .preconditioning import SIGMA_RANGE, Preconditioner, sigma_range
@@ -110,9 +112,22 @@ class Spec:
         return getattr(self.condition, "num_classes", 0)
 
     @cached_property
-    def _split(self) -> tuple[Network, Any]:
-        module = nnx.eval_shape(lambda: self.build(nnx.Rngs(params=0)))
-        return split(module, shape=self.shape, condition=self.condition, inputs=self.inputs)
+    def _split(self) -> tuple[Network, Any, Any]:
+        """The network, its parameters' shapes, and how they are drawn from a key, traced once."""
+        networks = []
+
+        def create(key):
+            network, params = split(
+                self.build(nnx.Rngs(params=key)),
+                shape=self.shape,
+                condition=self.condition,
+                inputs=self.inputs,
+            )
+            networks.append(network)
+            return params
+
+        drawn, shapes = jax.make_jaxpr(create, return_shape=True)(root_key(0))
+        return networks[0], shapes, drawn
 
     @property
     def network(self) -> Network:
@@ -136,6 +151,11 @@ class Spec:
             key: random key of the parameters.
             out_shardings: optional tree of shardings for the parameters, as in `jax.jit`.
         """
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if typed and out_shardings is None and not isinstance(key, jax.core.Tracer):
+            return jax.tree.unflatten(
+                jax.tree.structure(self.shapes), drawing.evaluate(self._split[2], key)
+            )
 
         def create(key):
             return split(self.build(nnx.Rngs(params=key)), shape=self.shape)[1]
