@@ -309,7 +309,8 @@ class Denoiser:
             inputs: what else the network's call takes by name; before what is bound.
 
         Raises:
-            ValueError: an input of the network that is neither given nor bound; no condition, and the network never learnt to do without one.
+            ValueError: an input of the network that is neither given nor bound; no condition, and
+                the network never learnt to do without one.
         """
         x = jnp.asarray(x)
         batch = x.shape[0]

@@ -144,6 +144,10 @@ class Spec:
         """The module with shapes in its parameters' places, for a look at what it offers."""
         return self.network.module(self.shapes)
 
+    def takes(self, name: str) -> bool:
+        """Say whether the network's call has an argument of that name."""
+        return name in inspect.signature(type(self.module).__call__).parameters
+
     def initialise(self, key: Key[Array, ""], *, out_shardings: Any = None) -> Any:
         """Return fresh parameters, each made in its place.
 

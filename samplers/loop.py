@@ -135,11 +135,12 @@ def sample(
     Raises:
         ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network that
             estimates other than the solver asks for (a consistency function, a flow map), or at a
-            scale that it was not trained at, a network the rule needs that was not given, labels that a network does not know, guidance that cannot do
-            anything, predictions of another shape or type than their samples', noise that is not
-            of unit size or has fewer bits than float32, thresholding of latents, unknown ``save``
-            or ``branches``, a rule that the solver is not defined for, or a batch, a schedule or
-            samples that solver or prior cannot take.
+            scale that it was not trained at, a network the rule needs that was not given, labels
+            that a network does not know, guidance that cannot do anything, predictions of another
+            shape or type than their samples', noise that is not of unit size or has fewer bits
+            than float32, thresholding of latents, unknown ``save`` or ``branches``, a rule that the
+            solver is not defined for, or a batch, a schedule or samples that solver or prior cannot
+            take.
 
     Warns:
         UserWarning: a part of the rule holds at no step, a network is never asked, or unit

@@ -36,9 +36,9 @@ class HeldOutLoss:
         self._batches, self._batch_size, self._name = batches, batch_size, name
         self._key, self._layout, self._placed = key, layout, None
 
-        def mean(params, networks: tuple, batch, key):
+        def mean(params, networks: tuple, batch, key, step):
             roles = {
-                role: Role(one.network, params[role], (), one.preconditioner)
+                role: Role(one.network, params[role], (), one.preconditioner, step=step)
                 for role, one in networks
             }
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(batch["x"])))
@@ -48,7 +48,6 @@ class HeldOutLoss:
 
     def run(self, step: int, networks: Mapping[str, Role]) -> Iterator[tuple[str, float]]:
         """Yield the mean loss."""
-        del step
         if self._placed is None:
             self._placed = [self._layout.place(one, self._batch_size) for one in self._batches()]
         fixed = tuple((role, one._replace(params=None)) for role, one in networks.items())
@@ -56,5 +55,5 @@ class HeldOutLoss:
         total = 0.0
         for number, batch in enumerate(self._placed):
             key = jax.random.fold_in(self._key, number)
-            total += float(jax.device_get(self._mean(params, fixed, batch, key)))
+            total += float(jax.device_get(self._mean(params, fixed, batch, key, jnp.int32(step))))
         yield self._name, total / len(self._placed)

@@ -14,11 +14,8 @@ Each part is registered in its own file. What stands before the ``/`` of a loss'
 gets from here, by name: `INGREDIENTS`. A part that the loss asks nothing of must be left alone.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from flax import nnx
 
 from ..core.checks import positive, require_ranges
 from ..core.constructors import Constructor
@@ -166,13 +163,8 @@ def _corruption(training: Mapping[str, Any], spec: Spec) -> Corruption:
         kernel=part(training, "kernel"),
         augment=part(training, "augmentation"),
         perturbation=part(training, "perturbation"),
-        dropout=_takes(spec.module, "dropout_key"),
+        dropout=spec.takes("dropout_key"),
     )
-
-
-def _takes(module: nnx.Module, name: str) -> bool:
-    """Say whether a network's call has an argument of that name."""
-    return name in inspect.signature(type(module).__call__).parameters
 
 
 def _check_network(spec: Spec, loss, name: str) -> None:
@@ -198,7 +190,7 @@ def _check_network(spec: Spec, loss, name: str) -> None:
             f"training.loss: {name}: the network learns no log_variance(c_noise): use the loss "
             f"denoising"
         )
-    if isinstance(loss, losses.Masked) and not _takes(module, "visible"):
+    if isinstance(loss, losses.Masked) and not spec.takes("visible"):
         raise UserError(
             f"training.loss: {name}: the network cannot be shown a part of an image: use "
             f"model.name umd"
@@ -268,9 +260,13 @@ def recipe_of(
     for role, fields in optimizers.items():
         spec = specs[role]
         place = "optimizer" if role == MAIN else f"roles.{role}.optimizer"
+        kept = averages(batch_size, **ema) if role in averaged else None
+        target = getattr(loss, "target_average", None)
+        if role == MAIN and kept is not None and target is not None:
+            kept = kept.with_target(target)
         updates[role] = Update(
             *optimizer(spec, batch_size, place=place, **fields),
-            averages=averages(batch_size, **ema) if role in averaged else None,
+            averages=kept,
             project=spec.project,
         )
     objective = objective_of(

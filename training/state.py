@@ -234,7 +234,14 @@ def make_step(
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         root = jax.random.fold_in(root_key(seed), state.step)
         seen = {
-            role: Role(networks[role], one.params, tuple(one.ema), found.get(role))
+            role: Role(
+                networks[role],
+                one.params,
+                tuple(one.ema),
+                found.get(role),
+                _target(recipe.updates.get(role), one),
+                state.step,
+            )
             for role, one in state.roles.items()
         }
         params = {role: state.roles[role].params for role in recipe.updates}
@@ -258,6 +265,12 @@ def make_step(
     if axis is None:
         return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.whole))
     return layout.mapped(step, axis)
+
+
+def _target(update: Update | None, one: RoleState) -> Any:
+    if update is None or update.averages is None:
+        return None
+    return update.averages.target(tuple(one.ema))
 
 
 def _updated(update: Update, before: RoleState, gradient: Any, step: Array) -> RoleState:

@@ -131,7 +131,7 @@ def apg(
         scale: 1 is off.
         eta: share of the push along the prediction that is kept.
         norm: bound on the push, in the latent's units; 0 for none.
-        momentum: usually negative.
+        momentum: usually negative; a plain 0 is none, and leaves a rule without memory.
 
     Raises:
         ValueError: an argument that is not finite.
@@ -139,4 +139,6 @@ def apg(
     Source: Sadat et al., arXiv 2410.02416, algorithm 1.
     """
     require_finite("apg", scale=scale, eta=eta, momentum=momentum)
-    return from_null(Momentum(momentum), _clip_norm("apg", norm), Project(eta), Scale(scale))
+    still = isinstance(momentum, (int, float)) and momentum == 0
+    first = () if still else (Momentum(momentum),)
+    return from_null(*first, _clip_norm("apg", norm), Project(eta), Scale(scale))

@@ -39,7 +39,7 @@ class Heun(Memoryless):
         """Return each step's `Table`."""
         # Not start + alpha (end - start), which misses the end at alpha = 1 by a last bit.
         level = (1 - self.alpha) * sigmas[:-1] + self.alpha * sigmas[1:]
-        return Table(level, np.full_like(level, 1 / self.alpha))
+        return Table(level, 0 * level + 1 / self.alpha)
 
     def step(self, denoise, x, interval, state, key):
         del key

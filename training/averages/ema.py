@@ -41,6 +41,7 @@ class Averages:
     Attributes:
         schedules: ``step -> beta``, one an average; the first is the main one.
         stds: relative width of each average with a power-function profile, None for the others.
+        targeted: whether the last average is a loss's target (`losses.Role.target`).
 
     Raises:
         ValueError: no schedule, or another number of widths.
@@ -48,6 +49,7 @@ class Averages:
 
     schedules: tuple[Callable, ...]
     stds: tuple[float | None, ...]
+    targeted: bool = False
 
     def __post_init__(self):
         if not self.schedules or len(self.schedules) != len(self.stds):
@@ -66,6 +68,14 @@ class Averages:
             update(average, params, schedule(step))
             for average, schedule in zip(averages, self.schedules, strict=True)
         )
+
+    def with_target(self, schedule: Callable) -> "Averages":
+        """Return these and a loss's target, last."""
+        return Averages((*self.schedules, schedule), (*self.stds, None), targeted=True)
+
+    def target(self, averages: tuple) -> Any:
+        """Return the one that is a loss's target; None where none is."""
+        return averages[-1] if self.targeted else None
 
     def main(self, averages: tuple) -> Any:
         """Return the one that is exported and that previews are sampled from."""

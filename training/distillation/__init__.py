@@ -1,5 +1,13 @@
-"""Losses in which several networks take part, one file each."""
+"""Losses in which several networks take part, and few-step students: one family a file.
 
+What families share, each in its own file: `teacher` (a field of any network, rule and solver),
+`pairs` (noise levels), `curricula` (what changes while training), `distances`, `scales` (a guidance
+scale as an input), `tangents` (forward mode), `fake` (a denoiser of what the student makes).
+"""
+
+from .consistency import DiscreteConsistency
+from .guided import GuidedDistillation
 from .output import DenoisingToTeacher
+from .progressive import Progressive
 
-__all__ = ["DenoisingToTeacher"]
+__all__ = ["DenoisingToTeacher", "DiscreteConsistency", "GuidedDistillation", "Progressive"]

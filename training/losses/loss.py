@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Key
+import jax
+from jaxtyping import Array, Float, Int, Key
 
 from ...models.denoiser import Denoiser, Network
 from ...models.preconditioning import Preconditioner
@@ -23,12 +24,27 @@ class Role(NamedTuple):
         averages: of its parameters, before this step, in the order of the recipe's; empty where
             none are kept.
         preconditioner: what makes it a denoiser; None for other networks.
+        target: the average of its parameters, before this step, that a loss asks for by its
+            ``target_average``; None where none does.
+        step: updates of the run before this one, for what changes while training.
     """
 
     network: Network
     params: Any
     averages: tuple = ()
     preconditioner: Preconditioner | None = None
+    target: Any = None
+    step: Int[Array, ""] | int = 0
+
+    @property
+    def held(self) -> "Role":
+        """The network as another's teacher: no gradient reaches its parameters."""
+        return self._replace(params=jax.lax.stop_gradient(self.params))
+
+    @property
+    def target_role(self) -> "Role":
+        """The network with its target's parameters, held: the average, or its own of this step."""
+        return self.held if self.target is None else self._replace(params=self.target).held
 
     @property
     def denoiser(self) -> Denoiser:
@@ -45,7 +61,9 @@ class Loss(Protocol):
     """A loss; how its samples become one gradient is the `training.objectives`.
 
     An attribute ``roles`` names the networks that it takes part of; those without it see ``main``
-    alone. Every trained network receives the gradient of the one number: what a network is to
+    alone. An attribute ``target_average``, a function from the step counted from 1 to the weight
+    that an average keeps, asks for an average of the main network to be kept as `Role.target`.
+    Every trained network receives the gradient of the one number: what a network is to
     another is held fixed by `jax.lax.stop_gradient`.
     """
 
