@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from ...core.errors import UserError
 from ...core.files import Array, home, require_pair, sidecar_path, write_pair
-from ..builders import build
+from ..builders import unchecked
 from .folders import file_in, require_whole
 from .published import find
 from .stacking import SEPARATOR
@@ -152,5 +152,5 @@ def shipped_names(kind: str = "") -> Iterator[str]:
     """Yield the names of the weights that are shipped with the package, those of a kind or all."""
     for path in SHIPPED.glob("*.safetensors"):
         section = json.loads(sidecar_path(path).read_text()).get("model")
-        if section and kind in ("", build(section).kind):
+        if section and kind in ("", unchecked(section).kind):
             yield path.stem

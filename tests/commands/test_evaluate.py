@@ -433,6 +433,7 @@ def test_whose_features_published_moments_are_in_is_written_down_as_not_said(
     assert "(the statistics do not say whose)" in (measured / "evidence.md").read_text()
 
 
+@pytest.mark.longer
 def test_images_are_measured_some_at_a_time(config, measured, monkeypatch):
     evaluate.run(config, measured)
     whole = evidence_in(measured)["rows"]["cfg_3"]

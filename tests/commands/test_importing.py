@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from places import GOLDEN
+from tables.everyday import few
 from weight_files.writers import write_torch_zip
 
 from guidestar import models
@@ -46,7 +47,7 @@ def nothing_written(folder):
     return not folder.exists() or not [one for one in folder.iterdir() if one.suffix != ".py"]
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", few(1, [False, True]))
 def test_a_dit_imported_is_the_dit_published(scan_layers, tmp_path, capsys):
     path = run(tmp_path, DIT, model="heads=4,preconditioner=discrete")
     said = capsys.readouterr().out
@@ -191,6 +192,7 @@ def test_half_precision_is_asked_for_and_stays_half(tmp_path):
     np.testing.assert_allclose(outputs(half, x), outputs(whole, x), atol=0.01)
 
 
+@pytest.mark.longer
 def test_snapshots_merge_into_an_average_of_another_width(tmp_path, capsys):
     files = []
     for kimg, std in ((8388, 0.05), (8388, 0.1), (16777, 0.05), (16777, 0.1)):

@@ -16,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from places import ROOT
+from tables.everyday import few
 from tiny_configs.configs import tiny, trained, write_untrained
 from tiny_configs.own_parts import registered
 
@@ -72,6 +73,7 @@ def config(weights):
     return config
 
 
+@pytest.mark.longer
 def test_images_do_not_depend_on_the_batch_they_are_made_in():
     # Of trained weights: their images are of order 1, and 1e-5 is above rounding.
     job = job_from_config(trained())
@@ -80,7 +82,7 @@ def test_images_do_not_depend_on_the_batch_they_are_made_in():
         np.testing.assert_allclose(job.images(part), whole[part], atol=1e-5)
 
 
-@pytest.mark.parametrize("format", ["png", "npz"])
+@pytest.mark.parametrize("format", few(1, ["png", "npz"]))
 def test_two_batch_sizes_make_the_same_files(config, tmp_path, format):
     config.sampling.format = format
     kept = []
@@ -174,6 +176,7 @@ runpy.run_path("main.py", run_name="__main__")
     assert (tmp_path / "two" / "grid.png").exists()
 
 
+@pytest.mark.longer
 def test_one_and_eight_devices_make_the_same_images(tmp_path):
     """Run the job on trained weights in a process with eight simulated devices, and compare."""
     script = f"""
@@ -383,6 +386,7 @@ def own():
 }
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("kind", OWN)
 def test_images_by_other_code_of_a_part_from_outside_are_refused(
     config, tmp_path, monkeypatch, kind
@@ -467,6 +471,7 @@ def earlier_record(config):
     return {"seed": config.seed, **parts, "sampling": kept}
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -581,6 +586,7 @@ def test_a_guide_of_other_classes_is_refused_and_one_without_serves(config, tmp_
             assert np.isfinite(job_from_config(config).images(np.arange(3))).all()
 
 
+@pytest.mark.longer
 def test_a_network_that_nothing_asks_is_left_out_and_said(config, tmp_path, capsys):
     config.sampling.count = 2
     sample(config, tmp_path / "out")
@@ -682,6 +688,7 @@ def run_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.longer
 def test_a_runs_folder_gives_samples_of_what_was_trained_there(
     config, weights, run_folder, tmp_path, capsys
 ):

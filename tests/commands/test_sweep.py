@@ -129,6 +129,7 @@ def test_finished_trials_never_run_again(config, swept):
     assert found_in(swept) == before
 
 
+@pytest.mark.longer
 def test_a_search_gives_bad_trials_up_on_a_small_sample_and_drops_images(searched):
     found = found_in(searched)
     rows, states = found["rows"].values(), found["sweep"]["states"]
@@ -144,6 +145,7 @@ def test_a_search_gives_bad_trials_up_on_a_small_sample_and_drops_images(searche
     assert best == min(row["frechet_distance"] for row in rows if row["frechet_distance"])
 
 
+@pytest.mark.longer
 def test_a_trial_whose_images_are_not_finite_fails_alone(config, tmp_path):
     (tmp_path / "trials.py").write_text(TRIALS.replace("[1.5, 3.0]", "[1e38, 3.0]"))
     work = tmp_path / "work"

@@ -57,6 +57,7 @@ def test_a_missing_file_is_named_with_its_address(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.longer
 def test_a_row_runs_on_files_under_the_published_names(tmp_path, monkeypatch):
     config = FILES["edm2"].get_config("img64-s-autog-fid")
     monkeypatch.setenv("GUIDESTAR_WEIGHTS", str(tmp_path))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from networks.autoencoders import DIGITS, UNSCALED, configured, loaded_once, section, write_digits
+from tables.everyday import few
 
 from guidestar import input_pipeline
 from guidestar.commands.encode import run as encode
@@ -265,20 +266,26 @@ def test_mirroring_latents_while_training_is_refused(encoded):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        (dict(autoencoder=""), "encoding.autoencoder is empty"),
-        (dict(autoencoder="digits"), "digits is no autoencoder but a dit"),
-        (dict(autoencoder="nowhere"), "no weights at 'nowhere'"),
-        (dict(scaling="sdxl"), "not one of fitted, dit, edm2"),
-        (dict(scaling="dit"), "is of 4 channels and digits_vae.safetensors makes 3"),
-        (dict(image_range="bytes"), "encoding.image_range"),
-        (dict(batch_size=0), "must be 1 or more"),
-        (dict(std=0.0), "encoding.std 0.0 is a standard deviation"),
-        (dict(scaling="edm2", std=0.7), "encoding.std 0.7 has no effect where encoding.scaling"),
-        (dict(scaling="dit", image_range="unit"), "encoding.image_range 'unit' has no effect"),
-        (dict(data="fractal2d"), "not images"),
-        (dict(data="latents"), "not images"),
-    ],
+    few(
+        4,
+        [
+            (dict(autoencoder=""), "encoding.autoencoder is empty"),
+            (dict(autoencoder="digits"), "digits is no autoencoder but a dit"),
+            (dict(autoencoder="nowhere"), "no weights at 'nowhere'"),
+            (dict(scaling="sdxl"), "not one of fitted, dit, edm2"),
+            (dict(scaling="dit"), "is of 4 channels and digits_vae.safetensors makes 3"),
+            (dict(image_range="bytes"), "encoding.image_range"),
+            (dict(batch_size=0), "must be 1 or more"),
+            (dict(std=0.0), "encoding.std 0.0 is a standard deviation"),
+            (
+                dict(scaling="edm2", std=0.7),
+                "encoding.std 0.7 has no effect where encoding.scaling",
+            ),
+            (dict(scaling="dit", image_range="unit"), "encoding.image_range 'unit' has no effect"),
+            (dict(data="fractal2d"), "not images"),
+            (dict(data="latents"), "not images"),
+        ],
+    ),
 )
 def test_what_cannot_be_encoded_is_refused(weights, encoded, tmp_path, change, message):
     data = change.pop("data", None) if "data" in (change := dict(change)) else None

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from tables.everyday import few
 from tiny_configs.records import SCALES, SEEDS, pictures, row, sweep, write_sweep
 
 from guidestar.commands import report
@@ -225,7 +226,7 @@ def noise(name, indices):
 
 @pytest.mark.parametrize(
     ("budget", "rows", "edge", "each"),
-    [(10**8, 4, 64, 20), (900_000, 4, 64, 16), (220_000, 4, 32, 16), (110_000, 2, 32, 16)],
+    few(1, [(10**8, 4, 64, 20), (900_000, 4, 64, 16), (220_000, 4, 32, 16), (110_000, 2, 32, 16)]),
 )
 def test_pictures_fit_their_budget_and_say_what_was_left_out(budget, rows, edge, each):
     found = make_sprites({f"t{n}": 20 for n in range(4)}, noise, budget, {})
@@ -238,6 +239,7 @@ def test_pictures_fit_their_budget_and_say_what_was_left_out(budget, rows, edge,
     assert ("from 64 to 32 pixels" in said) == (edge == 32)
 
 
+@pytest.mark.longer
 def test_the_page_stays_below_its_size(tmp_path, monkeypatch):
     from guidestar.evaluation.report import documents
 

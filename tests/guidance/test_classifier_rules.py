@@ -14,6 +14,7 @@ from oracles.analytic import (
     mixture_denoiser,
     mixture_posterior,
 )
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.core.noise_levels import BETA_MAX, BETA_MIN, vp_sigma
@@ -114,7 +115,7 @@ def test_a_conditional_base_is_guided_from_the_conditional_prediction(make):
 
 
 @pytest.mark.parametrize(
-    "reference", [classifier_gradient(), calibrated_classifier(), confused_class()]
+    "reference", few(1, [classifier_gradient(), calibrated_classifier(), confused_class()])
 )
 def test_transforms_work_on_a_classifiers_push(reference):
     x, labels = points()
@@ -292,7 +293,7 @@ def test_cost_counts_the_classifier(make, expected):
     assert guidance.cost(make(2.0), [1.0]) == [expected]
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", few(2, RULES))
 @pytest.mark.parametrize("shape", [(2,), (4, 4, 1)], ids=["points", "images"])
 def test_a_sample_does_not_depend_on_the_others_of_its_batch(name, shape):
     noise = jax.random.normal(jax.random.key(0), (6, *shape))
@@ -305,7 +306,7 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(name, shape):
     np.testing.assert_allclose(alike[3], batch[3], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", few(1, RULES))
 def test_new_numbers_compile_nothing_and_a_row_of_scales_is_one_program(name, compilations):
     noise, labels = points(4)
     make = RULES[name]

@@ -96,15 +96,15 @@ def check_cost(rule, reference):
     assert planned.totals == counted
 
 
-# Each day all transforms on references of several kinds, and on the others two of them.
-KINDS = ("weak", "independent", "sliding_windows", "classifier_gradient")
+# Each day all transforms and wrappers on one reference, and one of them on the others.
+KINDS = ("weak",)
 
 
 @pytest.mark.parametrize(
     ("reference", "transform"),
     rows(
         itertools.product(REFERENCES, TRANSFORMS),
-        lambda reference, transform: reference in KINDS or transform in ("momentum", "project"),
+        lambda reference, transform: reference in KINDS or transform == "momentum",
     ),
 )
 def test_every_transform_works_on_every_reference(reference, transform):
@@ -118,7 +118,12 @@ def test_every_transform_works_on_every_reference(reference, transform):
     check_cost(rule, REFERENCES[reference])
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(TRANSFORMS, 2)))
+@pytest.mark.parametrize(
+    ("first", "second"),
+    rows(
+        itertools.permutations(TRANSFORMS, 2), lambda first, second: "momentum" in (first, second)
+    ),
+)
 def test_every_transform_works_after_every_other(first, second):
     rule = guidance.push(REFERENCES["null"], TRANSFORMS[first], TRANSFORMS[second], SCALE)
     result = second_prediction(rule)

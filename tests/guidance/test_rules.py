@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles.analytic import keys, mixture_denoiser, two_classes
 from oracles.toy_network import NETWORKS
-from tables.everyday import first_of_its_kind, rows
+from tables.everyday import one_of_each_way, rows
 from tables.rule_table import (
     AFFINE,
     ATTENTION,
@@ -163,7 +163,7 @@ def test_a_sample_alone_equals_the_same_sample_in_a_batch(name):
         np.testing.assert_allclose(alone[0], batch[i], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", rows(EVERY, first_of_its_kind))
+@pytest.mark.parametrize("name", rows(EVERY, one_of_each_way))
 def test_branches_in_turn_give_what_they_give_together(name):
     fused = run(EVERY[name], *inputs())
     np.testing.assert_allclose(run(EVERY[name], *inputs(), branches="sequential"), fused, atol=1e-5)
@@ -210,7 +210,7 @@ def test_no_two_kinds_of_rule_share_a_structure():
     assert not alike
 
 
-@pytest.mark.parametrize("name", rows(RULES, first_of_its_kind))
+@pytest.mark.parametrize("name", rows(RULES, one_of_each_way))
 def test_a_row_of_scales_runs_as_one_vmapped_program(name):
     make, scales = RULES[name].make, jnp.array([1.5, 3.0])
     row = jax.vmap(lambda scale: run(make(scale), *inputs()))(scales)
@@ -218,7 +218,7 @@ def test_a_row_of_scales_runs_as_one_vmapped_program(name):
         np.testing.assert_allclose(result, run(make(scale), *inputs()), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", rows(EVERY, first_of_its_kind))
+@pytest.mark.parametrize("name", rows(EVERY, one_of_each_way))
 def test_the_scan_equals_a_python_loop(name):
     rule, (noise, condition, key) = EVERY[name], inputs()
     sigmas = samplers.karras(4, 0.02, 20.0)

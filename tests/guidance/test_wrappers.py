@@ -13,6 +13,7 @@ from oracles.analytic import (
     mixture_denoiser,
     weak,
 )
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.core.noise_levels import flow_time, vp_sigma
@@ -465,7 +466,7 @@ def test_energy_preserving_works_on_any_reference():
 # What holds for all of them.
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", few(3, RULES))
 def test_a_sample_does_not_depend_on_the_others_of_its_batch(name):
     noise, labels, rule = images(), jnp.arange(6) % 2, RULES[name](2.0)
     batch = sample(rule, noise, labels)
@@ -475,7 +476,7 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(name):
     np.testing.assert_allclose(sample(rule, others, labels)[3], batch[3], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["reg(apg)", "higs", "skip_aligned", "dynamic_threshold"])
+@pytest.mark.parametrize("name", few(1, ["reg(apg)", "higs", "skip_aligned", "dynamic_threshold"]))
 def test_new_numbers_compile_nothing_and_a_row_of_scales_is_one_program(name, compilations):
     noise, labels = jax.random.normal(jax.random.key(0), (4, 2)), jnp.arange(4) % 2
     make = RULES[name]

@@ -66,6 +66,7 @@ def pictures(folder):
     return np.stack([images[i] for i in sorted(images)])
 
 
+@pytest.mark.longer
 def test_encoded_latents_are_decoded_and_compared_with_their_images(
     weights, encoded, tmp_path, posterior, capsys
 ):
@@ -184,6 +185,7 @@ def copied(folder, path):
     return path
 
 
+@pytest.mark.longer
 def test_pictures_are_known_by_what_they_were_decoded_of(weights, network, kept, tmp_path):
     latent = copied(kept, tmp_path / "latents")
     decode(decoding(weights, latent, count=4), tmp_path / "out")

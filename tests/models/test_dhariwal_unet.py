@@ -66,6 +66,7 @@ def test_an_untrained_network_answers_zero_and_has_loss_one():
     assert float(fresh["map_label"]["kernel"].std()) == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.longer
 def test_the_null_class_is_no_class():
     one, unconditional = denoiser(ADM), denoiser(ADM | dict(num_classes=0))
     x, time, label = inputs()
@@ -75,6 +76,7 @@ def test_the_null_class_is_no_class():
     assert np.abs(run(one.network, one.params, x, time, label) - null).max() > 1e-3
 
 
+@pytest.mark.longer
 def test_samples_do_not_see_each_other_and_see_their_time_and_augmentation():
     one = denoiser(ADM)
     x, time, label = inputs()
@@ -88,6 +90,7 @@ def test_samples_do_not_see_each_other_and_see_their_time_and_augmentation():
     assert np.abs(turned - batch)[0].max() > 1e-3
 
 
+@pytest.mark.longer
 def test_a_learned_variance_doubles_the_channels_and_is_not_in_the_denoised():
     wide = denoiser(ADM | dict(learn_variance=True, preconditioner="iddpm"))
     x, _, label = inputs()

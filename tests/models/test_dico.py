@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from networks.filled import Doubled, filled, initialise, one_mode_a_sample, parameters, run
 from places import GOLDEN
+from tables.everyday import few
 
 from guidestar.core.macs import macs
 from guidestar.models import DiCo, builders, features
@@ -49,7 +50,7 @@ def inputs(batch=3, shape=(8, 8, 2)):
     return x, jnp.linspace(0.0, 900.0, batch), jnp.arange(batch) % 3
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", few(2, PUBLISHED))
 def test_published_sizes_have_the_published_parameters_and_cost(name):
     count, giga, rounding = PUBLISHED[name]
 
@@ -124,6 +125,7 @@ def test_the_published_names_are_of_every_parameter():
     assert sorted(entry.path for entry in entries) == sorted(flatten(params))
 
 
+@pytest.mark.longer
 def test_layers_scanned_or_not_are_the_same_to_a_mode():
     loop, params = make(depths=(3, 1, 2, 1, 1))
     scan, like = make(depths=(3, 1, 2, 1, 1), scan_layers=True)
@@ -189,6 +191,7 @@ def test_bfloat16_stays_close_and_returns_float32():
     assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
 
 
+@pytest.mark.longer
 def test_a_denoiser_takes_other_sizes_and_drops_the_variance():
     spec = builders.build(dict(name="dico", **TINY, learn_variance=True))
     network, params = filled(spec.build, num_classes=3, shape=spec.shape)

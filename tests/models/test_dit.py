@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from networks.filled import initialise
+from tables.everyday import few
 
 from guidestar.core.macs import macs
 from guidestar.models import DiT, builders
@@ -107,6 +108,7 @@ def test_layers_scanned_or_not_compute_the_same():
     )
 
 
+@pytest.mark.longer
 def test_samples_of_a_batch_do_not_see_each_other():
     network, _, params = make()
     x, time, label = inputs()
@@ -129,6 +131,7 @@ def test_no_label_is_the_last_row_of_the_table():
     np.testing.assert_array_equal(network(params, x, time, None), null)
 
 
+@pytest.mark.longer
 def test_bfloat16_stays_close_and_returns_float32():
     network, _, params = make()
     half, _, _ = make(dtype=jnp.bfloat16)
@@ -138,6 +141,7 @@ def test_bfloat16_stays_close_and_returns_float32():
     assert 0 < np.abs(rounded - exact).max() < 0.05 * scale
 
 
+@pytest.mark.longer
 def test_learned_variance_doubles_the_channels_and_no_classes_means_no_table():
     network, params, _ = make(learn_variance=True)
     assert network(params, *inputs()).shape == (3, 8, 8, 4)
@@ -168,7 +172,7 @@ def test_inputs_of_other_channels_or_indivisible_sizes_are_refused(shape):
         network(params, jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (12, 12), (4, 8)])
+@pytest.mark.parametrize("shape", few(1, zip([(4, 4), (12, 12), (4, 8)])))
 def test_another_size_is_denoised_as_by_a_network_of_that_size(shape):
     network, _, params = make()
     _, time, label = inputs()
@@ -203,6 +207,7 @@ def test_preconditioning_keeps_variances_at_one():
     np.testing.assert_allclose(noise, jnp.log(sigma) / 4)
 
 
+@pytest.mark.longer
 def test_an_untrained_denoiser_returns_c_skip_x_and_has_loss_one():
     from guidestar.training.losses import Denoising
     from guidestar.training.losses.loss import Role

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from networks.edm2_unets import CLASSES, SMALL, TINY, denoise, inputs, learned, make, with_params
 from networks.edm_unets import count
+from tables.everyday import few
 
 from guidestar.models import builders
 from guidestar.models.checkpoints.files import flatten
@@ -39,7 +40,7 @@ def shapes(config):
     return spec, spec.module, spec.shapes
 
 
-@pytest.mark.parametrize("config", PARAMETERS)
+@pytest.mark.parametrize("config", few(2, PARAMETERS))
 def test_each_config_has_the_published_number_of_parameters(config):
     spec, _, params = shapes(config)
     assert round(count(learned(params)) / 1e6, 1) == PARAMETERS[config]
@@ -83,7 +84,7 @@ def test_dropout_is_a_tenth_until_g_unless_asked_for():
     assert found == [*[0.1] * 6, 0.0]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", few(2, CONFIGS))
 def test_each_config_starts_where_the_paper_says(config):
     """With c_skip x where something is zero at first, with features of magnitude one elsewhere."""
     spec, _ = tiny(config)
@@ -94,7 +95,7 @@ def test_each_config_starts_where_the_paper_says(config):
     assert np.any(found) == (config in "CDEF")
 
 
-@pytest.mark.parametrize("config", "ABCDEF")
+@pytest.mark.parametrize("config", few(2, "ABCDEF"))
 def test_noise_level_and_class_each_change_the_output(config):
     x, sigma, label = inputs(4)
     _, fresh = tiny(config)
@@ -106,7 +107,7 @@ def test_noise_level_and_class_each_change_the_output(config):
     assert np.abs(run(denoiser.params, x, sigma, (label + 1) % CLASSES) - plain).max() > 1e-4
 
 
-@pytest.mark.parametrize("config", DESIGNED)
+@pytest.mark.parametrize("config", few(2, DESIGNED))
 def test_the_norms_of_weights_matter_in_c_alone(config):
     _, denoiser = tiny(config)
     larger = with_params(denoiser, lambda path, w: 4 * w if path.endswith("kernel") else w)

@@ -22,6 +22,7 @@ from networks.edm2_unets import (
 )
 from networks.edm_unets import count
 from places import GOLDEN
+from tables.everyday import few
 
 from guidestar.core.macs import macs
 from guidestar.models import EDM2UNet
@@ -67,7 +68,7 @@ def golden():
 # Published sizes, checkpoints and outputs.
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", few(3, PARAMETERS))
 def test_published_sizes_have_the_published_parameter_counts(name):
     network, params = shapes_of(name)
     assert count(learned(params)) == PARAMETERS[name]
@@ -82,7 +83,7 @@ def test_the_unconditional_network_has_no_layer_for_labels():
     assert "condition_embedding" not in network.sites
 
 
-@pytest.mark.parametrize("name", GIGA_MACS)
+@pytest.mark.parametrize("name", few(2, GIGA_MACS))
 def test_published_sizes_cost_the_published_multiply_adds(name):
     network, params = shapes_of(name)
     digits = 4 if GIGA_MACS[name] < 150 else 3
@@ -265,6 +266,7 @@ def loss(denoiser, params, image, sigma, label, key):
     return jnp.mean(jnp.exp(-u) * error + u)
 
 
+@pytest.mark.longer
 def test_training_lowers_the_loss_along_the_sphere_of_the_weights():
     spec, denoiser = make(SMALL, gain=0.0)
     _, sigma, label = inputs(4, count=16)

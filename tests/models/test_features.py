@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.edm_unets import DDPMPP, NETWORKS, denoiser, inputs
+from tables.everyday import few
 
 from guidestar.core.sites import H_SPACE, SKIP
 from guidestar.guidance.protocol import Branch
@@ -28,7 +29,7 @@ def everything(features):
     return tuple((mode, None) for mode in (Replace(features[H_SPACE]), *skips))
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", few(1, UNETS))
 def test_features_put_in_place_are_all_that_the_output_depends_on(name):
     unet, (x, _, label) = UNETS[name], inputs()
     direct = Denoiser(unet.params, unet.network, Direct())
@@ -46,7 +47,7 @@ def test_features_put_in_place_are_all_that_the_output_depends_on(name):
     assert np.abs(denoise(direct, x[::-1] + 1, SIGMA, label) - denoised).max() > 1e-2
 
 
-@pytest.mark.parametrize(("site", "layers"), [(H_SPACE, None), (SKIP, (2,))])
+@pytest.mark.parametrize(("site", "layers"), few(1, [(H_SPACE, None), (SKIP, (2,))]))
 def test_adding_is_replacing_by_the_sum_and_by_zero_it_is_nothing(site, layers):
     unet, (x, _, label) = UNETS["DDPM++"], inputs()
     denoised, features = read_jitted(unet, x, SIGMA, label)

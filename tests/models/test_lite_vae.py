@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from networks.autoencoders import drawn, images, judge, make, make_judged, section
+from tables.everyday import few
 
 from guidestar.core.errors import UserError
 from guidestar.models import LiteVAE, builders
@@ -41,12 +42,13 @@ def unet(fan_in, fan_out, size):
     return count(shapes(lambda rngs: FlatUNet(fan_in, fan_out, *size, dtype=None, rngs=rngs)))
 
 
-@pytest.mark.parametrize("size", ENCODERS)
+@pytest.mark.parametrize("size", few(1, ENCODERS))
 def test_published_sizes_have_the_published_encoders(size):
     extractor, aggregator = SIZES[size]
     assert 3 * unet(12, 12, extractor) + unet(36, 24, aggregator) == ENCODERS[size]
 
 
+@pytest.mark.longer
 def test_a_published_size_is_built_by_name():
     state = shapes(lambda rngs: LiteVAE.from_name("S", rngs=rngs))
     assert count(state["encoder"]) == ENCODERS["S"]
@@ -54,7 +56,7 @@ def test_a_published_size_is_built_by_name():
     assert count(state["decoder"]) == 49_516_963
 
 
-@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("levels", few(1, [1, 3]))
 def test_latents_are_smaller_by_two_a_level_and_images_come_back(levels):
     network, params = make(levels=levels, decoder_widths=(4,) * (levels + 1))
     mean, log_variance, decoded = run(network.module(params), images(2, 16))
@@ -70,6 +72,7 @@ def test_an_image_is_encoded_the_same_in_any_batch():
         np.testing.assert_allclose(both[1:2], alone, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_bfloat16_stays_close_and_returns_float32():
     (network, params), (half, _) = make(), make(dtype="bfloat16")
     exact, rounded = (run(one.module(params), images()) for one in (network, half))
@@ -78,6 +81,7 @@ def test_bfloat16_stays_close_and_returns_float32():
         assert 0 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
+@pytest.mark.longer
 def test_every_parameter_takes_part_in_the_reconstruction():
     network, params = make()
 

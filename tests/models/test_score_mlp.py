@@ -159,6 +159,7 @@ def test_score_matching_draws_log_normal_noise_levels():
     assert seen[0].std() == pytest.approx(1.5, abs=0.05)
 
 
+@pytest.mark.longer
 def test_training_lowers_the_loss():
     mixture = GaussianMixture([0.5, 0.5], [[-0.5, 0.0], [0.5, 0.0]], [0.01 * np.eye(2)] * 2)
     network, params = split(ScoreMLP(16, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))

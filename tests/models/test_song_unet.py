@@ -19,6 +19,7 @@ from networks.edm_unets import (
     shapes_of,
 )
 from networks.filled import initialise
+from tables.everyday import few
 
 from guidestar.models import SongUNet
 from guidestar.models.checkpoints.files import flatten
@@ -35,7 +36,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize(("name", "classes"), PARAMETERS)
+@pytest.mark.parametrize(("name", "classes"), few(2, PARAMETERS))
 def test_published_networks_have_the_published_parameter_counts(name, classes):
     module = nnx.eval_shape(lambda: SongUNet.from_name(name, num_classes=classes, rngs=nnx.Rngs(0)))
     _, shapes = split(module, num_classes=classes, shape=())
@@ -99,6 +100,7 @@ def without_class(params):
     return kept | {"map_layer0": first}
 
 
+@pytest.mark.longer
 def test_the_null_class_is_no_class():
     one = denoiser(DDPMPP)
     x, time, label = inputs()
@@ -206,6 +208,7 @@ def test_bfloat16_stays_close_and_returns_float32():
     assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.longer
 def test_another_size_is_denoised_as_by_a_network_of_that_size():
     one, other = denoiser(DDPMPP), denoiser(DDPMPP | dict(image_size=12, attn_resolutions=(6,)))
     renamed = {

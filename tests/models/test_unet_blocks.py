@@ -115,6 +115,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert np.isclose(out[out > 0.1], kept, rtol=1e-5).all()
 
 
+@pytest.mark.longer
 def test_blocks_computed_again_in_the_backward_pass_drop_the_same():
     one = denoiser(DDPMPP | dict(dropout=0.3, image_size=4, channel_mult=(1,)))
     keys = jax.random.split(jax.random.key(0), 3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.edm_unets import ADM, CLASSES, DDPMPP, NETWORKS, denoiser, inputs, run
+from tables.everyday import few
 
 from guidestar.core.pytrees import pytree, static
 from guidestar.core.sites import (
@@ -145,7 +146,7 @@ def blocks_of(one, keeps):
     return [stage for stage in blocks if stage.keeps_shape == keeps]
 
 
-@pytest.mark.parametrize("model", [DDPMPP, ADM], ids=["DDPM++", "ADM"])
+@pytest.mark.parametrize("model", few(1, [DDPMPP, ADM]), ids=["DDPM++", "ADM"])
 def test_modes_change_the_samples_that_they_hold_for_and_those_alone(model):
     one = denoiser(model)
     kept = [stage.block for stage in blocks_of(one, True)]
@@ -173,7 +174,7 @@ def test_modes_change_the_samples_that_they_hold_for_and_those_alone(model):
         np.testing.assert_allclose(alone[n + 1], mixed[n + 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [DDPMPP, ADM], ids=["DDPM++", "ADM"])
+@pytest.mark.parametrize("model", few(1, [DDPMPP, ADM]), ids=["DDPM++", "ADM"])
 def test_embeddings_put_in_place_act_as_the_time_and_the_class_they_are_of(model):
     one = denoiser(model)
     x, time, label = inputs()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tables.everyday import few
 
 from guidestar import guidance, models, samplers
 from guidestar.core.errors import UserError
@@ -97,7 +98,7 @@ def predicted(coordinates, prediction, time_scale, mixture, x, t, condition):
     return {"eps": noise, "x0": x0, "v": alpha * noise - s * x0}[prediction]
 
 
-@pytest.mark.parametrize(("name", "prediction"), ROWS)
+@pytest.mark.parametrize(("name", "prediction"), few(9, ROWS))
 def test_the_exact_denoiser_is_the_same_in_every_parameterisation(name, prediction):
     schedule, coordinates = SCHEDULES[name]
     time_scale = schedule.get("time_scale", 1.0) if isinstance(schedule, dict) else 1.0

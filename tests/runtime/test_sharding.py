@@ -78,6 +78,7 @@ def test_eight_devices_train_like_one_in_every_way(longer, model, way):
     check(longer, model, way)
 
 
+@pytest.mark.longer
 def test_these_runs_change_every_parameter_and_another_seed_changes_the_result():
     losses, params = one("dit")
     before = jax.tree.leaves(setup("dit").create(jax.random.key(0)).main.params)
@@ -116,6 +117,7 @@ def compiled(policy, **fields):
     return start.step(3, remat=policy).lower(start.abstract, batch).compile()
 
 
+@pytest.mark.longer
 def test_what_is_computed_again_needs_no_memory():
     deep = dict(depth=6, width=32, scan_layers=True)
     size = {p: compiled(p, **deep).memory_analysis().temp_size_in_bytes for p in POLICIES}

@@ -11,6 +11,7 @@ from oracles.exact_starts import from_exact_states, regressed
 from oracles.multistep_runs import NOISE, contract, denoise_golden, denoise_line, plainly
 from oracles.multistep_runs import from_exact_states as from_exact_directions
 from oracles.solver_runs import GOLDEN, run
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.samplers.loop import segments
@@ -60,26 +61,29 @@ def budget(make, spent, solver_order):
 
 @pytest.mark.parametrize(
     ("solver", "end", "order"),
-    [
-        (dpmpp(2, singlestep=True), plainly, 2),
-        (dpmpp(2, singlestep=True, **TAYLOR), plainly, 2),
-        (dpmpp(3, singlestep=True), plainly, 3),
-        (dpmpp(2), plainly, 2),
-        (dpmpp(2, **TAYLOR), plainly, 2),
-        (dpmpp(3), from_exact_states, 3),
-        (dpmpp(3, **PUBLISHED), from_exact_states, 2),
-        # A last step of order 1 caps whatever was before it.
-        (dpmpp(3, **FINAL), from_exact_states, 2),
-        (dpm_2(), plainly, 2),
-        (dpm_solver(3), plainly, 3),
-        (ADAMS(2), plainly, 2),
-        (ADAMS(2, **PUBLISHED), plainly, 2),
-        (ADAMS(3), from_exact_directions, 3),
-        (ADAMS(3, **PUBLISHED), from_exact_directions, 2),
-        # Budgets: 3 ... 3 2 is of order 3 still, 3 ... 3 1 is not.
-        (dpm_solver(3, evaluations=5), budget(dpm_solver, 1, 3), 3),
-        (dpm_solver(3, evaluations=4), budget(dpm_solver, 2, 3), 2),
-    ],
+    few(
+        5,
+        [
+            (dpmpp(2, singlestep=True), plainly, 2),
+            (dpmpp(2, singlestep=True, **TAYLOR), plainly, 2),
+            (dpmpp(3, singlestep=True), plainly, 3),
+            (dpmpp(2), plainly, 2),
+            (dpmpp(2, **TAYLOR), plainly, 2),
+            (dpmpp(3), from_exact_states, 3),
+            (dpmpp(3, **PUBLISHED), from_exact_states, 2),
+            # A last step of order 1 caps whatever was before it.
+            (dpmpp(3, **FINAL), from_exact_states, 2),
+            (dpm_2(), plainly, 2),
+            (dpm_solver(3), plainly, 3),
+            (ADAMS(2), plainly, 2),
+            (ADAMS(2, **PUBLISHED), plainly, 2),
+            (ADAMS(3), from_exact_directions, 3),
+            (ADAMS(3, **PUBLISHED), from_exact_directions, 2),
+            # Budgets: 3 ... 3 2 is of order 3 still, 3 ... 3 1 is not.
+            (dpm_solver(3, evaluations=5), budget(dpm_solver, 1, 3), 3),
+            (dpm_solver(3, evaluations=4), budget(dpm_solver, 2, 3), 2),
+        ],
+    ),
 )
 def test_error_falls_with_the_stated_order(solver, end, order, x64):
     assert order == solver.order
@@ -260,7 +264,7 @@ def test_a_budget_is_spent_in_the_published_orders(evaluations, order, expected)
     assert sum(expected) == evaluations
 
 
-@pytest.mark.parametrize("make", [partial(dpmpp, singlestep=True), dpm_solver])
+@pytest.mark.parametrize("make", few(3, [partial(dpmpp, singlestep=True), dpm_solver]))
 @pytest.mark.parametrize(("order", "evaluations"), [(3, 9), (3, 10), (3, 11), (2, 7), (2, 8)])
 def test_steps_of_a_budget_are_those_of_each_order(make, order, evaluations, x64):
     solver, orders = make(order, evaluations=evaluations), singlestep_orders(evaluations, order)

@@ -12,6 +12,7 @@ from oracles.exact_starts import regressed
 from oracles.multistep_runs import NOISE, contract, denoise_golden, denoise_line, finely, plainly
 from oracles.solver_runs import GOLDEN, line_mixture, run
 from scipy.interpolate import CubicSpline
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.guidance.protocol import Guided
@@ -60,6 +61,7 @@ def calibrated(name):
         )
 
 
+@pytest.mark.longer
 def test_gaussian_data_are_followed_exactly_in_any_number_of_steps(x64):
     spread, mean, sigmas = 0.5, 0.7, samplers.log_snr(6, final_zero=False)
     first = mean + 1.3 * 80
@@ -245,18 +247,21 @@ def from_exact_states(solver, sigmas):
 
 @pytest.mark.parametrize(
     ("known", "name", "end", "order"),
-    [
-        ("calibrated", "first", plainly, 1),
-        ("calibrated", "second", plainly, 2),
-        ("calibrated", "second_corrected", plainly, 2),
-        ("calibrated", "third", from_exact_states, 3),
-        # Whatever the statistics are. The corrector leaves so little of the calibrated ones'
-        # errors of third order that those of fourth show in any affordable number of steps.
-        ("waves", "second_corrected", plainly, 2),
-        ("waves", "third", from_exact_states, 3),
-        ("waves", "third_corrected", from_exact_states, 3),
-        ("waves", "third_pseudo", plainly, 2),
-    ],
+    few(
+        2,
+        [
+            ("calibrated", "first", plainly, 1),
+            ("calibrated", "second", plainly, 2),
+            ("calibrated", "second_corrected", plainly, 2),
+            ("calibrated", "third", from_exact_states, 3),
+            # Whatever the statistics are. The corrector leaves so little of the calibrated ones'
+            # errors of third order that those of fourth show in any affordable number of steps.
+            ("waves", "second_corrected", plainly, 2),
+            ("waves", "third", from_exact_states, 3),
+            ("waves", "third_corrected", from_exact_states, 3),
+            ("waves", "third_pseudo", plainly, 2),
+        ],
+    ),
 )
 def test_error_falls_with_the_stated_order(known, name, end, order, x64):
     statistics = calibrated("line") if known == "calibrated" else waves(0.05, 5.0, 60, (1,))

@@ -20,6 +20,7 @@ from oracles.noisy_runs import (
     shifted,
 )
 from oracles.solver_runs import run
+from tables.everyday import few
 
 from guidestar import samplers
 from guidestar.samplers.solvers.ancestral import ancestral, dpmpp_2s_ancestral
@@ -96,12 +97,12 @@ CASES = {
 MAKERS = {"dpmpp_sde": dpmpp_sde, "dpmpp_2m_sde": dpmpp_2m_sde, "dpmpp_3m_sde": dpmpp_3m_sde}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(3, CASES))
 def test_draws_follow_the_steps_by_hand(name, x64):
     follow_by_hand(*CASES[name])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(2, CASES))
 def test_samples_have_the_exact_moments(name):
     draw_moments(*CASES[name])
 
@@ -130,13 +131,16 @@ def test_the_published_slip_is_not_the_default():
 
 @pytest.mark.parametrize(
     ("one", "other", "sigmas"),
-    [
-        (dpmpp_sde(0), dpmpp_2s_ancestral(0), np.append(SIGMAS, 0.0)),
-        (dpmpp_2m_sde(0), dpmpp(), np.append(SIGMAS, 0.0)),
-        # The first step is an ancestral one, noise included.
-        (dpmpp_2m_sde(1), ancestral(1), SIGMAS[:2]),
-        (dpmpp_3m_sde(1), ancestral(1), SIGMAS[:2]),
-    ],
+    few(
+        1,
+        [
+            (dpmpp_sde(0), dpmpp_2s_ancestral(0), np.append(SIGMAS, 0.0)),
+            (dpmpp_2m_sde(0), dpmpp(), np.append(SIGMAS, 0.0)),
+            # The first step is an ancestral one, noise included.
+            (dpmpp_2m_sde(1), ancestral(1), SIGMAS[:2]),
+            (dpmpp_3m_sde(1), ancestral(1), SIGMAS[:2]),
+        ],
+    ),
 )
 def test_methods_of_one_kind_agree(one, other, sigmas, x64):
     noise = jax.random.normal(jax.random.key(0), (4, 2))
@@ -150,14 +154,17 @@ def test_methods_of_one_kind_agree(one, other, sigmas, x64):
 
 @pytest.mark.parametrize(
     ("solver", "end", "order"),
-    [
-        (dpmpp_sde(0), plainly, 2),
-        (dpmpp_sde(0, 0.8), plainly, 2),
-        (dpmpp_2m_sde(0), from_exact_states, 2),
-        (dpmpp_2m_sde(0, "taylor"), from_exact_states, 2),
-        (dpmpp_3m_sde(0), from_exact_states, 3),
-        (dpmpp_3m_sde(0, as_published=True), from_exact_states, 2),
-    ],
+    few(
+        2,
+        [
+            (dpmpp_sde(0), plainly, 2),
+            (dpmpp_sde(0, 0.8), plainly, 2),
+            (dpmpp_2m_sde(0), from_exact_states, 2),
+            (dpmpp_2m_sde(0, "taylor"), from_exact_states, 2),
+            (dpmpp_3m_sde(0), from_exact_states, 3),
+            (dpmpp_3m_sde(0, as_published=True), from_exact_states, 2),
+        ],
+    ),
 )
 def test_error_falls_with_the_stated_order(solver, end, order, x64):
     assert order == solver.order
@@ -186,7 +193,7 @@ def test_the_single_step_solver_is_of_second_order_with_its_noise_too():
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, atol=0.2)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", few(2, CASES))
 def test_a_denoiser_that_knows_the_answer_is_followed_to_it(name):
     ends_in_the_answer(CASES[name][0])
 

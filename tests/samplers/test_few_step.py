@@ -18,6 +18,7 @@ from oracles.noisy_runs import (
     shifted,
 )
 from oracles.solver_runs import run
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.models.scalar_inputs import ScalarInput
@@ -54,7 +55,7 @@ def ends_from_marginal(solver, network, sigmas):
     return run(solver, network, sigmas, (MEAN + spread(sigmas[0]) * noise) / sigmas[0])
 
 
-@pytest.mark.parametrize("sigmas", [ANY, ANY[:-1], ANY[[0, 5]], ANY[[0, 2, 5]]], ids=len)
+@pytest.mark.parametrize("sigmas", few(1, [ANY, ANY[:-1], ANY[[0, 5]], ANY[[0, 2, 5]]]), ids=len)
 def test_consistency_keeps_the_data_at_any_levels(sigmas):
     ends = ends_from_marginal(consistency(), consistent(0.002), sigmas)
     have_moments(ends, MEAN, SPREAD**2 + 0.002**2)
@@ -100,7 +101,7 @@ def test_no_noise_is_added_at_and_below_the_lowest_level():
     assert np.isfinite(consistency(np.float32(0.002)).tables(samplers.karras(5))).all()
 
 
-@pytest.mark.parametrize("as_published", [False, True])
+@pytest.mark.parametrize("as_published", few(4, [False, True]))
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("sigmas", [ANY, ANY[:-2], ANY[:3]], ids=len)
 def test_ctm_keeps_the_marginals_at_any_gamma_and_levels(gamma, as_published, sigmas):
@@ -196,7 +197,7 @@ class LabelledMap(Labelled):
         return mean + flow_map(x - mean + MEAN, sigma, None, to) - MEAN
 
 
-@pytest.mark.parametrize("branches", ["fused", "sequential"])
+@pytest.mark.parametrize("branches", few(1, ["fused", "sequential"]))
 def test_guidance_steers_flow_maps(branches):
     noise = jax.random.normal(jax.random.key(0), (2, 3))
 

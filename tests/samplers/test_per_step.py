@@ -10,6 +10,7 @@ import pytest
 from oracles.analytic import keys
 from oracles.solver_runs import GOLDEN, exact_end, line_mixture, run
 from scipy.integrate import quad_vec
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.models.exact.mixture import GaussianMixture
@@ -194,21 +195,24 @@ def test_order_one_is_euler(prediction, x64):
 
 @pytest.mark.parametrize(
     ("repeat", "first", "order"),
-    [
-        ([("data", 1)], [], 1),
-        ([("data", 2)], [], 2),
-        ([("noise", 2)], [], 2),
-        ([("data", 2), ("noise", 2)], [], 2),
-        ([("data", 1, True)], [], 2),
-        ([("noise", 1, True)], [], 2),
-        ([("data", 1, True), ("noise", 2)], [], 2),
-        ([("data", 2, True)], [], 3),
-        ([("noise", 2, True)], [], 3),
-        ([("data", 2, True), ("noise", 3)], [], 3),
-        # Corrected steps are good enough starting values.
-        ([("data", 3)], [("data", 1, True), ("data", 2, True)], 3),
-        ([("noise", 3)], [("noise", 1, True), ("noise", 2, True)], 3),
-    ],
+    few(
+        4,
+        [
+            ([("data", 1)], [], 1),
+            ([("data", 2)], [], 2),
+            ([("noise", 2)], [], 2),
+            ([("data", 2), ("noise", 2)], [], 2),
+            ([("data", 1, True)], [], 2),
+            ([("noise", 1, True)], [], 2),
+            ([("data", 1, True), ("noise", 2)], [], 2),
+            ([("data", 2, True)], [], 3),
+            ([("noise", 2, True)], [], 3),
+            ([("data", 2, True), ("noise", 3)], [], 3),
+            # Corrected steps are good enough starting values.
+            ([("data", 3)], [("data", 1, True), ("data", 2, True)], 3),
+            ([("noise", 3)], [("noise", 1, True), ("noise", 2, True)], 3),
+        ],
+    ),
 )
 def test_error_falls_with_the_order_of_the_lowest_step(repeat, first, order, x64):
     assert per_step(repeat).order == order

@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from oracles.analytic import keys
 from oracles.toy_network import Toy
+from tables.everyday import few
 from tables.solver_table import SOLVERS
 from tiny_configs.configs import trained
 
@@ -133,7 +134,7 @@ def test_a_state_of_few_bits(kind):
             entry(x)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", few(40, SOLVERS))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -319,7 +320,7 @@ def test_nothing_is_said_of_what_has_an_effect(recwarn):
     assert not [one for one in recwarn if "samplers" in str(one.message)]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", few(4, SOLVERS))
 def test_no_solver_asks_beyond_the_schedule_s_ends_of_a_network_that_knows_no_more(name):
     levels = []
 

@@ -7,6 +7,7 @@ from oracles.analytic import keys
 from oracles.exact_starts import from_exact_states, regressed
 from oracles.multistep_runs import contract, denoise_golden, plainly
 from oracles.solver_runs import GOLDEN, run
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.samplers.solvers.dpmpp import dpmpp
@@ -23,20 +24,23 @@ EVERY = [
 
 @pytest.mark.parametrize(
     ("solver", "end", "order"),
-    [
-        (unipc(1, corrector=False), plainly, 1),
-        (unipc(2, corrector=False), plainly, 2),
-        (unipc(2, "bh1", corrector=False), plainly, 2),
-        (unipc(3, corrector=False), from_exact_states, 3),
-        (unipc(1), plainly, 2),
-        (unipc(1, "bh1"), plainly, 2),
-        # The corrected step of order 1 that warms up is precise enough for order 3.
-        (unipc(2), plainly, 3),
-        (unipc(2, "bh1"), from_exact_states, 3),
-        (unipc(3), from_exact_states, 4),
-        # A last step of order 1 caps whatever was before it.
-        (unipc(3, lower_order_final=True), from_exact_states, 2),
-    ],
+    few(
+        3,
+        [
+            (unipc(1, corrector=False), plainly, 1),
+            (unipc(2, corrector=False), plainly, 2),
+            (unipc(2, "bh1", corrector=False), plainly, 2),
+            (unipc(3, corrector=False), from_exact_states, 3),
+            (unipc(1), plainly, 2),
+            (unipc(1, "bh1"), plainly, 2),
+            # The corrected step of order 1 that warms up is precise enough for order 3.
+            (unipc(2), plainly, 3),
+            (unipc(2, "bh1"), from_exact_states, 3),
+            (unipc(3), from_exact_states, 4),
+            # A last step of order 1 caps whatever was before it.
+            (unipc(3, lower_order_final=True), from_exact_states, 2),
+        ],
+    ),
 )
 def test_error_falls_with_the_stated_order(solver, end, order, x64):
     assert order == solver.order

@@ -136,6 +136,7 @@ def written(small, tmp_path_factory):
     return folder
 
 
+@pytest.mark.longer
 def test_the_generator_writes_a_page_and_its_pictures(written):
     page = (written / "atlas.md").read_text()
     assert all(f"(atlas/{name}.png)" in page for name in ("cfg", "autoguidance"))
@@ -193,6 +194,7 @@ def test_an_entry_that_cannot_run_is_named_before_anything_is_sampled(
     assert not (tmp_path / "atlas").exists()
 
 
+@pytest.mark.longer
 def test_the_exact_posterior_turns_both_classes_into_the_one_asked_for():
     x = jnp.array([[0.2, 0.3], [-0.4, 0.1], [0.9, -0.7]])
     both, posterior, sigma = fractal2d.mixture(), atlas.posterior(), jnp.float32(0.5)

@@ -53,6 +53,7 @@ def test_it_writes_one_page_with_everything_inside(config, written):
     assert {"mean_log_density", "outside", "coverage"} <= metrics["fractal2d"]["Unguided"].keys()
 
 
+@pytest.mark.longer
 def test_the_page_escapes_what_it_is_given(written):
     metrics = json.loads((written / "metrics.json").read_text())
     metrics["rows"]["unguided"]["title"] = "<b>bold</b>"

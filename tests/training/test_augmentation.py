@@ -118,6 +118,7 @@ def test_operations_are_drawn_as_often_as_asked_and_mirror_images_half_the_time(
     assert abs(float(jnp.corrcoef(many.scale != 0, many.angle != 0)[0, 1])) < 0.03
 
 
+@pytest.mark.longer
 def test_without_operations_images_pass_unchanged_with_labels_of_zeros():
     image = images(3)["x"]
     same, labels = AugmentPipe(probability=0.0, mirror=0.0)(image, keys(3))
@@ -125,6 +126,7 @@ def test_without_operations_images_pass_unchanged_with_labels_of_zeros():
     np.testing.assert_array_equal(labels, np.zeros((3, LABELS)))
 
 
+@pytest.mark.longer
 def test_an_image_is_augmented_the_same_in_any_batch():
     image, pipe = images(4)["x"], jax.jit(AugmentPipe(0.9))
     whole = pipe(image, keys(4))

@@ -9,6 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 from networks.autoencoders import images, judge, make, make_judged, section
+from tables.everyday import few
 from tables.loss_examples import only
 from tiny_configs.configs import recipe, setup, tiny, write_untrained
 
@@ -126,6 +127,7 @@ def test_each_side_gets_the_gradient_of_its_own_loss_alone(adversary):
         assert np.abs(wanted).min() > 1e-3
 
 
+@pytest.mark.longer
 def test_steps_bring_the_reconstruction_closer():
     networks, params = make_judged()
     loss = Autoencoding(**(OFF | dict(l1=1.0, wavelet=0.1, high_pass=0.1, adversarial=0.01)))
@@ -246,20 +248,32 @@ def test_a_config_builds_the_loss(classifier):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [
-        (dict(l1=-1.0), "l1 is -1.0: give 0"),
-        (dict(kl=float("nan")), "kl is nan"),
-        (dict(adversary="wasserstein"), "not one of hinge, logistic"),
-        (dict(perceptual=1.0), "needs features"),
-        (dict(adversarial=0.1), "add a section roles.discriminator with init_from, .* or a model"),
-        (dict(roles=TRAINED), "roles.discriminator is a network that the loss .* does not see"),
-        (dict(roles=OTHERS, adversarial=0.1), "is a discriminator of images of shape .16, 16, 2."),
-        (dict(roles=NO_JUDGE, adversarial=0.1), "is a autoencoder of images"),
-        (dict(model=section(discriminator=(4,))), "set roles.discriminator={'model'"),
-        (dict(model=tiny().model.to_dict()), "a DiT is no autoencoder"),
-        (dict(perceptual=1.0, features="digits"), "holds a dit: name the weights of a classifier"),
-        (dict(perceptual=1.0, features="fashion_mnist_classifier"), "those here are .8, 8, 2."),
-    ],
+    few(
+        3,
+        [
+            (dict(l1=-1.0), "l1 is -1.0: give 0"),
+            (dict(kl=float("nan")), "kl is nan"),
+            (dict(adversary="wasserstein"), "not one of hinge, logistic"),
+            (dict(perceptual=1.0), "needs features"),
+            (
+                dict(adversarial=0.1),
+                "add a section roles.discriminator with init_from, .* or a model",
+            ),
+            (dict(roles=TRAINED), "roles.discriminator is a network that the loss .* does not see"),
+            (
+                dict(roles=OTHERS, adversarial=0.1),
+                "is a discriminator of images of shape .16, 16, 2.",
+            ),
+            (dict(roles=NO_JUDGE, adversarial=0.1), "is a autoencoder of images"),
+            (dict(model=section(discriminator=(4,))), "set roles.discriminator={'model'"),
+            (dict(model=tiny().model.to_dict()), "a DiT is no autoencoder"),
+            (
+                dict(perceptual=1.0, features="digits"),
+                "holds a dit: name the weights of a classifier",
+            ),
+            (dict(perceptual=1.0, features="fashion_mnist_classifier"), "those here are .8, 8, 2."),
+        ],
+    ),
 )
 def test_what_makes_no_loss_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
@@ -312,6 +326,7 @@ def sums(params):
     )
 
 
+@pytest.mark.longer
 def test_steps_are_what_they_were_while_the_discriminator_lay_inside_its_autoencoder():
     made = recipe(adversarial())
     networks, params = make_judged()

@@ -81,6 +81,7 @@ def test_affinities_of_gradients_are_cosines():
     np.testing.assert_allclose(found, np.kron(np.eye(2), np.ones((2, 2))), atol=1e-5)
 
 
+@pytest.mark.longer
 def test_affinities_of_a_run_become_clusters(tmp_path):
     config = tiny(steps=4)
     config.ema.update(snapshot_images=16, snapshot_weights=True)

@@ -130,6 +130,7 @@ def test_a_search_without_room_is_refused(bad):
         lcsc.evolve(distance, STARTS, **bad)
 
 
+@pytest.mark.longer
 def test_the_verb_combines_a_runs_weights(tmp_path, capsys):
     config = tiny(steps=24)
     config.ema.update(snapshot_images=64, snapshot_weights=True)

@@ -84,6 +84,7 @@ def test_files_that_are_not_lpips_are_refused(separate, tmp_path):
         read_lpips(tmp_path / "vgg11.st", linear)
 
 
+@pytest.mark.longer
 def test_weights_of_version_0_0_are_for_images_that_are_not_scaled(separate, tmp_path):
     vgg, _ = separate
     linear = {name: value for name, value in arrays().items() if name.startswith("lin")}

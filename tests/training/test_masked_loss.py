@@ -39,6 +39,7 @@ def values_of(loss, network, params):
     return jax.jit(lambda q: loss(only(network, q), images(COUNT), keys(COUNT)))(params)
 
 
+@pytest.mark.longer
 def test_without_noise_it_is_the_masked_autoencoder(umd):
     network, params, preconditioner = umd
     values, metrics = values_of(
@@ -57,6 +58,7 @@ def test_without_noise_it_is_the_masked_autoencoder(umd):
     assert set(metrics) == {"autoencoding_error"}
 
 
+@pytest.mark.longer
 def test_without_a_mask_and_clean_samples_it_is_plain_diffusion_and_an_x0_head(umd):
     network, params, preconditioner = umd
     values, metrics = values_of(
@@ -90,6 +92,7 @@ def test_noise_is_predicted_where_it_is_seen_and_pixels_where_they_are_not(umd):
     np.testing.assert_allclose(values, np.mean(errors, axis=0), rtol=1e-3)
 
 
+@pytest.mark.longer
 def test_half_a_batch_is_clean_and_the_mean_weighs_both_parts_by_their_share(umd):
     network, params, preconditioner = umd
     values, metrics = values_of(Masked(preconditioner, CORRUPTION), network, params)
@@ -112,6 +115,7 @@ def test_as_many_samples_are_clean_as_the_share_says(umd, share, clean):
     assert found == clean
 
 
+@pytest.mark.longer
 def test_every_parameter_is_trained(umd):
     network, params, preconditioner = umd
     loss = Masked(preconditioner, CORRUPTION)

@@ -37,6 +37,7 @@ def test_samples_draw_their_own_noise_from_their_own_key():
     np.testing.assert_array_equal(alone[0], noise[1])
 
 
+@pytest.mark.longer
 def test_training_sees_the_perturbation_and_sampling_never_does():
     spec = builders.build(MODEL)
     network, params = initialise(spec.build, jax.random.key(0), num_classes=3, shape=spec.shape)

@@ -212,6 +212,7 @@ def test_the_verb_refuses_what_it_cannot_make(tmp_path, fields, message):
         reconstruct(config, tmp_path)
 
 
+@pytest.mark.longer
 def test_snapshots_change_no_number_of_a_run_and_may_be_asked_for_later(short, tmp_path):
     config, state, _ = short
     without = tiny(steps=64)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tables.everyday import few
 from tiny_configs.configs import recipe, tiny
 
 from guidestar.commands.train import run as train
@@ -81,7 +82,7 @@ def config_of(name) -> ConfigDict:
     return config
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", few(4, RECIPES))
 def test_every_recipe_composes_into_a_step(name):
     """Shapes alone: the program is traced, not compiled."""
     config = config_of(name)
@@ -116,6 +117,7 @@ def by_path(params):
     return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in flat}
 
 
+@pytest.mark.longer
 def test_edm2_keeps_unit_weights_and_constants_and_learns_its_uncertainty(tmp_path):
     config = config_of("edm2")
     after = by_path(train(config, tmp_path).main.params)
@@ -130,6 +132,7 @@ def test_edm2_keeps_unit_weights_and_constants_and_learns_its_uncertainty(tmp_pa
         np.testing.assert_allclose(leaf, after[path], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_what_an_objective_remembers_is_part_of_a_run_that_is_continued(tmp_path):
     whole = train(config_of("curriculum"), tmp_path / "whole")
     first = config_of("curriculum")

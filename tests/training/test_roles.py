@@ -80,6 +80,7 @@ def test_every_trained_network_has_an_optimiser_averages_and_a_gradient_of_its_o
     assert float(metrics["target"]) == 1.5
 
 
+@pytest.mark.longer
 def test_a_student_learns_from_a_frozen_teacher_that_stays_as_its_file_has_it(teacher, tmp_path):
     train(distilled(teacher, steps=2), tmp_path)
     state = train(distilled(teacher, steps=4), tmp_path)

@@ -50,6 +50,7 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
     assert [record["step"] for record in records(tmp_path)] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.longer
 def test_another_seed_gives_another_result(finished, tmp_path):
     config = tiny()
     config.seed = 1
@@ -63,6 +64,7 @@ def test_a_finished_run_started_again_changes_nothing(finished, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.longer
 def test_the_first_line_says_what_will_run(finished, tmp_path, capsys):
     train(tiny(steps=1), tmp_path)
     line = capsys.readouterr().out.splitlines()[0]
@@ -220,6 +222,7 @@ def overridden(tmp_path_factory):
     return state, folder / "run"
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("again", [{}, {"model.width": 8}, {"model.width": 8, "name": "other"}])
 def test_export_needs_nothing_of_what_the_run_s_command_line_said(overridden, again):
     state, workdir = overridden

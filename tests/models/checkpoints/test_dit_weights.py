@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from tables.everyday import few
 from tables.transformer_examples import GOLDEN, golden, last, published, require_parity
 from weight_files import writers
 
@@ -32,7 +33,7 @@ def tiny_state():
     return {name: tensor.read() for name, tensor in open_weights(TINY).tensors.items()}
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", few(2, [False, True]))
 @pytest.mark.parametrize("name", ["dit", "sit"])
 def test_the_output_is_that_of_the_authors_code(scan_layers, name):
     arrays, _, _ = golden("dit_tiny.npz")

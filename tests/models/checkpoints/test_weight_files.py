@@ -69,6 +69,7 @@ def test_ten_layers_are_stacked_in_their_order():
     np.testing.assert_array_equal(place.read(arrays.get)[:, 0], np.arange(12))
 
 
+@pytest.mark.longer
 def test_a_network_is_the_same_with_its_layers_stacked_or_not(tiny, tmp_path):
     alone, stacked = load(tiny), load(tiny, scan_layers=True)
     np.testing.assert_allclose(

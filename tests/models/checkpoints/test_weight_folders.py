@@ -9,6 +9,7 @@ import pytest
 from networks.published_dit import published_dit
 from places import GOLDEN
 from safetensors.numpy import load_file, save_file
+from tables.everyday import few
 
 from guidestar import models
 from guidestar.core.errors import UserError
@@ -249,7 +250,7 @@ def test_a_folder_of_one_network_is_that_network(name, tmp_path):
     assert fit(tmp_path, heads=2).path == tmp_path / name
 
 
-@pytest.mark.parametrize("source", ["", "nothing", "gone/x.pt", "a\0b", "x" * 300])
+@pytest.mark.parametrize("source", few(2, ["", "nothing", "gone/x.pt", "a\0b", "x" * 300]))
 @pytest.mark.parametrize("entry", [None, "ema"])
 def test_what_is_nowhere_is_said_to_be(source, entry):
     with pytest.raises(UserError, match="no weights at .*: give the path"):
