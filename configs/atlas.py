@@ -8,7 +8,14 @@ Pictures that were made from the same settings and weights are left as they are.
 from ml_collections import ConfigDict
 
 from guidestar.configs import common, fractal2d
-from guidestar.configs.atlas_entries import REFERENCES, TRANSFORMS, UNGUIDED, entry, rule
+from guidestar.configs.atlas_entries import (
+    MEASURED,
+    REFERENCES,
+    TRANSFORMS,
+    UNGUIDED,
+    entry,
+    rule,
+)
 
 # What an entry may set beside its title and rules; equations and advice are those of docstrings.
 OPTIONS = dict(
@@ -40,7 +47,6 @@ AROUND = (
         "Rectified gradient guidance",
         rule("reg", rule=rule("cfg", 3.0)),
         rule("cfg", 3.0),
-        also="a backward pass through the plain prediction",
     ),
     entry(
         "History-guided sampling", rule("higs", rule=rule("cfg", 2.0), weight=2.0), rule("cfg", 2.0)
@@ -83,7 +89,6 @@ CLASSIFIERS = (
         note="The network knows both classes of the fractal together and the classifier is the "
         "exact posterior: it picks out class A.",
         subject="both classes",
-        also="a backward pass through the classifier",
     ),
     entry(
         "Off-the-shelf classifier",
@@ -91,7 +96,6 @@ CLASSIFIERS = (
         rule("cfg", 0.0),
         note="The small one shipped here moves details and finds few of the classes; at scale 3 "
         "it tears samples apart.",
-        also="a backward pass through the classifier",
     ),
     entry("Gradient-free classifier guidance", rule("gfcg", 5.0), UNGUIDED),
 )
@@ -120,6 +124,7 @@ GROUPS = {
     "Around a rule": AROUND,
     "With a classifier": CLASSIFIERS,
     "Sampler-level": SAMPLERS,
+    "By a measurement, a reward or a target": MEASURED,
 }
 
 

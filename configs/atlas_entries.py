@@ -1,4 +1,4 @@
-"""Entries of the atlas: references and transforms; how each is shown, and beside what."""
+"""Entries of the atlas: references, transforms, measurements; how shown, and beside what."""
 
 
 def entry(title: str, guidance: dict, base: dict, **options) -> dict:
@@ -96,4 +96,56 @@ TRANSFORMS = (
     entry("Magnitude-aware guidance", rule("magnitude_aware", 8.0, alpha=5.0), rule("cfg", 8.0)),
     entry("Energy-preserving guidance", rule("ep_cfg", 8.0), rule("cfg", 8.0)),
     entry("Scheduled guidance", rule("scheduled_cfg", 3.0, shape="linear"), rule("cfg", 3.0)),
+)
+
+# A measurement of any image, the same in every place: what the entries' costs are counted with.
+POOL = dict(name="average_pool", size=2)
+VALUES = (((0.5,),),)
+
+
+def measured(title: str, name: str, goal: str = "operator", **options) -> dict:
+    """Return the entry of a rule that takes a measurement, without a picture."""
+    numbers = options.pop("numbers", {})
+    return entry(
+        title,
+        rule(name, **{goal: POOL}, measurement=VALUES, **numbers),
+        UNGUIDED,
+        subject="",
+        why="No picture here: [own operators](howto/own_operator.md) shows restored images beside "
+        "their measurements.",
+        **options,
+    )
+
+
+MEASURED = (
+    measured("Diffusion posterior sampling", "dps"),
+    measured(
+        "Pseudo-inverse guidance",
+        "pigdm",
+        numbers=dict(noise=0.1, variance=0.25),
+        source="Song et al., Pseudoinverse-Guided Diffusion Models for Inverse Problems, ICLR 2023",
+    ),
+    measured("Null-space projection", "ddnm"),
+    measured("Restoration by singular values", "ddrm", numbers=dict(noise=0.1)),
+    measured("Manifold-preserving guidance", "mpgd", "reward"),
+    measured("FreeDoM", "freedom", "reward"),
+    measured("Universal guidance", "universal", "reward", numbers=dict(steps=2)),
+    measured(
+        "Loss-guided diffusion",
+        "lgd",
+        "reward",
+        source="Song et al., Loss-Guided Diffusion Models for Plug-and-Play Controllable "
+        "Generation, ICML 2023",
+    ),
+    measured("Training-free guidance", "tfg", "reward", numbers=dict(spread=0.1)),
+    measured("Steered diffusion", "steered", "reward"),
+    entry(
+        "Guidance by features",
+        rule("feature", target=((1.0,),), layer=2),
+        UNGUIDED,
+        subject="",
+        why="No picture: the networks shipped here were not trained to align their features.",
+        source="Test-Time Conditioning with Representation-Aligned Visual Features, arXiv "
+        "2602.03753",
+    ),
 )

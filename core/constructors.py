@@ -30,6 +30,8 @@ KINDS: dict[str, Kind] = {
     "rule": Kind("a rule", "guidance", "guidance"),
     "transform": Kind("a transform of the push", "guidance", "guidance"),
     "reference": Kind("a reference", "guidance", "guidance"),
+    "operator": Kind("an operator", "guidance", "guidance"),
+    "reward": Kind("a reward", "reward", "reward"),
     "solver": Kind("a solver", "solver", "sampler.solver"),
     "schedule": Kind("a schedule of noise levels", "schedule", "sampler.schedule"),
     "prior": Kind("a prior", "prior", "sampler.prior"),

@@ -77,3 +77,28 @@ def replaced(one: T, **changes: Any) -> T:
     """Return a copy of a dataclass with some fields changed."""
     # Type checkers know what `pytree` makes as classes with fields, and not as dataclasses.
     return cast(T, dataclasses.replace(cast(Any, one), **changes))
+
+
+class ByContent:
+    """Base of pytrees that hold arrays: equal where structure and numbers are.
+
+    A dataclass would compare its fields as tuples, and arrays of several numbers have no truth
+    value.
+    """
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        # Into the class itself, as a dataclass would otherwise write one of its own.
+        if "__eq__" not in cls.__dict__:
+            cls.__eq__ = ByContent.__eq__  # type: ignore[method-assign]
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not bool(jax.tree.structure(self) == jax.tree.structure(other)):
+            return False
+        pairs = zip(jax.tree.leaves(self), jax.tree.leaves(other), strict=True)
+        return all(np.array_equal(one, two) for one, two in pairs)
+
+    def __hash__(self) -> int:
+        return hash(jax.tree.structure(self))

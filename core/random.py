@@ -24,6 +24,7 @@ ADVICE = f"guidestar.samplers.root_key(seed), or jax.random.key(seed, impl={GENE
 NOISE, STEPS, LABELS = 0, 1, 2
 # Stream of a sample's key in one evaluation, beside the keys that rules fold for their own draws.
 CONDITION_NOISE = 2**20
+MEASUREMENT_NOISE, SMOOTHING = 2**20 + 1, 2**20 + 2
 # Streams of a training run's root key.
 PARAMETERS, TRAINING_STEPS = 0, 1
 

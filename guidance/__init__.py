@@ -9,7 +9,7 @@ given, ``\varnothing`` the null one and ``\Delta`` the pair that is pushed. Numb
 one number a sample has as many axes as the samples, ``[batch, 1, 1, 1]`` for images.
 """
 
-from . import presets
+from . import operators, presets
 from .combination import combine
 from .config import from_config, to_config
 from .description import describe
@@ -54,13 +54,24 @@ from .transforms.rescale import cfg_rescale, std_rescale
 from .transforms.tangential import tangential, tcfg
 from .transforms.weights import scheduled, scheduled_cfg
 from .wrappers.cads import cads
+from .wrappers.energy_guidance import freedom
+from .wrappers.feature_alignment import feature
 from .wrappers.history import higs
 from .wrappers.interval import between
+from .wrappers.loss_guided import lgd
+from .wrappers.manifold import mpgd
+from .wrappers.null_space import ddnm
+from .wrappers.posterior_sampling import dps
+from .wrappers.pseudoinverse import pigdm
 from .wrappers.rectified import reg
 from .wrappers.skipping import skip_aligned
+from .wrappers.spectral import ddrm
+from .wrappers.steered_diffusion import steered
 from .wrappers.stitched import stitch_point, stitched
 from .wrappers.thresholding import dynamic_threshold, static_threshold
 from .wrappers.together import cfg_and_autoguidance, together
+from .wrappers.training_free import tfg
+from .wrappers.universal_guidance import universal
 
 __all__ = [
     "CLASSIFIER",
@@ -95,14 +106,19 @@ __all__ = [
     "confused_class",
     "cost",
     "damp_magnitude",
+    "ddnm",
+    "ddrm",
     "describe",
     "domain",
+    "dps",
     "dynamic_threshold",
     "elucd",
     "energy_preserving",
     "ep_cfg",
     "erg",
+    "feature",
     "fkc",
+    "freedom",
     "frequency_decoupled",
     "frequency_scales",
     "from_config",
@@ -113,18 +129,22 @@ __all__ = [
     "idle_parts",
     "independent",
     "instruct",
+    "lgd",
     "magnitude_aware",
     "momentum",
+    "mpgd",
     "needs_condition",
     "needs_null",
     "negative",
     "negative_condition",
     "null",
+    "operators",
     "optimal_scale",
     "pag",
     "permuted_tokens",
     "perp_neg",
     "perturbed_time",
+    "pigdm",
     "presets",
     "project",
     "push",
@@ -140,16 +160,19 @@ __all__ = [
     "sliding_windows",
     "static_threshold",
     "std_rescale",
+    "steered",
     "stitch_point",
     "stitched",
     "swg",
     "tangential",
     "tcfg",
+    "tfg",
     "to_config",
     "together",
     "tpg",
     "tsg",
     "unguided",
+    "universal",
     "weak",
     "zero_init",
 ]

@@ -22,6 +22,67 @@ class Paper:
 
 
 PAPERS: dict[str, Paper] = {
+    "2201.11793": Paper(
+        "kawar2022ddrm",
+        "Kawar, Bahjat and Elad, Michael and Ermon, Stefano and Song, Jiaming",
+        "Denoising Diffusion Restoration Models",
+        2022,
+    ),
+    "2201.09865": Paper(
+        "lugmayr2022repaint",
+        "Lugmayr, Andreas and Danelljan, Martin and Romero, Andres and Yu, Fisher and Timofte, "
+        "Radu and Van Gool, Luc",
+        "RePaint: Inpainting using Denoising Diffusion Probabilistic Models",
+        2022,
+    ),
+    "2209.14687": Paper(
+        "chung2022dps",
+        "Chung, Hyungjin and Kim, Jeongsol and Mccann, Michael T. and Klasky, Marc L. and Ye, "
+        "Jong Chul",
+        "Diffusion Posterior Sampling for General Noisy Inverse Problems",
+        2022,
+    ),
+    "2212.00490": Paper(
+        "wang2022ddnm",
+        "Wang, Yinhuai and Yu, Jiwen and Zhang, Jian",
+        "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model",
+        2022,
+    ),
+    "2302.07121": Paper(
+        "bansal2023universal",
+        "Bansal, Arpit and Chu, Hong-Min and Schwarzschild, Avi and Sengupta, Soumyadip and "
+        "Goldblum, Micah and Geiping, Jonas and Goldstein, Tom",
+        "Universal Guidance for Diffusion Models",
+        2023,
+    ),
+    "2303.09833": Paper(
+        "yu2023freedom",
+        "Yu, Jiwen and Wang, Yinhuai and Zhao, Chen and Ghanem, Bernard and Zhang, Jian",
+        "FreeDoM: Training-Free Energy-Guided Conditional Diffusion Model",
+        2023,
+    ),
+    "2310.00224": Paper(
+        "nair2023steered",
+        "Nair, Nithin Gopalakrishnan and Cherian, Anoop and Lohit, Suhas and Wang, Ye and "
+        "Koike-Akino, Toshiaki and Patel, Vishal M. and Marks, Tim K.",
+        "Steered Diffusion: A Generalized Framework for Plug-and-Play Conditional Image Synthesis",
+        2023,
+    ),
+    "2311.16424": Paper(
+        "he2023mpgd",
+        "He, Yutong and Murata, Naoki and Lai, Chieh-Hsin and Takida, Yuhta and Uesaka, Toshimitsu "
+        "and Kim, Dongjun and Liao, Wei-Hsiang and Mitsufuji, Yuki and Kolter, J. Zico and "
+        "Salakhutdinov, Ruslan and Ermon, Stefano",
+        "Manifold Preserving Guided Diffusion",
+        2023,
+    ),
+    "2409.15761": Paper(
+        "ye2024tfg",
+        "Ye, Haotian and Lin, Haowei and Han, Jiaqi and Xu, Minkai and Liu, Sheng and Liang, Yitao "
+        "and Ma, Jianzhu and Zou, James and Ermon, Stefano",
+        "TFG: Unified Training-Free Guidance for Diffusion Models",
+        2024,
+    ),
     "2105.05233": Paper(
         "dhariwal2021adm",
         "Dhariwal, Prafulla and Nichol, Alex",

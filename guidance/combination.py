@@ -23,6 +23,7 @@ def combine(
     *,
     x: Any = None,
     sigma: Any = None,
+    end: Any = None,
     state: Any = None,
     key: Any = None,
     condition: Any = None,
@@ -38,6 +39,8 @@ def combine(
             (`tcfg`, `cfg_zero_star`) and classifiers look at it. 0 when not given.
         sigma: its noise level, 1 when not given; needed by rules that hold in an interval, where
             it must be a plain number.
+        end: the noise level that the sampler's step leads to, for rules that ask, such
+            as `ddrm`.
         state: what the last call returned; None before the first step.
         key: one random key, or one per sample, for rules that draw.
         condition: labels ``[batch]``, for rules that look at them (those with a classifier).
@@ -77,16 +80,17 @@ def combine(
     level = jnp.asarray(1.0 if sigma is None else sigma, first.dtype)
     if key is not None:
         key = keys_per_sample("guidance.combine", key, first.shape[0])
-    evaluate = _Given(name_of(rule), arrays, classifier, condition, x, level)
+    until = None if end is None else jnp.asarray(end, first.dtype)
+    evaluate = _Given(name_of(rule), arrays, classifier, condition, x, level, until)
     return holds.apply(evaluate, x, level, state, key)
 
 
 class _Given:
     """An ``evaluate`` that knows the predictions of one point and makes none."""
 
-    def __init__(self, owner: str, arrays, classifier, condition, x, sigma):
+    def __init__(self, owner: str, arrays, classifier, condition, x, sigma, end):
         self.owner, self.arrays, self.classifier = owner, arrays, classifier
-        self.condition, self.x, self.sigma = condition, x, sigma
+        self.condition, self.x, self.sigma, self.end = condition, x, sigma, end
 
     def __call__(
         self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None

@@ -11,6 +11,7 @@ from ..core.calls import takes_parts
 from ..core.constructors import origin
 from ..core.part_types import PART_TYPES, PartType, checked, part_word
 from ..core.registry import registry
+from .operators.operator import Operator
 from .protocol import GIVEN, NULL, Branch, Rule
 from .pushes import At, Chain, Push, Reference, Transform
 
@@ -56,7 +57,7 @@ def from_config(section: Any) -> Rule:
 
 
 @takes_parts("guidance")
-def to_config(rule: Rule | Transform | Reference | Branch) -> dict[str, Any]:
+def to_config(rule: Rule | Transform | Reference | Branch | Operator) -> dict[str, Any]:
     """Return the dictionary that `from_config` turns into this rule, or that stands for its part.
 
     A rule made by `from_config` gives back the dictionary it was made from; lists become tuples.

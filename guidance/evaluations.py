@@ -21,13 +21,19 @@ class Counting:
     """An ``evaluate`` that answers every branch with ``x`` and counts them by network.
 
     Attributes:
-        counts: evaluations by network name.
+        counts: evaluations by network name; see `cost` for what else is counted.
         condition: labels 0.
+        end: where the step ends, 0.
     """
 
     def __init__(self, x: Float[Array, " batch *shape"]):
         self.x, self.counts = x, Counter[str]()
         self.condition = jnp.zeros(x.shape[0], jnp.int32)
+        self.end = jnp.zeros((), x.dtype)
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Count what a rule does beside forward passes."""
+        self.counts.update(counts)
 
     def __call__(
         self, branches: Sequence[Branch], x: Array | None = None, sigma: Array | None = None
@@ -67,8 +73,9 @@ def cost(
 ) -> list[dict[str, int]]:
     """Count the network evaluations of one guided prediction at each noise level.
 
-    A rule that may skip an evaluation while running (`skip_aligned`) is counted as if it did not;
-    backward passes (`reg`, `classifier`) are not counted.
+    A rule that may skip an evaluation while running (`skip_aligned`) is counted as if it did not.
+    Backward passes through a network are counted beside its evaluations, ``main+grad`` (about
+    twice the work of one), and rewards under ``reward`` and ``reward+grad``.
 
     Args:
         rule: any rule.
@@ -91,6 +98,9 @@ def cost(
 
 
 def counts_text(evaluations: Mapping[str, int]) -> str:
-    """Return evaluations by network as text, ``23 main + 23 guide``: the main network first."""
-    ordered = sorted(evaluations.items(), key=lambda item: (item[0] != MAIN, item[0]))
-    return " + ".join(f"{count} {name}" for name, count in ordered)
+    """Return evaluations by network as text, ``23 main + 23 guide``: the main network first.
+
+    Backward passes are said behind those of their network: ``23 main + 23 main backward``.
+    """
+    ordered = sorted(evaluations.items(), key=lambda item: (not item[0].startswith(MAIN), item[0]))
+    return " + ".join(f"{count} {name.replace('+grad', ' backward')}" for name, count in ordered)

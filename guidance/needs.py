@@ -33,6 +33,7 @@ class Asked:
 
     def __init__(self, x: Array, condition: Array | None):
         self.x, self.condition, self.refused = x, condition, False
+        self.end = jnp.zeros((), x.dtype)
         self.branches: list[Branch] = []
         self.questions: set[tuple] = set()
 

@@ -5,7 +5,7 @@ are x0 estimates in EDM coordinates, ``x = x0 + sigma * noise``.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -83,6 +83,7 @@ class Evaluate(Protocol):
     Attributes:
         condition: what ``given`` stands for: labels ``[batch]``, another pytree of arrays, or
             None in an unconditional run.
+    Some have more to tell and to be told: see `Around`.
     """
 
     condition: Any
@@ -96,6 +97,28 @@ class Evaluate(Protocol):
             branches: the forward passes wanted; those of one network may share a batch.
             x, sigma: where, when not at the point the rule was asked about.
         """
+
+
+class Around:
+    """Base of an ``evaluate`` around another: what is passed on beside the questions.
+
+    Attributes:
+        condition: as in the ``evaluate`` inside.
+    """
+
+    def __init__(self, evaluate: Evaluate):
+        self.condition, self._evaluate = evaluate.condition, evaluate
+
+    @property
+    def end(self) -> Array | None:
+        """The noise level at which the solver's step ends; None where that is not known."""
+        return getattr(self._evaluate, "end", None)
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Tell whoever counts of work that is no forward pass: ``{"main+grad": 1}``."""
+        note = getattr(self._evaluate, "note", None)
+        if note is not None:
+            note(counts)
 
 
 @runtime_checkable
@@ -200,3 +223,7 @@ class Unguided:
 def unguided() -> Unguided:
     """Return the rule that guides nothing: the prediction for the given condition."""
     return Unguided()
+
+
+# What rules go around where they are given none.
+PLAIN = Unguided()

@@ -38,6 +38,8 @@ class Evaluator:
             takes as the argument ``to``; None for denoisers.
         scale: a guidance scale that the network itself takes, as the argument ``scale``; None for
             networks that take none, or that are bound to one.
+        end: the noise level at which the solver's step ends, for rules that ask; None where there
+            is no step.
         guarded: whether ``condition`` holds labels that nobody has looked at: predictions for
             labels that a network does not know are NaN then, as they always are for labels that
             a rule draws or holds.
@@ -53,9 +55,10 @@ class Evaluator:
         to: Array | None = None,
         *,
         scale: Array | float | None = None,
+        end: Array | None = None,
         guarded: bool = False,
     ):
-        self.networks, self.x, self.sigma = networks, x, sigma
+        self.networks, self.x, self.sigma, self.end = networks, x, sigma, end
         self.condition, self.mode, self.to = condition, mode, to
         self.scale, self.guarded = scale, guarded
 

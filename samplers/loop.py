@@ -211,6 +211,7 @@ def _step(networks, rule, solver, condition, keys, calls, saved, carry, step):
     number, interval = step
     step_keys = fold_each(keys, number)
     denoise = GuidedDenoiser(networks, rule, rule_state, condition, step_keys, calls)
+    denoise.end = interval.end
     after, guided, solver_state = solver.step(
         denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
@@ -225,6 +226,7 @@ class GuidedDenoiser:
 
     def __init__(self, networks, rule, state, condition, keys, calls, count=0):
         self.state, self.count = state, count
+        self.end: Array | None = None
         self._networks, self._rule = networks, rule
         self._fixed = (condition, keys, calls)
 
@@ -238,13 +240,9 @@ class GuidedDenoiser:
     ) -> Guided:
         condition, keys, calls = self._fixed
         evaluate = Evaluator(
-            self._networks,
-            x,
-            sigma,
-            condition,
-            calls.branches,
-            to,
+            *(self._networks, x, sigma, condition, calls.branches, to),
             scale=scale,
+            end=self.end,
             guarded=calls.guarded,
         )
         keys = fold_each(keys, self.count)
@@ -257,6 +255,7 @@ class GuidedDenoiser:
             carry, state = carry
             number, x = row
             inner = GuidedDenoiser(self._networks, self._rule, state, *self._fixed, number)
+            inner.end = self.end
             carry, y = body(inner, carry, x)
             return (carry, inner.state), y
 

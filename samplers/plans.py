@@ -10,10 +10,15 @@ import numpy as np
 
 from ..core.calls import takes_parts
 from ..guidance.evaluations import SHAPE, Counting, counts_text
+from ..guidance.gradients import GRADIENT
 from ..guidance.protocol import Guided, Rule
 from .checks import Levels, checked
 from .loop import segments
 from .solvers.solver import Interval, Solver
+
+# A backward pass through a network, in forward passes: a product for the gradient of each of the
+# two factors that a forward pass multiplies once.
+BACKWARD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Plan:
         return sum(self._macs(step) for step in self.evaluations)
 
     def _macs(self, counts: Mapping[str, int]) -> int:
-        known = self.network_macs or {}
+        known = dict(self.network_macs or {})
+        known |= {name + GRADIENT: BACKWARD * count for name, count in known.items()}
         if missing := sorted(counts.keys() - known.keys()):
             raise ValueError(
                 f"samplers.plan: the multiply-adds of the network {missing[0]!r} are not known: "
@@ -115,6 +121,7 @@ class _Counted:
 
     def __init__(self, rule, state, keys, counts: Counter[str]):
         self._rule, self._state, self._keys, self._counts = rule, state, keys, counts
+        self.end = None
 
     def __call__(self, x, sigma, to=None, *, scale=None) -> Guided:
         del to, scale

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ...core.pytrees import pytree, static
 from ...core.registry import register
+from ..gradients import note_gradient
 from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, require_finite
 from ..pushes import Push, Scale
 
@@ -25,7 +26,9 @@ class ClassifierGradient:
         labels = labels_of("classifier", evaluate.condition, x.shape[0])
 
         def log_probability(x):
-            (logits,) = evaluate((Branch(network=CLASSIFIER),), x=x, sigma=sigma)
+            asked = Branch(network=CLASSIFIER)
+            note_gradient(evaluate, asked)
+            (logits,) = evaluate((asked,), x=x, sigma=sigma)
             return jnp.sum(of_class(jax.nn.log_softmax(logits), labels))
 
         return base + sigma**2 * jax.grad(log_probability)(x).astype(base.dtype), base

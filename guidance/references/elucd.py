@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from ...core.noise_levels import BETA_MAX, BETA_MIN, vp_time
 from ...core.pytrees import pytree, static
 from ...core.registry import register
+from ..gradients import note_gradient
 from ..protocol import CLASSIFIER, NULL, Branch, require_finite, single
 from ..pushes import Push, Scale
 from .classifier import checked_base, labels_of, of_class
@@ -44,9 +45,9 @@ class CalibratedClassifier:
         tau1, tau2 = (single("tau", tau, base.dtype) for tau in (self.tau1, self.tau2))
 
         def evidence(denoised):
-            (logits,) = evaluate(
-                (Branch(network=CLASSIFIER),), x=denoised, sigma=jnp.zeros_like(sigma)
-            )
+            asked = Branch(network=CLASSIFIER)
+            note_gradient(evaluate, asked)
+            (logits,) = evaluate((asked,), x=denoised, sigma=jnp.zeros_like(sigma))
             joint = jax.nn.logsumexp(tau2 * logits, axis=-1)
             return jnp.sum(tau1 * of_class(logits, labels) - joint)
 

@@ -15,7 +15,7 @@ from ...core.pytrees import pytree, replaced, static
 from ...core.random import CONDITION_NOISE, folded, normal_like, require_keys
 from ...core.registry import register
 from ...core.sites import CONDITION_EMBEDDING
-from ..protocol import CLASSIFIER, GIVEN, NULL, Branch, Rule, require_finite, single
+from ..protocol import CLASSIFIER, GIVEN, NULL, Around, Branch, Rule, require_finite, single
 from ..pushes import Chain, Push, Stateless, ratio
 from .wrapper import Wrapper
 
@@ -74,12 +74,12 @@ class AnnealedCondition:
         return jnp.where(gamma == 1, embedding, mixed.astype(embedding.dtype))
 
 
-class Annealed:
+class Annealed(Around):
     """An ``evaluate`` whose given condition, and null one where asked, is annealed by a mode."""
 
     def __init__(self, evaluate, mode: AnnealedCondition, null_noised: bool):
-        self.condition = evaluate.condition
-        self._evaluate, self._mode, self._null_noised = evaluate, mode, null_noised
+        super().__init__(evaluate)
+        self._mode, self._null_noised = mode, null_noised
         # A caller's own embedding is annealed as it stands: no site of the network is needed.
         self._array = None
         if not (self.condition is None or hasattr(self.condition, "dtype")):

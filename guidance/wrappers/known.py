@@ -1,9 +1,9 @@
 """Asking for predictions when the plain one is already there."""
 
-from ..protocol import Evaluate
+from ..protocol import Around, Evaluate
 
 
-class Known:
+class Known(Around):
     """An ``evaluate`` that answers the plain branch from what it was given.
 
     Attributes:
@@ -12,8 +12,8 @@ class Known:
     """
 
     def __init__(self, evaluate: Evaluate, plain):
-        self.condition, self.used = evaluate.condition, False
-        self._evaluate, self._plain = evaluate, plain
+        super().__init__(evaluate)
+        self.used, self._plain = False, plain
 
     def __call__(self, branches, x=None, sigma=None):
         here = x is None and sigma is None

@@ -1,13 +1,13 @@
 """Rectified gradient guidance, REG: the push times the network's gradient (arXiv 2501.18865)."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...core.constructors import name_of
 from ...core.pytrees import pytree, replaced
 from ...core.registry import register
-from ..protocol import Branch
+from ..gradients import pull
+from ..protocol import Unguided
 from ..pushes import Chain, Push, Stateless
 from .known import Known
 from .wrapper import Wrapper
@@ -34,8 +34,9 @@ class Rectified(Wrapper):
         return self.rule.init(x)
 
     def apply(self, evaluate, x, sigma, state, key):
-        main, pullback = jax.vjp(lambda at: evaluate((Branch(),), x=at)[0], x)
-        (sensitivity,) = pullback(jnp.ones_like(main))
+        plain, _, back = pull(evaluate, Unguided(), x, sigma, (), key)
+        main = plain.denoised
+        sensitivity = back(jnp.ones_like(main))
         transform = Chain((Multiply(sensitivity), self.rule.transform))
         known = Known(evaluate, main)
         rule = replaced(self.rule, transform=transform)

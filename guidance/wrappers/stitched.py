@@ -9,12 +9,12 @@ import numpy as np
 
 from ...core.pytrees import pytree, static
 from ...core.registry import register
-from ..protocol import CLASSIFIER, MAIN, Branch, Evaluate, Rule
+from ..protocol import CLASSIFIER, MAIN, Around, Branch, Evaluate, Rule
 from .interval import ends
 from .wrapper import Wrapper
 
 
-class Replacing:
+class Replacing(Around):
     """An ``evaluate`` that asks one network for what another was asked for.
 
     Attributes:
@@ -22,11 +22,21 @@ class Replacing:
     """
 
     def __init__(self, evaluate: Evaluate, network: str, replaces: str):
-        self.condition = evaluate.condition
-        self._evaluate, self._network, self._replaces = evaluate, network, replaces
+        super().__init__(evaluate)
+        self._network, self._replaces = network, replaces
 
     def __call__(self, branches, x=None, sigma=None):
         return self._evaluate(tuple(map(self._replaced, branches)), x, sigma)
+
+    def note(self, counts):
+        """Pass on what was counted, in the name of the network that answers."""
+        replaced = {
+            self._network + name.removeprefix(self._replaces)
+            if name.partition("+")[0] == self._replaces
+            else name: count
+            for name, count in counts.items()
+        }
+        super().note(replaced)
 
     def _replaced(self, branch: Branch) -> Branch:
         if branch.network != self._replaces:

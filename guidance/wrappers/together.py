@@ -7,17 +7,17 @@ from jaxtyping import Array
 from ...core.pytrees import pytree, replaced
 from ...core.random import folded
 from ...core.registry import register
-from ..protocol import Branch, Guided, Rule, Unguided, require_finite
+from ..protocol import Around, Branch, Guided, Rule, Unguided, require_finite
 from ..references.autoguidance import autoguidance
 from ..references.cfg import cfg
 
 
-class Shared:
+class Shared(Around):
     """An ``evaluate`` that asks for each prediction once."""
 
     def __init__(self, evaluate):
-        self.condition = evaluate.condition
-        self._evaluate, self._known, self._kept = evaluate, {}, []
+        super().__init__(evaluate)
+        self._known, self._kept = {}, []
         self._level = _trace()
 
     def __call__(self, branches, x=None, sigma=None):

@@ -23,7 +23,14 @@ class Interval(NamedTuple):
 
 @runtime_checkable
 class Denoise(Protocol):
-    """The guided denoiser that a step is given: it carries the rule's state between calls."""
+    """The guided denoiser that a step is given: it carries the rule's state between calls.
+
+    Attributes:
+        end: the noise level at which the step ends, for rules that ask; a solver that makes
+            several steps of one sets it before each.
+    """
+
+    end: Array | None
 
     def __call__(
         self,

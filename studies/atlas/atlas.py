@@ -25,6 +25,7 @@ from ...data.sources import fractal2d
 from ...guidance.citations import PAPERS
 from ...guidance.config import CONSTRUCTORS
 from ...guidance.evaluations import counts_text
+from ...guidance.gradients import REWARD
 from ...inference.job import Job
 from ...inference.networks import load_networks
 from ...models.checkpoints import resolve
@@ -92,7 +93,8 @@ def atlas(config, workdir: Path) -> None:
     networks = {subject: _networks(config, subject) for subject in subjects}
     for name, entry in pictured.items():
         for side in sides[name]:
-            if missing := sorted(side.plan.totals.keys() - networks[entry.subject].keys()):
+            asked = {name.partition("+")[0] for name in side.plan.totals} - {REWARD}
+            if missing := sorted(asked - networks[entry.subject].keys()):
                 raise UserError(f"atlas.entries.{name} needs a network {missing[0]!r}")
     folder = workdir / "atlas"
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,10 @@ TABLES = {
     "references": "where the push comes from",
     "transforms": "what is done to the push",
     "wrappers": "what is put around a rule",
+    "operators": "what is measured",
 }
 # Kinds by the column that they stand in.
-COLUMNS = ("rule", "reference", "transform")
+COLUMNS = ("rule", "reference", "transform", "operator")
 
 
 def docstring(name: str) -> str:

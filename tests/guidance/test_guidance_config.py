@@ -64,7 +64,7 @@ ALL = NESTED | {f"example of {name}": rule(name) for name in EXAMPLES}
 def assert_equal_pytrees(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert type(a) is type(b) and a == b
+        assert type(a) is type(b) and np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", ALL)

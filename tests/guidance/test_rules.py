@@ -40,6 +40,7 @@ class Answers:
     def __init__(self, x, base, slope=0.1):
         self.x, self.base, self.slope = x, base, slope
         self.condition = jnp.arange(x.shape[0]) % 2
+        self.end = jnp.full((), 0.4, x.dtype)
 
     def __call__(self, branches, x=None, sigma=None):
         return tuple(self._one(branch, self.x if x is None else x) for branch in branches)
@@ -224,10 +225,11 @@ def test_the_scan_equals_a_python_loop(name):
     sigmas = samplers.karras(4, 0.02, 20.0)
     x, state = noise * np.float32(sigmas[0]), rule.init(noise)
     for number, (start, end) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        evaluate = Evaluator(NETWORKS, x, jnp.float32(start), condition, "fused")
+        level, until = jnp.float32(start), jnp.float32(end)
+        evaluate = Evaluator(NETWORKS, x, level, condition, "fused", end=until)
         step_key = fold_each(fold_each(key, number), 0)
         holds = rule.at(float(start))
-        result, state = holds.apply(evaluate, x, jnp.float32(start), state, step_key)
+        result, state = holds.apply(evaluate, x, level, state, step_key)
         assert result.denoised.dtype == jnp.float32
         source = result.denoised if result.renoise_from is None else result.renoise_from
         x = result.denoised + end / start * (x - source)
@@ -261,10 +263,11 @@ def test_networks_are_evaluated_as_often_as_the_cost_says(name, branches):
 
     one, (noise, condition, key) = RULES[name], inputs()
     networks = {network: counted(network) for network in NETWORKS}
-    evaluate = Evaluator(networks, noise, jnp.float32(INSIDE), condition, branches)
+    level, until = jnp.float32(INSIDE), jnp.float32(INSIDE / 2)
+    evaluate = Evaluator(networks, noise, level, condition, branches, end=until)
     rule = one.make(one.typical).at(INSIDE)
-    rule.apply(evaluate, noise, jnp.float32(INSIDE), rule.init(noise), key)
-    assert {n: count // len(noise) for n, count in rows.items() if count} == one.cost
+    rule.apply(evaluate, noise, level, rule.init(noise), key)
+    assert {n: count // len(noise) for n, count in rows.items() if count} == one.forward
 
 
 @pytest.mark.parametrize("name", sorted(RENOISING))
@@ -280,7 +283,7 @@ def lacking(name):
     """Return what a rule needs that a plain denoiser lacks: networks, and sites of the main one."""
     one = RULES[name]
     sites = one.needs & {ATTENTION, BLOCK, CONDITION, TIME}
-    return sorted(set(one.cost) - {"main"}) + sorted(sites)
+    return sorted(set(one.forward) - {"main"}) + sorted(sites)
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if lacking(name)])

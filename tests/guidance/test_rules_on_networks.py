@@ -120,7 +120,7 @@ def predict(network, rule, rows=slice(None), counted=None):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, *shape)), jnp.float32)[rows]
     condition = None if condition is None else condition[rows]
     level = jnp.float32(SIGMA)
-    evaluate = Evaluator(networks, x, level, condition, "fused")
+    evaluate = Evaluator(networks, x, level, condition, "fused", end=level / 2)
     holds = rule.at(SIGMA)
     return holds.apply(evaluate, x, level, rule.init(x), keys(BATCH)[rows])[0].denoised
 
@@ -176,7 +176,7 @@ def test_a_rule_holds_its_properties_on_every_denoiser(network, name):
     plain, counted = unguided(network), {}
     result = predict(network, rule, counted=counted)
     assert result.shape == plain.shape and np.isfinite(result).all()
-    assert {key: rows // BATCH for key, rows in counted.items()} == one.cost
+    assert {key: rows // BATCH for key, rows in counted.items()} == one.forward
     for row in (0, 2):
         alone = predict(network, rule, slice(row, row + 1))
         np.testing.assert_allclose(alone[0], result[row], rtol=1e-4, atol=1e-4)

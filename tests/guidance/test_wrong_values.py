@@ -23,6 +23,7 @@ WRONG_PARTS = {
     "Push": (TRANSFORM, REFERENCE, RULE, guidance.between(guidance.cfg(2.0), 0.1, 1.0)),
     "Transform": (RULE, REFERENCE),
     "Reference": (RULE, TRANSFORM),
+    "Operator": (RULE, TRANSFORM),
 }
 
 

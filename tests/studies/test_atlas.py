@@ -61,7 +61,7 @@ def test_every_entry_builds_the_rule_that_it_names(config, sides):
 def test_the_calls_on_the_page_make_the_rules_of_the_pictures(sides):
     for both in sides.values():
         for side in both:
-            made = eval(atlas.call(side.rule_config), vars(guidance).copy())
+            made = eval(atlas.call(side.rule_config), vars(guidance) | vars(guidance.operators))
             assert made == side.rule
 
 

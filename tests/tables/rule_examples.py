@@ -6,15 +6,41 @@ import pkgutil
 from guidestar import guidance
 
 # Constructors register themselves when their module is imported.
-for folder in ("references", "transforms", "wrappers"):
+for folder in ("references", "transforms", "wrappers", "operators"):
     package = importlib.import_module(f"guidestar.guidance.{folder}")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
 
 CFG = {"name": "cfg", "scale": 2.0}
+# A measurement of samples of `guidance.evaluations.SHAPE`, the same in every place.
+MEASURED = {"operator": {"name": "average_pool", "size": 2}, "measurement": (((0.5,),),)}
+REWARDED = {"reward": MEASURED["operator"], "measurement": MEASURED["measurement"]}
+ROWS = ((1.0,), (0.0,)) * 32
 # Arguments by constructor; transforms and references are put into a push by `rule`.
 EXAMPLES = {
     "apg": {"scale": 4.0, "eta": 0.2, "norm": 2.5, "momentum": -0.5},
+    "average_pool": {"size": 4},
+    "blur": {"kernel": ((0.25, 0.5, 0.25),), "cutoff": 0.01},
+    "compose": {
+        "operators": ({"name": "gray", "weights": (0.25,) * 4}, MEASURED["operator"]),
+        "shape": (64, 64, 4),
+    },
+    "ddnm": {**MEASURED, "eta": 0.5},
+    "ddrm": {**MEASURED, "noise": 0.1},
+    "dps": {**MEASURED, "scale": 0.5, "rule": CFG},
+    "feature": {"target": ((1.0, 0.5),), "layer": 2, "scale": 3.0},
+    "fourier_mask": {"mask": ROWS},
+    "freedom": {**REWARDED, "scale": 0.05},
+    "gray": {"weights": (0.25,) * 4},
+    "lgd": {**REWARDED, "draws": 2},
+    "mask": {"mask": ROWS},
+    "matrix": {"matrix": ((1.0, 0.0, 0.0, 1.0), (0.0, 2.0, 0.0, 0.0)), "axis": -1},
+    "mpgd": {**REWARDED, "scale": 2.0, "steps": 2},
+    "observe": {"steps": (0, 2, 3), "length": 64},
+    "pigdm": {**MEASURED, "noise": 0.1, "variance": 0.25},
+    "steered": REWARDED,
+    "tfg": {**REWARDED, "rho": 0.5, "mu": 0.5, "spread": 0.1},
+    "universal": {**REWARDED, "steps": 2},
     "attention_temperature": {"layers": (1,), "temperature": 0.5},
     "autoguidance": {"scale": 2},
     "between": {"rule": CFG, "low": 0.3, "high": 3.0},
@@ -102,6 +128,7 @@ def rule(name: str) -> dict:
         one,
         {"name": "push", "reference": {"name": "null"}, "push": (one,)},
         {"name": "push", "reference": one, "push": ()},
+        {"name": "ddnm", "operator": one, "measurement": MEASURED["measurement"]},
     ):
         try:
             guidance.from_config(whole)

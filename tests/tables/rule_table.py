@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from guidestar import guidance
 
 INTERVAL = (0.2, 3.0)
@@ -37,8 +39,17 @@ class Case:
     equal: bool = True
     typical: float = 2.5
 
+    @property
+    def forward(self) -> dict[str, int]:
+        """The forward passes of its cost, by network."""
+        return {name: count for name, count in self.cost.items() if "+" not in name}
+
 
 TWO, GUIDED = {"main": 2}, {"main": 1, "guide": 1}
+ONE, BACK = {"main": 1}, {"main": 1, "main+grad": 1}
+# A measurement of images of 4 by 4 pixels.
+POOL = guidance.operators.average_pool(2)
+MEASURED = np.array([[[0.5], [-1.0]], [[0.2], [1.5]]])
 
 
 def case(make, cost=TWO, *needs, **known) -> Case:
@@ -51,6 +62,8 @@ def null_push(*after):
     return lambda s: guidance.push(guidance.null(), guidance.scale(s), *after)
 
 
+# Of rules whose scale 0 is the plain prediction, and 1 no special one.
+MOVED = dict(off=0.0, equal=False)
 RULES = {
     # References
     "cfg": case(guidance.cfg, TWO, LABELS, reference="null"),
@@ -137,7 +150,12 @@ RULES = {
         off=None,
     ),
     # The toy network's gradient is steep: a small scale, lest rounding grow with it.
-    "reg": case(lambda s: guidance.reg(guidance.cfg(s)), TWO, LABELS, GRADIENT, typical=1.3),
+    "reg": case(
+        lambda s: guidance.reg(guidance.cfg(s)),
+        {"main": 2, "main+grad": 1},
+        *(LABELS, GRADIENT),
+        typical=1.3,
+    ),
     "higs": case(lambda s: guidance.higs(guidance.cfg(s)), TWO, LABELS),
     "skip_aligned": case(lambda s: guidance.skip_aligned(guidance.cfg(s), 0.5), TWO, LABELS),
     "static_threshold": case(
@@ -158,7 +176,7 @@ RULES = {
     # With a classifier
     "classifier": case(
         lambda s: guidance.classifier(s, condition="given"),
-        {"main": 1, "classifier": 1},
+        {"main": 1, "classifier": 1, "classifier+grad": 1},
         *(LABELS, CLASSIFIER, GRADIENT),
         off=0.0,
         exact=False,
@@ -166,13 +184,61 @@ RULES = {
     ),
     "elucd": case(
         lambda s: guidance.elucd(s, condition="given"),
-        {"main": 1, "classifier": 1},
+        {"main": 1, "classifier": 1, "classifier+grad": 1},
         *(LABELS, CLASSIFIER),
         off=0.0,
         exact=False,
         equal=False,
     ),
     "gfcg": case(guidance.gfcg, {"main": 2, "classifier": 1}, LABELS, CLASSIFIER),
+    # By a measurement, or a target
+    "dps": case(lambda s: guidance.dps(POOL, MEASURED, s), BACK, IMAGES, GRADIENT, **MOVED),
+    "dps, cfg inside": case(
+        lambda s: guidance.dps(POOL, MEASURED, s, rule=guidance.cfg(2.0)),
+        {"main": 2, "main+grad": 2},
+        *(IMAGES, GRADIENT, LABELS),
+        off=None,
+        equal=False,
+    ),
+    "pigdm": case(
+        lambda s: guidance.pigdm(POOL, MEASURED, 0.3, scale=0.3 * s),
+        BACK,
+        IMAGES,
+        GRADIENT,
+        **MOVED,
+    ),
+    "pigdm, skipped": case(
+        lambda s: guidance.pigdm(POOL, MEASURED, 0.3, scale=s, skip=True), ONE, IMAGES, **MOVED
+    ),
+    "ddnm": case(lambda s: guidance.ddnm(POOL, s * MEASURED), ONE, IMAGES, off=None, equal=False),
+    "ddnm, noisy": case(
+        lambda s: guidance.ddnm(POOL, s * MEASURED, 0.3), ONE, IMAGES, off=None, equal=False
+    ),
+    "ddrm": case(
+        lambda s: guidance.ddrm(POOL, s * MEASURED, 0.3), ONE, IMAGES, off=None, equal=False
+    ),
+    "mpgd": case(lambda s: guidance.mpgd(POOL, MEASURED, s), ONE, IMAGES, **MOVED),
+    "freedom": case(lambda s: guidance.freedom(POOL, MEASURED, 0.02 * s), BACK, IMAGES, **MOVED),
+    "universal": case(
+        lambda s: guidance.universal(POOL, MEASURED, s), BACK, IMAGES, GRADIENT, **MOVED
+    ),
+    "universal, backward": case(
+        lambda s: guidance.universal(POOL, MEASURED, s, steps=3, remat=True),
+        *(BACK, IMAGES, GRADIENT),
+        off=None,
+        equal=False,
+    ),
+    "lgd": case(lambda s: guidance.lgd(POOL, MEASURED, s), BACK, IMAGES, GRADIENT, **MOVED),
+    "tfg": case(
+        lambda s: guidance.tfg(POOL, MEASURED, 0.1 * s, 0.1, spread=0.1, draws=2),
+        *(BACK, IMAGES, GRADIENT),
+        off=None,
+        equal=False,
+    ),
+    "steered": case(lambda s: guidance.steered(POOL, MEASURED, s), ONE, IMAGES, **MOVED),
+    "feature": case(
+        lambda s: guidance.feature(np.ones((1, 1)), 1, s), BACK, BLOCK, GRADIENT, **MOVED
+    ),
     # A composition of the parts
     "apg on autoguidance": case(
         lambda s: guidance.push(
@@ -190,4 +256,5 @@ EVERY = {name: one.make(one.typical) for name, one in RULES.items()} | {
     "unguided": guidance.unguided()
 }
 # A solver must know what to do with these beside the prediction.
-RENOISING = {"cfgpp", "renoised(autoguidance)"}
+RENOISING = {"cfgpp", "renoised(autoguidance)", "dps", "dps, cfg inside", "mpgd", "tfg"}
+RENOISING |= {"ddnm", "ddnm, noisy", "ddrm"}
