@@ -4,6 +4,7 @@ The probability-flow ODE ``dx/dsigma = (x - D) / sigma`` is linear there, so tha
 few-step students learn, have closed forms, with guidance too.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
@@ -127,15 +128,17 @@ def gaussian(mean: Float[ArrayLike, "..."] = 0.0, std: Float[ArrayLike, "..."] =
 
     Args:
         mean, std: numbers, or arrays that broadcast against samples; one std a coordinate is a
-            Gaussian of any covariance in its eigenbasis.
+            Gaussian of any covariance in its eigenbasis. Traced ones are not checked.
 
     Raises:
         ValueError: a std below 0, or a number that is not finite.
     """
-    for name, value in (("mean", mean), ("std", std)):
+    known = {"mean": mean, "std": std}
+    known = {name: one for name, one in known.items() if not isinstance(one, jax.core.Tracer)}
+    for name, value in known.items():
         if not np.all(np.isfinite(value)):
             raise ValueError(f"models.exact.gaussian: {name} must be finite, got {value}")
-    if np.any(np.asarray(std) < 0):
+    if np.any(np.asarray(known.get("std", 0)) < 0):
         raise ValueError(f"models.exact.gaussian: std is 0 or more, got {std}")
     return Gaussian(mean, std)
 

@@ -80,17 +80,25 @@ def slopes(levels, inputs=()):
     return Net(function, inputs, num_classes=0)
 
 
+def _coefficients(levels, sigma_data):
+    """Return skip and the factor of a slope, from float32 levels as a denoiser computes them."""
+    column = jnp.asarray(levels, jnp.float32).reshape(-1, 1)
+    found = Consistency(sigma_data, 0.002).coefficients(column)
+    skip, out, inside, _ = (np.asarray(one[:, 0], float) for one in found)
+    return skip, out * inside
+
+
 def slope_of(params, levels, sigma_data=0.5):
     """Return the factors by which a consistency function of `slopes` multiplies x."""
-    skip, out, inside, _ = Consistency(sigma_data, levels[0]).coefficients(jnp.asarray(levels))
-    return np.asarray(skip + out * inside * params["slope"])
+    skip, factor = _coefficients(levels, sigma_data)
+    return skip + factor * np.asarray(params["slope"])
 
 
 def params_for(factors, levels, sigma_data=0.5):
     """Return the parameters with which `slopes` multiplies by such factors."""
-    skip, out, inside, _ = Consistency(sigma_data, levels[0]).coefficients(jnp.asarray(levels))
-    safe = jnp.where(out == 0, 1.0, out * inside)
-    return {"slope": jnp.where(out == 0, 0.0, (jnp.asarray(factors) - skip) / safe)}
+    skip, factor = _coefficients(levels, sigma_data)
+    safe = np.where(factor == 0, 1.0, factor)
+    return {"slope": jnp.asarray(np.where(factor == 0, 0.0, (np.asarray(factors) - skip) / safe))}
 
 
 def spec_of(network, preconditioner=None, inputs=(), condition=2):

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from ..noise.levels import HALF_CELL, WHOLE, Noise, draw
@@ -91,7 +92,7 @@ def log_normal_neighbours(
 
     Source: Song & Dhariwal, arXiv 2310.14189, eq. 10.
     """
-    low, high = (float(ndtr((math.log(end) - mean) / std)) for end in (grid.low, grid.high))
+    low, high = (NormalDist(mean, std).cdf(math.log(end)) for end in (grid.low, grid.high))
     share = low + (high - low) * _shares(keys, span)
     sigma = jnp.exp(mean + std * ndtri(jnp.clip(share, HALF_CELL, 1 - HALF_CELL)))
     index = grid.index(sigma, intervals)

@@ -160,6 +160,8 @@ class Field:
 
         if keys is None:
             keys = jax.vmap(_no_key)(sigma)
+        # In the type of the samples: differences of levels lose no digits that these have.
+        sigma, to = (level.astype(x.dtype) for level in (sigma, to))
         return self._each(one, x, (sigma, to), sigma, keys)
 
     def walk(
