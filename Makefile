@@ -13,7 +13,7 @@ DATA ?= $(HOME)/tensorflow_datasets
 NEWER ?= $(shell for p in python3.13 python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python; do \
 	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-longer newer test-newer test-types types lint evidence atlas solvers fractal2d \
+.PHONY: demo test test-longer newer test-newer test-types types lint evidence atlas solvers advice fractal2d \
 	statistics train-demo faults docs clean
 
 demo: $(STAMP)
@@ -69,6 +69,7 @@ evidence: $(STAMP)
 	$(RUN) main.py --config=configs/evidence.py --workdir=out/evidence --mode=evidence
 	cp out/evidence/evidence.json weights/fashion_mnist_evidence.json
 	cp out/evidence/evidence.md docs/evidence.md
+	$(RUN) main.py --config=configs/evidence.py --workdir=docs --mode=advice
 
 # Every rule once, with a pair of pictures: docs/atlas.md. Pictures that are current are kept.
 atlas: $(STAMP)
@@ -78,6 +79,11 @@ atlas: $(STAMP)
 solvers: $(STAMP)
 	$(RUN) main.py --config=configs/solvers.py --workdir=out/solvers --mode=solvers
 	cp out/solvers/samplers.json out/solvers/samplers.md out/solvers/samplers.png docs/
+	$(RUN) main.py --config=configs/evidence.py --workdir=docs --mode=advice
+
+# docs/choose.md from studies/advice/page.md and the figures that the two above have stored.
+advice: $(STAMP)
+	$(RUN) main.py --config=configs/evidence.py --workdir=docs --mode=advice
 
 # The published two-class fractal: trains three networks, samples, measures, draws.
 fractal2d: $(STAMP)
