@@ -6,6 +6,7 @@ python main.py --config=configs/NAME.py --workdir=DIR --mode=train [--config.see
 import difflib
 import importlib
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def parse(arguments: list[str]) -> list[str]:
         sys.argv = arguments
         rest = flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if refused := refusal(error):
+            fail(f"the file of --config cannot be loaded: {refused}")
         fail(f"{error.args[0] if error.args else error} (see python main.py --help)")
     except Exception as error:  # whatever the code of a config raises
         fail(f"the file of --config cannot be loaded: {type(error).__name__}: {error}")
@@ -70,6 +73,22 @@ def parse(arguments: list[str]) -> list[str]:
             fail(f"--{name} is missing: python main.py --config=configs/demo.py --workdir=out/demo")
     require_config(flags.FLAGS["config"].config_filename)
     return rest
+
+
+def refusal(error: BaseException) -> str:
+    """Return what a config's `get_config` has raised; empty where an error is of something else.
+
+    ml_collections and absl make one of their own out of it, with the traceback for its text.
+    """
+    if "Error whilst parsing config file" not in str(error):
+        return ""
+    while error.__context__ is not None:
+        error = error.__context__
+    if missing := re.match(r"get_config\(\) missing .*?'(\w+)'", str(error)):
+        name = missing[1].upper()
+        return f"it takes an argument behind a colon, --config=FILE.py:{name}"
+    known = isinstance(error, ValueError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def require_config(named: str) -> None:

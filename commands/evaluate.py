@@ -122,7 +122,7 @@ def evaluated(
             else:
                 row = how.measured(outputs[name], title, guidance, config.name)
             if distributed.is_primary():
-                rows[name] = row | _made_by(asked, config.rows[name], name)
+                rows[name] = row | _made_by(asked, config.rows[name], name, how)
                 print(said(row) + " (measured before)" * (name in before), flush=True)
                 if len(rows) >= len(before):
                     keep(record())
@@ -180,13 +180,13 @@ def _require_same(record: Path, made_of: Mapping[str, Mapping[str, Any]]) -> Non
             )
 
 
-def _made_by(asked, section, name: str) -> dict[str, Any]:
+def _made_by(asked, section, name: str, how: Evaluation) -> dict[str, Any]:
     """Return what else a row sets, and a command that evaluates it alone."""
     row = section.to_dict()
     alone = [override("rows", {name: row})] if "rows" in asked else []
     return {
         "sampling": row.get("sampling", {}),
-        "command": command(asked, "evaluate", f"out/{name}", *alone),
+        "command": command(asked, "evaluate", f"out/{name}", *how.overrides, *alone),
     }
 
 

@@ -249,7 +249,7 @@ def describe(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(
             f"{folder} is not a finished data set: run the command that makes it again, it goes on "
-            f"where it stopped"
+            f"where it stopped; --mode=prepare makes one of a folder of pictures"
         )
     try:
         found = json.loads(path.read_text())

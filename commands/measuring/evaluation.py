@@ -1,5 +1,6 @@
 """How images are measured: how many, against which real set, in which features, by what."""
 
+import contextlib
 import datetime
 import functools
 import math
@@ -25,6 +26,7 @@ from ...models.checkpoints import SHIPPED
 from ...runtime import distributed
 from ...runtime.identity import plain
 from ...runtime.memory import require_memory
+from ..config.overrides import override
 from ..config.sections import section
 from ..export import commit
 from ..sample import Output, job_from_config, require_counts
@@ -63,6 +65,7 @@ class Evaluation:
         extractor: its features.
         real: the real set's statistics.
         outside: what tells the code of those that are from outside, by their names.
+        overrides: what a command that measures the same in another work folder has to say besides.
 
     Raises:
         UserError: no such section, a field that it lacks, or anything in it that there is not.
@@ -86,9 +89,13 @@ class Evaluation:
         self.extractor = make_extractor(chosen.classifier, named)
         parts = {"metrics": [{"name": one.name} for one in self.metrics], "extractor": named}
         self.outside = written_in({"evaluation": parts})
-        self.real = found_statistics(
-            chosen.statistics, workdir, chosen.get("statistics_key", ""), self.extractor
+        path = find_statistics(chosen.statistics, (workdir, SHIPPED))
+        self.real = RealStatistics.load(
+            path, key=chosen.get("statistics_key", ""), extractor=self.extractor
         )
+        # Another work folder would not find by a name what lies in this one.
+        local = path.parent == workdir
+        self.overrides = (override("evaluation.statistics", _from_here(path)),) if local else ()
         self._networks, self._decoders = SharedNetworks(), {}
         self._commit = commit()
 
@@ -259,29 +266,19 @@ class Evaluation:
         }
 
 
+def _from_here(path: Path) -> str:
+    """Return a path as it is written in the folder where commands are run, if it lies below it."""
+    with contextlib.suppress(ValueError):
+        path = path.resolve().relative_to(Path.cwd())
+    return str(path)
+
+
 @functools.cache
 def _code_digest() -> str:
     """Return the digest of the files by whose code images are measured."""
     root = Path(__file__).resolve().parents[2]
     files = (file for name in MEASURING for file in sorted((root / name).rglob("*.py")))
     return digest_of_parts(file.read_bytes() for file in files)
-
-
-def found_statistics(
-    name: str, workdir: Path, key: str = "", extractor: Extractor | None = None
-) -> RealStatistics:
-    """Read statistics by path or name: those of the workdir, or those shipped with the package.
-
-    Args:
-        name: of the file, or its path.
-        workdir: where it is looked for first.
-        key, extractor: as `RealStatistics.load` takes them.
-
-    Raises:
-        UserError: there are none, with the places that were looked at.
-    """
-    path = find_statistics(name, (workdir, SHIPPED))
-    return RealStatistics.load(path, key=key, extractor=extractor)
 
 
 def in_parts(

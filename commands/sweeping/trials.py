@@ -236,6 +236,7 @@ class Sweep:
             self.config,
             "evaluate",
             f"out/{self.config.name or 'sweep'}_{place}",
+            *self.how.overrides,
             *(override(name, value) for name, value in trial.items()),
             leave_out="sweep",
         )

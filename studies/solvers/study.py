@@ -11,12 +11,13 @@ import numpy as np
 
 from ... import samplers
 from ...commands.config.sections import section as section_of
-from ...commands.measuring.evaluation import found_statistics
 from ...commands.sample import job_from_config
 from ...core.errors import UserError
 from ...core.files import digest_of, read_json, replacing, write_json, write_text
 from ...core.random import root_key
 from ...evaluation.extractors import features_of, make_extractor, require_images
+from ...evaluation.statistics import RealStatistics, find_statistics
+from ...models.checkpoints import SHIPPED
 from ...samplers.solvers.solver import TooFewSteps
 from .page import draw, render
 from .problems import Images, Line
@@ -49,7 +50,7 @@ def study(config, workdir: Path) -> None:
             section.images.count,
             section.images.batch_size,
             make_extractor(section.classifier),
-            found_statistics(section.statistics, workdir),
+            RealStatistics.load(find_statistics(section.statistics, (workdir, SHIPPED))),
         ),
     }
     _require_fitting(problems["images"])

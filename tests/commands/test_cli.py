@@ -80,6 +80,12 @@ def test_mistakes_are_answered_in_one_line(tmp_path, refused, arguments, message
         ("def get_config(:", "cannot be loaded: SyntaxError: .*own.py, line 1"),
         ("import nothere", "cannot be loaded: ModuleNotFoundError: No module named 'nothere'"),
         ("def get_config():\n    1 / 0", "cannot be loaded: ZeroDivisionError"),
+        ("def get_config():\n    raise ValueError('no row x')", "cannot be loaded: no row x$"),
+        (
+            "def get_config():\n    return 1 + ''",
+            "cannot be loaded: TypeError: unsupported operand",
+        ),
+        ("def get_config(dataset):\n    pass", r"behind a colon, --config=FILE\.py:DATASET$"),
         (
             "def get_config():\n    return 3",
             "its get_config.. returned 3, and no ConfigDict",

@@ -288,7 +288,13 @@ def test_published_moments_give_frechet_distances_and_nothing_else(config, measu
     one = changed(config, statistics="adm.npz", metrics=("frechet_distance",))
     evaluate.run(one, measured)
     found = evidence_in(measured)["rows"]["cfg_3"]["frechet_distance"]
+    # Run in a work folder of its own, a row's command finds statistics that lie in this one.
+    assert (
+        f"--config.evaluation.statistics={path} "
+        in evidence_in(measured)["rows"]["cfg_3"]["command"]
+    )
     evaluate.run(changed(config, metrics=("frechet_distance",)), measured)
+    assert "evaluation.statistics" not in evidence_in(measured)["rows"]["cfg_3"]["command"]
     assert found == pytest.approx(evidence_in(measured)["rows"]["cfg_3"]["frechet_distance"])
     with pytest.raises(UserError, match="precision_recall needs real_features"):
         evaluate.run(changed(config, statistics="adm.npz"), measured)
