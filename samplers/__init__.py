@@ -35,6 +35,7 @@ from .solvers.pndm import pndm
 from .solvers.sa_solver import sa_solver
 from .solvers.solver import Solver
 from .solvers.statistics import Statistics
+from .solvers.time_travel import recur, repaint
 from .solvers.unipc import unipc
 from .tuning.calibration import calibrate
 
@@ -94,6 +95,8 @@ __all__ = [
     "plan",
     "pndm",
     "polyexponential",
+    "recur",
+    "repaint",
     "root_key",
     "sa_solver",
     "sample",

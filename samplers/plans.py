@@ -131,8 +131,9 @@ class _Counted:
         return guided
 
     def scan(self, body, carry, xs):
-        ys = []
-        for row in range(len(jax.tree.leaves(xs)[0])):
-            carry, y = body(self, carry, jax.tree.map(lambda x, row=row: x[row], xs))
-            ys.append(y)
-        return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *ys)
+        # Every row asks for the same: one is traced, however many there are.
+        rows, before = len(jax.tree.leaves(xs)[0]), Counter(self._counts)
+        carry, y = body(self, carry, jax.tree.map(lambda x: x[0], xs))
+        for name, count in (self._counts - before).items():
+            self._counts[name] += (rows - 1) * count
+        return carry, jax.tree.map(lambda y: jnp.broadcast_to(y, (rows, *y.shape)), y)

@@ -90,6 +90,7 @@ SOLVERS = {
     "edm_churn": Entry(samplers.edm_churn(), stages(2), random=True),
     # At full norm it refuses steps as long as a schedule of two has.
     "euler_maruyama": Entry(samplers.euler_maruyama(norm=0.25), random=True),
+    "recur": Entry(samplers.recur(samplers.ancestral(), 2), stages(2), random=True),
     "consistency": Entry(samplers.consistency(), random=True),
     "ctm_random": Entry(samplers.ctm(0.5), random=True),
 }
