@@ -222,6 +222,7 @@ def job_from_config(config, weights: Mapping[str, str | Weights] | None = None) 
         seed=config.seed,
         classes=config.sampling.classes,
         branches=config.sampling.branches,
+        inputs=config.sampling.inputs.to_dict(),
     )
 
 

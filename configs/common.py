@@ -14,6 +14,7 @@ def base() -> ConfigDict:
             imports=(),
             seed=0,
             data=dict(name="", split="train", dir="", flip=False, most_damaged=0.001),
+            # With inputs=dict(scale=(1.0, 5.0)) any network of a time embedding takes a number.
             model=dict(name="dit"),
             training=dict(
                 steps=0,
@@ -123,6 +124,7 @@ def base() -> ConfigDict:
                 batch_size=64,
                 classes="all",  # or "none", or labels, "0,3,7", taken in turn
                 branches="fused",  # or sequential: less memory
+                inputs=dict(),  # numbers that the main network takes: dict(scale=3.0)
                 format="png",  # or npz
                 # Of latents: the autoencoder's weights (latents are kept where empty), how they are
                 # scaled (what the weights say; or dit, edm2), and whether the decoder may be of

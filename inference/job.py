@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from ..runtime.identity import described
 from ..samplers.conditions import checked_condition
 from ..samplers.evaluator import MODES
 from ..samplers.loop import segments
-from ..samplers.networks import check_networks, warn_of_a_low_start
+from ..samplers.networks import check_estimates, check_networks, warn_of_a_low_start
 from .networks import PLACE, Classifier, Weights, read_weights, require_fitting, require_named
 
 ALL, NONE = "all", "none"
@@ -81,7 +82,12 @@ class Job:
             "prior": described(prior),
             "classes": None if self.classes is None else list(self.classes),
             "weights": {name: dict(one.made_of) for name, one in self.weights.items()},
-        }
+        } | ({"inputs": self._inputs} if self._inputs else {})
+
+    @property
+    def _inputs(self) -> dict[str, float]:
+        """Values of the main network's own inputs."""
+        return {name: float(value) for name, value in sorted(self.main.bound.items())}
 
     def plan(self) -> samplers.Plan:
         """Return what one image will evaluate; computed once."""
@@ -177,6 +183,7 @@ def build_job(
     seed: int,
     classes: str | Sequence[Integral] = ALL,
     branches: str = "fused",
+    inputs: Mapping[str, float] = MappingProxyType({}),
 ) -> Job:
     """Load what a rule asks for, and refuse what cannot run before any image is made.
 
@@ -188,10 +195,11 @@ def build_job(
         seed: root of every image's random streams.
         classes: see `class_labels`.
         branches: ``fused`` or ``sequential``.
+        inputs: numbers that the main network takes (a distilled guidance scale), by name.
 
     Raises:
-        UserError: networks that are missing or do not fit, guidance that they cannot give, or
-            noise levels that they do not know.
+        UserError: networks that are missing or do not fit, guidance that they cannot give,
+            noise levels that they do not know, or an input that is missing or was not trained.
     """
     checked_seed(seed)
     if branches not in MODES:
@@ -210,6 +218,9 @@ def build_job(
             _require_there(weights[one])
         read = {one: main if one == MAIN else _read(one, weights[one]) for one in asked}
         networks = {one: each.network for one, each in read.items()}
+        if inputs:
+            networks[MAIN] = networks[MAIN].bind(**inputs)
+        _require_inputs(networks[MAIN], solver)
         require_fitting(networks)
         known = main.network.num_classes, main.network.null_condition is not None
         labels = class_labels(classes, *known)
@@ -218,6 +229,7 @@ def build_job(
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             check_networks("sample", rule, parts, sigmas, networks, like)
+            check_estimates("sample", parts, solver, networks, like)
             warn_of_a_low_start("sample", parts[0], float(sigmas[0]), networks, like)
         count = 1 if given is None else len(given)
         checked_condition(
@@ -240,6 +252,17 @@ def build_job(
 
 def _read(name: str, source: str | Weights) -> Weights:
     return source if isinstance(source, Weights) else read_weights(name, str(source))
+
+
+def _require_inputs(main: Denoiser, solver: samplers.Solver) -> None:
+    """Refuse a network of whose inputs one is given by nobody."""
+    given = {*main.bound, *(["scale"] if getattr(solver, "scale", None) is not None else [])}
+    for name, one in main.inputs.items():
+        if name not in given:
+            raise UserError(
+                f"{PLACE}.{MAIN} takes the input {name}, trained from {one.low:g} to "
+                f"{one.high:g}: set sampling.inputs.{name}"
+            )
 
 
 def _require_there(source: str | Weights) -> None:

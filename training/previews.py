@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import guidance, samplers
 from ..core.random import NOISE, root_key, sample_keys, unit_noise
 from ..data.images import grid, save_png, to_uint8
+from ..models.preconditioning import estimate_of
 from ..runtime.distributed import is_primary
 from .losses.loss import MAIN
 from .setup import Setup
@@ -27,6 +29,8 @@ def prior_of(objective: Any) -> samplers.Prior:
 
 class Previews:
     """Sample from the averaged weights, over the network's own noise levels; a `Watcher`.
+
+    Inputs of the network are the middles of their ranges.
 
     Args:
         setup: the run; networks that make no images are skipped.
@@ -51,15 +55,20 @@ class Previews:
         self._every = every_steps if spec.preconditioner is not None and images else 0
         self._directory, self._show, self._recipe = workdir / "previews", show, setup.recipe
         low, high = spec.sigma_range
+        middles = {name: one.middle for name, one in spec.inputs}
+        # A consistency function jumps from the highest level to the data; others take their steps.
+        jumps = estimate_of(spec.preconditioner) == "consistency" if self._every else False
+        solver = samplers.consistency(low) if jumps else samplers.euler()
+        sigmas = np.array([high, 0.0]) if jumps else samplers.karras(STEPS, low, high)
 
         def sample(params):
             indices = jnp.arange(COLUMNS * ROWS, dtype=jnp.int32)
             keys = sample_keys(root_key(seed), NOISE, indices)
             return samplers.sample(
-                spec.denoiser(params),
+                spec.denoiser(params).bind(**middles),
                 guidance.unguided(),
-                samplers.euler(),
-                samplers.karras(STEPS, low, high),
+                solver,
+                sigmas,
                 unit_noise(keys, spec.shape),
                 indices % spec.num_classes if spec.num_classes else None,
                 keys,

@@ -1,0 +1,83 @@
+"""Few-step students of the shipped Fashion-MNIST denoiser, one method each.
+
+    python main.py --config=configs/recipes/few_step.py:method=guided_distillation \
+        --config.data.dir=DIR --workdir=out/student
+    python main.py --config=configs/recipes/few_step.py:method=guided_distillation \
+        --config.data.dir=DIR --workdir=out/samples --mode=sample \
+        --config.sampling.weights.main=out/student/weights/averaged.safetensors
+
+Methods: ``guided_distillation`` (guidance in one evaluation, at any scale from 1 to 5),
+``progressive`` (16 steps halved to one), ``consistency_distillation`` (the guided teacher's
+trajectories, at any scale), ``consistency_training`` and ``ict`` (data alone), ``ect`` (the
+shipped denoiser tuned). docs/few_steps.md says what each becomes. Numbers are the papers' where
+they do not depend on the size of a run; lengths are a laptop's. ``runlocal`` is the recipe on 8x8
+digits from the shipped network of theirs.
+"""
+
+from guidestar.configs import common, digits, fashion_mnist_dit
+from guidestar.configs.recipes.arguments import parse
+
+METHODS = (
+    "guided_distillation",
+    "progressive",
+    "consistency_distillation",
+    "consistency_training",
+    "ict",
+    "ect",
+)
+# Those that learn from the shipped denoiser under guidance, with the scale an input.
+GUIDED = ("guided_distillation", "consistency_distillation")
+SCALES = (1.0, 5.0)
+STEPS = 2000
+
+
+def get_config(arg: str = ""):
+    """Return the config of a method.
+
+    Raises:
+        UserError: an argument that is none.
+    """
+    chosen = parse("configs/recipes/few_step.py", arg, method=METHODS, runlocal=False)
+    base = digits if chosen.runlocal else fashion_mnist_dit
+    config = base.get_config()
+    teacher = config.sampling.weights.main
+    steps = 400 if chosen.runlocal else STEPS
+    config.name = f"few_step_{chosen.method}" + "_local" * chosen.runlocal
+    config.training.update(steps=steps, batch_size=32)
+    config.training.init_from.weights = teacher
+    config.optimizer.update(learning_rate=2e-4, schedule="constant", warmup_steps=50)
+    config.ema.images = 5_000
+    weighting = common.part("truncated_snr")
+    if chosen.method in GUIDED:
+        config.model.inputs = dict(scale=SCALES)
+        config.roles.teacher = dict(init_from=teacher)
+    if chosen.method == "guided_distillation":
+        config.training.loss = common.part(chosen.method, rule=dict(name="cfg"))
+        config.training.weighting = weighting
+        return config
+    if chosen.method == "progressive":
+        config.training.loss = common.part(
+            chosen.method, start=16, updates=steps // 4, grid="karras"
+        )
+        config.training.weighting = weighting
+        # The student of the last stage is what is left; an average would mix stages.
+        config.ema.images = 500
+        return config
+    config.model.preconditioner = dict(name="consistency", sigma_min=0.002)
+    losses = {
+        "consistency_distillation": dict(nodes=18, rule=dict(name="cfg"), distance="pseudo_huber"),
+        "consistency_training": dict(steps=steps),
+        "ict": dict(steps=steps),
+        "ect": dict(every=steps // 8),
+    }
+    config.training.loss = common.part(chosen.method, **losses[chosen.method])
+    if chosen.method == "ect":
+        config.training.noise = common.part("log_normal", mean=-1.1, std=2.0)
+    config.training.label_dropout = 0.0
+    solver = dict(name="consistency", sigma_min=0.002)
+    if chosen.method in GUIDED:
+        solver["scale"] = 3.0
+    config.sampler.solver = solver
+    config.sampler.schedule = dict(name="explicit", sigmas=(80.0, 0.821, 0.0))
+    config.guidance = dict(name="unguided")
+    return config
