@@ -117,7 +117,8 @@ def require_argument_read(
         UserError: it reads none.
     """
     substance = [field for field in changed if not reads((), field)]
-    if substance and not any(reads(prefixes, field) for field in substance):
+    # A mode that reads nothing of a config takes any, with what was said of it before.
+    if prefixes and substance and not any(reads(prefixes, field) for field in substance):
         able = [one for one in others(substance[0]) if one != mode]
         which = f"--mode={' and --mode='.join(able[:4])} do" if able else "no mode does"
         raise UserError(

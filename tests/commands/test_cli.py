@@ -50,6 +50,13 @@ def refused(capsys, monkeypatch):
         flags.FLAGS[name].value = value
 
 
+def test_an_argument_says_something_to_a_mode_unless_it_reads_nothing_at_all():
+    """The report of an evaluation is asked for by the evaluation's own config."""
+    with pytest.raises(UserError, match="rows.cfg_3, which --mode=sample does not read"):
+        reading.require_argument_read("sample", ("seed",), ["rows.cfg_3"], lambda _: ["evaluate"])
+    reading.require_argument_read("report", (), ["rows.cfg_3"], lambda _: ["evaluate"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,8 +1,8 @@
 """Configs of pictures of one's own: they fit the data set that they are given."""
 
 import pytest
-from places import ROOT
 from PIL import Image
+from places import ROOT
 
 from guidestar.commands import prepare
 from guidestar.commands.config import hyper
