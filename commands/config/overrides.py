@@ -41,8 +41,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Where a config keeps what the command line says of it.
 GIVEN = "_given"
 FLAG = re.compile(r"--?(no)?config[.\[](.*)", re.DOTALL)
-# Sections whose names are the user's: networks, roles, evaluators.
-OPEN = ("sampling.weights", "roles", "evaluators")
+# Sections whose names are the user's: networks, their inputs, roles, evaluators.
+OPEN = ("sampling.weights", "sampling.inputs", "roles", "evaluators")
 # Noise levels belong to the network: another schedule keeps them.
 RANGE = ("sigma_min", "sigma_max")
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")

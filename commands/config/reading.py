@@ -10,7 +10,7 @@ from ...core.errors import UserError
 ALWAYS = ("name", "imports", "hosts", "compilation_cache")
 
 # Sections whose fields are names that a person chooses.
-OPEN = ("roles", "evaluators", "sampler", "sampling.weights")
+OPEN = ("roles", "evaluators", "sampler", "sampling.weights", "sampling.inputs")
 # Those of a section that an experiment adds.
 ADDED = {
     "evaluation": dict.fromkeys(

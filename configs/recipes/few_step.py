@@ -3,8 +3,7 @@
     python main.py --config=configs/recipes/few_step.py:method=guided_distillation \
         --config.data.dir=DIR --workdir=out/student
     python main.py --config=configs/recipes/few_step.py:method=guided_distillation \
-        --config.data.dir=DIR --workdir=out/samples --mode=sample \
-        --config.sampling.weights.main=out/student/weights/averaged.safetensors
+        --workdir=out/student --mode=sample
 
 Methods: ``guided_distillation`` (guidance in one evaluation, at any scale from 1 to 5),
 ``progressive`` (16 steps halved to one), ``consistency_distillation`` (the guided teacher's
@@ -52,6 +51,9 @@ def get_config(arg: str = ""):
         config.model.inputs = dict(scale=SCALES)
         config.roles.teacher = dict(init_from=teacher)
     if chosen.method == "guided_distillation":
+        # The student's own input in the place of the rule, which has two evaluations.
+        config.guidance = dict(name="unguided")
+        config.sampling.inputs = dict(scale=3.0)
         config.training.loss = common.part(chosen.method, rule=dict(name="cfg"))
         config.training.weighting = weighting
         return config
@@ -60,8 +62,11 @@ def get_config(arg: str = ""):
             chosen.method, start=16, updates=steps // 4, grid="karras"
         )
         config.training.weighting = weighting
-        # The student of the last stage is what is left; an average would mix stages.
+        # The last stage is what is sampled from: a long average would mix stages.
         config.ema.images = 500
+        config.guidance = dict(name="unguided")
+        config.sampler.solver = dict(name="euler")
+        config.sampler.schedule = dict(name="explicit", sigmas=(80.0, 0.0))
         return config
     config.model.preconditioner = dict(name="consistency", sigma_min=0.002)
     losses = {
