@@ -133,6 +133,10 @@ def base() -> ConfigDict:
                 scaling="",
                 any_decoder=False,
             ),
+            # What --mode=restore restores: a folder of measured images, or one .npy of them; those
+            # of config.data, measured here, where empty. The operator is one of
+            # guidance.operators, its arrays may be files; noise is of measurements made here.
+            restore=dict(measurements="", operator=dict(name="average_pool", size=2), noise=0.0),
             # What --mode=encode makes of a data set: its latents, scaled when they are read.
             encoding=dict(
                 autoencoder="",

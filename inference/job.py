@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from .. import guidance, samplers
+from ..core.constructors import name_of
 from ..core.errors import NoResult, UserError
 from ..core.macs import macs
 from ..core.random import checked_seed, root_key
@@ -204,14 +205,14 @@ def build_job(
     checked_seed(seed)
     if branches not in MODES:
         raise UserError(f"sampling.branches {branches!r} is not one of {', '.join(MODES)}")
-    name = f"guidance.name {guidance.to_config(rule)['name']!r}"
+    name = f"guidance.name {name_of(rule)!r}"
     require_named(weights, (), name)
     main = _read(MAIN, weights[MAIN])
     shape, (solver, sigmas, _) = main.network.shape, sampler
     try:
         parts = segments(rule, solver, sigmas)
         plan = samplers.plan(solver, sigmas, rule, shape)
-        asked = sorted({*plan.totals, MAIN})
+        asked = sorted({*plan.networks, MAIN})
         require_named(weights, asked, name)
         unused = sorted(one for one, source in weights.items() if source and one not in asked)
         for one in unused:

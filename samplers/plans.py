@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.calls import takes_parts
 from ..guidance.evaluations import SHAPE, Counting, counts_text
-from ..guidance.gradients import GRADIENT
+from ..guidance.gradients import GRADIENT, REWARD
 from ..guidance.protocol import Guided, Rule
 from .checks import Levels, checked
 from .loop import segments
@@ -42,6 +42,12 @@ class Plan:
         for step in self.evaluations:
             totals.update(step)
         return dict(totals)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names of the networks that are evaluated, in order."""
+        names = {name.removesuffix(GRADIENT) for name in self.totals}
+        return tuple(sorted(names - {REWARD}))
 
     @property
     def macs(self) -> int:

@@ -262,7 +262,7 @@ def table_of(path: Sequence[str | int]) -> Registry | None:
     """Return the table that names the parts of a section; None for sections that name none."""
     place = dotted(path)
     for kind, about in KINDS.items():
-        nested = about.table == "guidance" and place.startswith("guidance.")
+        nested = about.table == "guidance" and place.startswith(("guidance.", "restore.operator"))
         if place == about.place or nested:
             importlib.import_module(OWNERS.get(about.table, TRAINING))
             return registry(kind)

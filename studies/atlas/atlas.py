@@ -25,7 +25,6 @@ from ...data.sources import fractal2d
 from ...guidance.citations import PAPERS
 from ...guidance.config import CONSTRUCTORS
 from ...guidance.evaluations import counts_text
-from ...guidance.gradients import REWARD
 from ...inference.job import Job
 from ...inference.networks import load_networks
 from ...models.checkpoints import resolve
@@ -93,8 +92,7 @@ def atlas(config, workdir: Path) -> None:
     networks = {subject: _networks(config, subject) for subject in subjects}
     for name, entry in pictured.items():
         for side in sides[name]:
-            asked = {name.partition("+")[0] for name in side.plan.totals} - {REWARD}
-            if missing := sorted(asked - networks[entry.subject].keys()):
+            if missing := sorted(set(side.plan.networks) - networks[entry.subject].keys()):
                 raise UserError(f"atlas.entries.{name} needs a network {missing[0]!r}")
     folder = workdir / "atlas"
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +161,7 @@ def made_from(picture: Path) -> str | None:
 
 def _record(config, entry, side: Side) -> str:
     weights = _weights(config, entry.subject)
-    used = {name: digest(weights[name]) for name in sorted(side.plan.totals) if name in weights}
+    used = {name: digest(weights[name]) for name in side.plan.networks if name in weights}
     amount = config.atlas.seeds if entry.subject == IMAGES else config.fractal.points
     made = dict(guidance=side.rule_config, sampler=side.sampler_config, subject=entry.subject)
     made |= dict(classes=entry.classes, amount=amount, weights=used)
@@ -205,7 +203,7 @@ def _images(config, entry, side: Side, networks) -> np.ndarray:
     main = networks["main"]
     count = main.network.num_classes
     classes = None if entry.classes == "none" else tuple(range(count))
-    asked = {name: networks[name] for name in side.plan.totals}
+    asked = {name: networks[name] for name in side.plan.networks}
     job = Job(asked, side.rule, side.sampler, config.seed, classes)
     return to_uint8(job.images(np.arange(config.atlas.seeds * count)))
 
@@ -220,7 +218,7 @@ def _points(config, entry, side: Side, networks) -> np.ndarray:
         # That the schedule starts below the networks' highest level: so does what is given.
         warnings.filterwarnings("ignore", "samplers.sample: the schedule starts at", UserWarning)
         points = samplers.sample(
-            {name: networks[name] for name in side.plan.totals},
+            {name: networks[name] for name in side.plan.networks},
             side.rule,
             side.sampler.solver,
             side.sampler.sigmas,

@@ -61,7 +61,7 @@ def clouds(
     panels: dict[str, np.ndarray] = {}
     measured = {"The density itself": point_clouds.evaluate(clean)}
     for title, rule in rules.items():
-        asked = samplers.plan(solver, sigmas, rule, (2,)).totals
+        asked = samplers.plan(solver, sigmas, rule, (2,)).networks
         with warnings.catch_warnings():
             # That the schedule starts below the networks' highest level: so does what is given.
             warnings.filterwarnings(
