@@ -80,6 +80,21 @@ class Network:
         learnt = self.module(params).null_condition() if learns else NONE_LEARNT
         return null_of(self.condition, learnt)
 
+    def prepared(self, params: Any) -> Any:
+        """Return parameters for many calls: what layers make of theirs alone is made once.
+
+        Layers that have a method ``prepared`` say what stands in their kernel's place.
+        """
+        result = jax.tree.map(lambda leaf: leaf, params)
+        for path, layer in nnx.iter_modules(self.module(params)):
+            prepare: Any = getattr(layer, "prepared", None)
+            if callable(prepare):
+                place = result
+                for name in path:
+                    place = place[name]
+                place["kernel"] = prepare()
+        return result
+
     def module(self, params: Any) -> Any:
         """Return the module with ``params`` inside, for methods other than its call."""
         return nnx.merge(self.structure, nnx.State(params))
@@ -255,6 +270,17 @@ class Denoiser:
             return self.network(params, x, time, condition, **given)
 
         return count(run, self.params, x, time, self.network.condition_like(1))
+
+    def prepared(self) -> "Denoiser":
+        """Return the same denoiser for many samples: faster UNets on CPUs, up to rounding.
+
+        What follows from the parameters alone is computed now: normalised kernels, and the filters
+        of 3x3 convolutions (see `models.layers.convolution`), which take 16/9 of their kernels'
+        memory beside them. Programs of such a network take about twice as long to compile. It is
+        for sampling: neither saved nor trained.
+        """
+        prepare = getattr(self.network, "prepared", None)
+        return self if prepare is None else dataclasses.replace(self, params=prepare(self.params))
 
     @property
     def sites(self) -> tuple[str, ...]:

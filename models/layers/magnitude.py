@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .convolution import Prepared, convolve, prepared
 from .starts import Rngs
 
 EPSILON = 1e-4
@@ -104,10 +105,14 @@ class MPConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch h w in"], gain=1.0) -> Float[Array, "batch h w out"]:
         """Convolve with the normalised weights, in the type of ``x``, zeros around the image."""
-        kernel = unit_kernel(self.kernel[...], gain, x.dtype)
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        kernel = self.kernel.get_value()
+        if not isinstance(kernel, Prepared):
+            return convolve(x, unit_kernel(self.kernel[...], gain, x.dtype))
+        return convolve(x, kernel) * jnp.asarray(gain, x.dtype)
+
+    def prepared(self) -> Prepared:
+        """Return the normalised kernel, prepared for many uses."""
+        return prepared(unit_kernel(self.kernel[...]))
 
 
 class Fourier(nnx.Module):

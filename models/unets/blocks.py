@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from ...core.sites import ATTENTION, BLOCK, around, at_site
 from ..layers.attention import attend
+from ..layers.convolution import Convolution
 from ..layers.starts import Rngs, Start
 from .stages import DOWN, UP, Stage
 
@@ -99,8 +100,9 @@ def conv(
     fan_in: int, fan_out: int, size: int, start: Start, *, dtype, rngs, padding: int | None = None
 ) -> nnx.Conv:
     """Return a convolution of odd ``size``; without ``padding`` it keeps the resolution."""
+    kind = Convolution if padding is None else nnx.Conv
     padding = size // 2 if padding is None else padding
-    return nnx.Conv(
+    return kind(
         fan_in,
         fan_out,
         (size, size),
