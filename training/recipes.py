@@ -26,7 +26,7 @@ from ..models.exact.mixture import GaussianMixture
 from ..models.spec import Spec
 from . import distillation, losses
 from .averages.ema import averages
-from .losses.loss import MAIN, Loss, roles_of
+from .losses.loss import MAIN, Loss, roles_of, turns_of
 from .noise import augmentation
 from .noise.corruption import Corruption
 from .objectives import clustering, curriculum
@@ -211,6 +211,23 @@ def _check_roles(name: str, loss: Loss, specs: Mapping[str, Spec]) -> None:
         )
 
 
+def _check_trained(name: str, loss: Loss, optimizers: Mapping[str, Any]) -> None:
+    """Refuse networks that a loss trains and a config holds, and the reverse."""
+    wanted = getattr(loss, "trained", None)
+    if wanted is None:
+        return
+    if frozen := [role for role in wanted if role not in optimizers]:
+        raise UserError(
+            f"roles.{frozen[0]} learns beside the main network in the loss {name}: set "
+            f"roles.{frozen[0]}.frozen=False"
+        )
+    if moved := [role for role in optimizers if role not in (MAIN, *wanted)]:
+        raise UserError(
+            f"roles.{moved[0]} is what the loss {name} learns from, and receives no gradient: set "
+            f"roles.{moved[0]}.frozen=True"
+        )
+
+
 def objective_of(
     training: Mapping[str, Any], loss: Loss, *, batch_size: int, accumulate: int = 1
 ) -> Objective:
@@ -256,6 +273,7 @@ def recipe_of(
     """
     batch_size = training["batch_size"]
     loss = loss_of(training, specs, mixture)
+    _check_trained(section(training, "loss")["name"], loss, optimizers)
     updates = {}
     for role, fields in optimizers.items():
         spec = specs[role]
@@ -272,4 +290,4 @@ def recipe_of(
     objective = objective_of(
         training, loss, batch_size=batch_size, accumulate=training.get("accumulate", 1)
     )
-    return Recipe(objective, updates)
+    return Recipe(objective, updates, turns_of(loss))

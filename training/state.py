@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ..core.random import root_key
 from ..models.denoiser import Network
@@ -174,10 +174,13 @@ class Recipe:
     Attributes:
         objective: from a loss to a gradient.
         updates: by role; a role without one is frozen.
+        turns: updates in a step of every network but the main one, which has one; their schedules
+            count their own.
     """
 
     objective: Objective
     updates: Mapping[str, Update]
+    turns: int = 1
 
     @property
     def main(self) -> Update:
@@ -217,7 +220,9 @@ def make_step(
     """Return the compiled ``(state, batch) -> (state, metrics)``; the old state is donated.
 
     The noise of one example depends on (seed, step, position in the global batch) alone, so a
-    resumed run repeats an uninterrupted one bit for bit.
+    resumed run repeats an uninterrupted one bit for bit. With `Recipe.turns`, the networks beside
+    the main one first learn alone, turn by turn, from the same batch with noise of their own;
+    their last turn is the main network's.
 
     Args:
         recipe: how the networks are trained.
@@ -230,9 +235,10 @@ def make_step(
     """
     axis = "batch" if layout is not None and layout.preset.pmap else None
     found = preconditioners or {}
+    beside = {role: update for role, update in recipe.updates.items() if role != MAIN}
 
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        root = jax.random.fold_in(root_key(seed), state.step)
+    def learnt(state: TrainState, batch: dict, updates: Mapping[str, Update], root: Key[Array, ""]):
+        """Return the gradient by the networks with updates, metrics and the objective's memory."""
         seen = {
             role: Role(
                 networks[role],
@@ -241,22 +247,47 @@ def make_step(
                 found.get(role),
                 _target(recipe.updates.get(role), one),
                 state.step,
+                role in updates,
             )
             for role, one in state.roles.items()
         }
-        params = {role: state.roles[role].params for role in recipe.updates}
+        params = {role: state.roles[role].params for role in updates}
         part = partial(recipe.objective.gradient, seen, state.memory)
         gradient, metrics = gradients(part, params, batch, root, accumulate=accumulate, axis=axis)
         # Keys of examples are folded in from 0: this one is none of theirs.
         key = jax.random.fold_in(root, jnp.uint32(2**32 - 1))
-        gradient, metrics, memory = recipe.objective.settle(gradient, metrics, state.memory, key)
+        return recipe.objective.settle(gradient, metrics, state.memory, key)
+
+    def turn(state: TrainState, batch: dict, root: Key[Array, ""], number: Array) -> dict:
+        """Return the networks after one turn of those beside the main one."""
+        own = jax.random.fold_in(jax.random.fold_in(root, jnp.uint32(2**32 - 2)), number)
+        gradient, _, _ = learnt(state, batch, beside, own)
+        count = state.step * recipe.turns + number
+        return state.roles | {
+            role: _updated(update, state.roles[role], gradient[role], count)
+            for role, update in beside.items()
+        }
+
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        root = jax.random.fold_in(root_key(seed), state.step)
+        if beside and recipe.turns > 1:
+
+            def again(roles, number):
+                before = dataclasses.replace(state, roles=roles)
+                return turn(before, batch, root, number), None
+
+            roles, _ = jax.lax.scan(again, state.roles, jnp.arange(recipe.turns - 1))
+            state = dataclasses.replace(state, roles=roles)
+        gradient, metrics, memory = learnt(state, batch, recipe.updates, root)
         roles = dict(state.roles)
         for role, update in recipe.updates.items():
-            roles[role] = _updated(update, roles[role], gradient[role], state.step)
-            of = "" if role == MAIN else f"_{role}"
+            main = role == MAIN
+            count = state.step if main else (state.step + 1) * recipe.turns - 1
+            roles[role] = _updated(update, roles[role], gradient[role], count)
+            of = "" if main else f"_{role}"
             metrics |= {
                 f"gradient_norm{of}": optax.tree.norm(gradient[role]),
-                f"learning_rate{of}": jnp.asarray(update.rate(state.step), jnp.float32),
+                f"learning_rate{of}": jnp.asarray(update.rate(count), jnp.float32),
             }
         return TrainState(state.step + 1, roles, memory), metrics
 

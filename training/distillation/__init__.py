@@ -2,12 +2,23 @@
 
 What families share, each in its own file: `teacher` (a field of any network, rule and solver),
 `pairs` (noise levels), `curricula` (what changes while training), `distances`, `scales` (a guidance
-scale as an input), `tangents` (forward mode), `fake` (a denoiser of what the student makes).
+scale as an input), `tangents` (forward mode), `fake` (a denoiser of what the student makes),
+`generators` (one jump from noise), `matching` (the laws of a generator and a teacher).
 """
 
+from . import dmd, score_identity
 from .consistency import DiscreteConsistency
 from .guided import GuidedDistillation
+from .matching import DistributionMatching
 from .output import DenoisingToTeacher
 from .progressive import Progressive
 
-__all__ = ["DenoisingToTeacher", "DiscreteConsistency", "GuidedDistillation", "Progressive"]
+__all__ = [
+    "DenoisingToTeacher",
+    "DiscreteConsistency",
+    "DistributionMatching",
+    "GuidedDistillation",
+    "Progressive",
+    "dmd",
+    "score_identity",
+]

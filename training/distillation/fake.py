@@ -27,6 +27,7 @@ def denoising_of_made(
     corruption: Corruption,
     weighting: Weighting,
     span: tuple = WHOLE,
+    **inputs: Array,
 ) -> Float[Array, " batch"]:
     """Return the fake denoiser's loss on generated samples, which receive no gradient.
 
@@ -37,9 +38,11 @@ def denoising_of_made(
         keys: one a sample, of noise levels and noise.
         corruption, weighting: as of the loss ``denoising``.
         span: part of the noise levels.
+        inputs: numbers that the samples were made with, where the fake takes them, too.
     """
     batch = {"x": jax.lax.stop_gradient(made), "condition": condition}
     given = corruption(fake.network, batch, keys, span)
+    given = given._replace(inputs={**given.inputs, **inputs})
     assert fake.preconditioner is not None, "the fake network is a denoiser"
     return weighted_error(
         weighting, fake.preconditioner, given.column, outcome(fake.denoiser, given)

@@ -2,8 +2,8 @@
 
 A `Teacher` is a rule and a solver, a `Field` these with the networks they ask. Noise levels and
 scales are one a sample: every sample is asked as a batch of its own, under `jax.vmap`, so that
-rules and solvers are those of sampling. No gradient comes out of a field, to its networks'
-parameters least of all.
+rules and solvers are those of sampling. No gradient comes out of a field to its networks'
+parameters, nor to the points that it is asked at unless `Field.through` says so.
 """
 
 import dataclasses
@@ -81,7 +81,13 @@ class Teacher:
         return (TEACHER, *names)
 
     def field(
-        self, roles: Roles, condition: Any, *, scale: Array | None = None, **inputs: Array
+        self,
+        roles: Roles,
+        condition: Any,
+        *,
+        scale: Array | None = None,
+        through: bool = False,
+        **inputs: Array,
     ) -> "Field":
         """Return the field of a batch, of the networks that have these roles.
 
@@ -89,6 +95,7 @@ class Teacher:
             roles: as a loss sees them.
             condition: of the batch, ``[batch, ...]`` each, or None.
             scale: of each sample, where the rule takes it.
+            through: as of `Field`.
             inputs: of the teacher's own network, ``[batch]`` each.
         """
         networks = {
@@ -96,7 +103,7 @@ class Teacher:
             for name, role in roles.items()
             if name != MAIN and role.preconditioner is not None
         }
-        return Field(self, networks, condition, scale, inputs)
+        return Field(self, networks, condition, scale, inputs, through)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,6 +116,8 @@ class Field:
         condition: ``[batch, ...]`` each, or None.
         scale: ``[batch]``, of a rule that takes it; None otherwise.
         inputs: ``[batch]`` each, that the main network takes.
+        through: whether a gradient passes through it to the points that it is asked at; never to
+            its networks' parameters, which `Teacher.field` holds.
     """
 
     teacher: Teacher
@@ -116,6 +125,7 @@ class Field:
     condition: Any
     scale: Float[Array, " batch"] | None = None
     inputs: Mapping[str, Float[Array, " batch"]] = dataclasses.field(default_factory=dict)
+    through: bool = False
 
     def denoise(
         self, x: Float[Array, " batch *shape"], sigma: Float[Array, " batch"]
@@ -188,7 +198,7 @@ class Field:
 
     def _each(self, one: Callable, x: Array, sigmas: Any, start: Array, keys: Any) -> Array:
         """Ask every sample as a batch of its own, under the rule that holds where it starts."""
-        x = jax.lax.stop_gradient(x)
+        x = x if self.through else jax.lax.stop_gradient(x)
         teacher = self.teacher
 
         def single(span):
@@ -207,7 +217,7 @@ class Field:
         for low, high in others:
             column = start.reshape((-1,) + (1,) * (x.ndim - 1))
             result = jnp.where(column > low, single((low, high)), result)
-        return jax.lax.stop_gradient(result)
+        return result if self.through else jax.lax.stop_gradient(result)
 
 
 def _no_key(_: Array) -> Key[Array, ""]:

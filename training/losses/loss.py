@@ -27,6 +27,8 @@ class Role(NamedTuple):
         target: the average of its parameters, before this step, that a loss asks for by its
             ``target_average``; None where none does.
         step: updates of the run before this one, for what changes while training.
+        learns: whether the gradient that the loss is asked for is of these parameters, too; what
+            only they would learn from may be left out where not.
     """
 
     network: Network
@@ -35,6 +37,7 @@ class Role(NamedTuple):
     preconditioner: Preconditioner | None = None
     target: Any = None
     step: Int[Array, ""] | int = 0
+    learns: bool = True
 
     @property
     def held(self) -> "Role":
@@ -65,6 +68,10 @@ class Loss(Protocol):
     that an average keeps, asks for an average of the main network to be kept as `Role.target`.
     Every trained network receives the gradient of the one number: what a network is to
     another is held fixed by `jax.lax.stop_gradient`.
+
+    An attribute ``trained`` names the roles beside ``main`` that the loss trains, all others being
+    held. An attribute ``turns``, a number, says how often they are updated in a step; the main
+    network is updated once, after them.
     """
 
     def __call__(
@@ -94,6 +101,11 @@ class Loss(Protocol):
 def roles_of(loss: Loss) -> tuple[str, ...]:
     """Return the roles that a loss takes part of."""
     return tuple(getattr(loss, "roles", (MAIN,)))
+
+
+def turns_of(loss: Loss) -> int:
+    """Return how often the networks beside the main one are updated in a step."""
+    return getattr(loss, "turns", 1)
 
 
 def over_elements(reduce: Callable, values: Float[Array, " batch *shape"]) -> Array:
