@@ -1,6 +1,6 @@
 """Generators that learn a law: exact teachers, ideal fake denoisers, fixed points on the line."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +73,16 @@ def specs_of(classes=None, inputs=()):
     return {MAIN: main, FAKE: fake, TEACHER: other}
 
 
+MADE = {}
+
+
 def loss_of(name, specs=None, **given):
-    specs = specs or specs_of()
+    """Return a loss; the same one for the same arguments, so that its program is compiled once."""
+    if specs is None:
+        said = repr((name, sorted(given.items())))
+        if said not in MADE:
+            MADE[said] = loss_of(name, specs_of(), **given)
+        return MADE[said]
     levels = given.pop("levels", at(1.0))
     first = (specs[MAIN],) if name == "dmd" else ()
     corruption = Corruption(log_normal(0.0, 1.0))
@@ -95,16 +103,23 @@ def roles_of(width, fake=None, real=STD):
     }
 
 
-def gradients(loss, roles, count=512, trained=(MAIN, FAKE), condition=None, seed=1):
+@cache
+def program(loss, count):
+    """Return ``(params by role, keys) -> gradients by role, metrics`` of `roles_of`."""
+    roles = roles_of(1.0)
+    batch = {"x": jnp.zeros((count, 1)), "condition": None}
+    return jax.jit(lambda params, own: Mean(loss).gradient(roles, (), params, batch, own))
+
+
+def gradients(loss, roles, count=2**14):
     """Return gradients of the mean loss by role, and the metrics."""
-    params = {role: roles[role].params for role in trained}
-    batch = {"x": jnp.zeros((count, 1)), "condition": condition}
-    return Mean(loss).gradient(roles, (), params, batch, keys(count, seed))
+    params = {role: one.params for role, one in roles.items()}
+    return program(loss, count)(params, keys(count))
 
 
-def drawn_noise(count, seed=1):
+def drawn_noise(count):
     """Return the noise of the generator and of its judges, as the losses draw them."""
-    own, like = keys(count, seed), jnp.zeros((count, 1))
+    own, like = keys(count), jnp.zeros((count, 1))
     judged = fold_each(own, matching.JUDGED)
     return (normal_like(fold_each(k, NOISE), like)[:, 0] for k in (own, judged))
 
@@ -121,8 +136,10 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("sigma", [0.05, 1.0, 20.0])
-@pytest.mark.parametrize(("name", "given"), SETTINGS[:2] + SETTINGS[3:])
+@pytest.mark.parametrize("sigma", few(1, [1.0, 0.05, 20.0]))
+@pytest.mark.parametrize(
+    ("name", "given"), few(2, [SETTINGS[4], SETTINGS[0], *SETTINGS[5:], SETTINGS[1], SETTINGS[3]])
+)
 def test_every_gradient_is_zero_where_the_generators_law_is_the_teachers(name, given, sigma):
     loss = loss_of(name, levels=at(sigma), **given)
     found, metrics = gradients(loss, roles_of(STD))
@@ -138,11 +155,11 @@ class TestIdentities:
     REAL = C / (C + SIGMA**2)
     FALSE = WIDTH**2 / (WIDTH**2 + SIGMA**2)
 
-    def gradient(self, name, count=2**15, **given):
-        found, _ = gradients(loss_of(name, **given), roles_of(self.WIDTH), count)
+    def gradient(self, name, **given):
+        found, _ = gradients(loss_of(name, **given), roles_of(self.WIDTH))
         return float(found[MAIN]["a"])
 
-    def samples(self, count=2**15):
+    def samples(self, count=2**14):
         """Return the noise n, the samples a n and what they become with noise."""
         noise, further = map(np.asarray, drawn_noise(count))
         return noise, self.WIDTH * noise, self.WIDTH * noise + self.SIGMA * further
@@ -175,14 +192,14 @@ class TestIdentities:
     def test_diff_instruct_is_dmd_without_its_normaliser(self):
         assert self.gradient("diff_instruct") == self.gradient("dmd", normalised=False)
 
-    @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
+    @pytest.mark.parametrize("alpha", few(1, [1.2, 0.5, 1.0]))
     def test_sids_gradient_passes_through_both_denoisers(self, alpha):
         """``2 a k (k_real - 1 - alpha k)``, k the difference of the factors."""
         noise, made, x = self.samples()
         k = self.REAL - self.FALSE
         slope = k * noise * (self.REAL * x - made - alpha * k * x)
         slope += k * x * (self.REAL * noise - noise - alpha * k * noise)
-        found = self.gradient("sid", alpha=alpha, normalised=False)
+        found = self.gradient("sid", alpha=alpha, normalised=False, levels=at(1.0))
         assert found == pytest.approx(slope.mean(), rel=1e-6)
         exact = 2 * self.WIDTH * k * (self.REAL - 1 - alpha * k)
         assert found == pytest.approx(exact, rel=0.05, abs=0.01)
@@ -190,37 +207,28 @@ class TestIdentities:
     def test_an_alpha_above_1_leads_a_wide_generator_away(self):
         assert self.WIDTH > STD
         self.WIDTH = 3.0
-        roles = partial(roles_of, 3.0)
-        down, up = (
-            float(
-                gradients(loss_of("sid", alpha=alpha, normalised=False), roles(), 2**15)[0][MAIN][
-                    "a"
-                ]
-            )
-            for alpha in (1.0, 1.2)
-        )
+        given = dict(levels=at(1.0), normalised=False)
+        down, up = (self.gradient("sid", alpha=alpha, **given) for alpha in (1.0, 1.2))
         assert down == pytest.approx(0.42, abs=0.02) and up == pytest.approx(-0.168, abs=0.02)
 
     def test_sids_value_is_no_measure_of_progress(self):
         """``(1 - alpha) E |D_real - D_fake|^2`` at the ideal fake denoiser."""
-        for alpha in (0.5, 1.0, 1.2):
-            loss = loss_of("sid", alpha=alpha, normalised=False)
-            _, metrics = gradients(loss, roles_of(self.WIDTH), 2**15)
+        for alpha in (1.0, 1.2):
+            loss = loss_of("sid", alpha=alpha, normalised=False, levels=at(1.0))
+            _, metrics = gradients(loss, roles_of(self.WIDTH))
             expected = (1 - alpha) * float(metrics["gap"])
             assert float(metrics["matching"]) == pytest.approx(expected, abs=0.02)
 
     def test_sim_with_a_square_is_sid_at_1(self):
-        for sigma in (0.3, 1.0):
-            given = dict(levels=at(sigma))
-            square = self.gradient("sim", 512, distance="squared", **given)
-            plain = self.gradient("sid", 512, normalised=False, **given)
-            level = float(np.float32(sigma))
-            assert square * level**2 / 2 == pytest.approx(plain, rel=1e-6)
+        given = dict(levels=at(1.0))
+        square = self.gradient("sim", distance="squared", **given)
+        plain = self.gradient("sid", alpha=1.0, normalised=False, **given)
+        assert square / 2 == pytest.approx(plain, rel=1e-6)
 
     def test_a_bounded_distance_is_a_square_near_the_optimum(self):
         """``sqrt(s^2 + c^2) - c`` is ``s^2 / 2c`` where scores differ little."""
-        bounded = self.gradient("sim", 512, c=1e4)
-        square = self.gradient("sim", 512, distance="squared")
+        bounded = self.gradient("sim", c=1e4)
+        square = self.gradient("sim", distance="squared", levels=at(1.0))
         assert bounded == pytest.approx(square / 2e4, rel=1e-5)
 
 
@@ -299,28 +307,27 @@ def test_where_guided_dmd_ends_depends_on_the_noise_levels(levels, place):
 class TestWhoLearnsFromWhom:
     """No gradient passes between the networks."""
 
-    @pytest.mark.parametrize(("name", "given"), SETTINGS)
+    @pytest.mark.parametrize(("name", "given"), few(2, [SETTINGS[4], SETTINGS[2], SETTINGS[6]]))
     def test_only_the_fake_denoisers_own_loss_moves_it(self, name, given):
         roles = roles_of(0.9, fake=0.7)
-        every = (MAIN, FAKE, TEACHER)
-        found, _ = gradients(loss_of(name, **given), roles, trained=every)
+        found, _ = gradients(loss_of(name, **given), roles)
         assert float(found[TEACHER]["std"]) == 0
 
         def own(params):
             held = {role: one._replace(learns=role == FAKE) for role, one in roles.items()}
             held[FAKE] = held[FAKE]._replace(params=params)
             loss = loss_of(name, **given)
-            batch = {"x": jnp.zeros((512, 1)), "condition": None}
-            return jnp.mean(loss(held, batch, keys(512))[0])
+            batch = {"x": jnp.zeros((2**14, 1)), "condition": None}
+            return jnp.mean(loss(held, batch, keys(2**14))[0])
 
-        expected = jax.grad(own)(roles[FAKE].params)["std"]
+        expected = jax.jit(jax.grad(own))(roles[FAKE].params)["std"]
         assert float(expected) != 0
         assert float(found[FAKE]["std"]) == pytest.approx(float(expected), rel=1e-12)
 
     def test_the_fake_denoiser_learns_the_generators_law(self):
         """Its gradient changes its sign where its std is the generator's."""
         for fake, sign in ((0.8, -1), (1.2, 1)):
-            found, _ = gradients(loss_of("dmd"), roles_of(1.0, fake), 2**14)
+            found, _ = gradients(loss_of("dmd"), roles_of(1.0, fake))
             assert np.sign(float(found[FAKE]["std"])) == sign
 
     def test_dmds_gradient_does_not_pass_through_the_denoisers(self):
@@ -336,7 +343,7 @@ class TestWhoLearnsFromWhom:
 
         noise, further = (float(one[0]) for one in drawn_noise(1))
         way = (1.7**2 / (1.7**2 + 1) - 0.2) * (1.7 * noise + further)
-        assert float(jax.grad(value)(1.7)) == pytest.approx(way * noise, rel=1e-6)
+        assert float(jax.jit(jax.grad(value))(1.7)) == pytest.approx(way * noise, rel=1e-6)
 
 
 def test_the_regression_leads_to_where_the_flow_leads_from_the_same_noise():
@@ -349,6 +356,7 @@ def test_the_regression_leads_to_where_the_flow_leads_from_the_same_noise():
     assert float(metrics["regression"]) == pytest.approx((0.2 * width) ** 2, rel=0.15)
 
 
+@pytest.mark.filterwarnings("ignore:samplers.sample. the schedule starts")
 def test_a_generator_is_sampled_by_consistency_with_one_level():
     from guidestar.models.denoiser import Denoiser
 
@@ -430,11 +438,10 @@ def test_a_scale_is_an_input_of_generator_and_fake_denoiser():
         for role, one in functions.items()
     }
     batch = {"x": jnp.zeros((6, 1)), "condition": jnp.zeros(6, jnp.int32)}
-    loss(roles, batch, keys(6))
+    jax.eval_shape(lambda: loss(roles, batch, keys(6)))
     scales = seen[MAIN][0]["scale"]
-    assert float(scales.min()) >= 1 and float(scales.max()) <= 4 and scales.shape == (6,)
-    assert len(seen[FAKE]) == 2
-    assert all(np.array_equal(one["scale"], scales) for one in seen[FAKE])
+    assert scales.shape == (6,) and len(seen[FAKE]) == 2
+    assert all(one["scale"] is scales for one in seen[FAKE])
     assert all(not one for one in seen[TEACHER])
 
 
@@ -521,7 +528,7 @@ CLOSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "given", "start", "rate"), few(2, CLOSED))
+@pytest.mark.parametrize(("name", "given", "start", "rate"), few(1, CLOSED))
 def test_a_generator_and_its_fake_denoiser_end_at_the_teachers_law(name, given, start, rate):
     """Of a Gaussian: one number each, trained by the step that trains any network."""
     roles = roles_of(start)

@@ -8,7 +8,8 @@ the teacher's one-step prediction and is free to become any map. It says that it
         g, guidance.unguided(), samplers.consistency(), [sigma, 0.0], noise, labels, key
     )
 
-One evaluation is the whole of it: more levels would ask it where it was never trained.
+One evaluation is the whole of it: more levels would ask it where it was never trained. (A sigma far
+below the network's highest draws a warning of samplers, which is meant for denoisers.)
 """
 
 import dataclasses
