@@ -271,11 +271,13 @@ def test_a_rule_with_a_classifier_samples_and_is_counted(config, classifier):
     config.sampling.weights.classifier = str(classifier)
     config.sampler.schedule.steps = 2
     job = job_from_config(tiny_with(config, CLASSIFIED))
-    assert job.plan().totals == {"main": 3, "classifier": 3}
+    assert job.plan().totals == {"main": 3, "classifier": 3, "classifier+grad": 3}
+    assert job.plan().networks == ("classifier", "main")
     plain = job_from_config(tiny_with(config, {"name": "unguided"}))
     # Two convolutions onto 4x4 places, then 8 features and 10 logits.
     once = 16 * 8 * 9 * 1 + 16 * 8 * 9 * 8 + 8 * 8 + 8 * 10
-    assert job.plan().macs - plain.plan().macs == 3 * once
+    # A way back takes two products for the one of the way there.
+    assert job.plan().macs - plain.plan().macs == 3 * (1 + 2) * once
     assert np.abs(job.images(np.arange(3)) - plain.images(np.arange(3))).max() > 1e-3
 
 
