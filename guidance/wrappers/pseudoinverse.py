@@ -93,8 +93,9 @@ def pigdm(
         operator: A, of `guidance.operators`.
         measurement: y, one for all samples or one a sample ``[batch, ...]``.
         noise: its standard deviation n, in the measurement's units.
-        variance: of the data, in the data's units squared; about 0.25 for images in [-1, 1], and 1
-            in the paper.
+        variance: of the data in the directions that are measured, in the data's units squared; 1
+            is the paper's. Brightness and large shapes of images vary far more than a pixel does,
+            and too small a number overshoots there: try 4 (docs/howto/own_operator.md).
         scale: 0 is off, 1 the likelihood.
         skip: take J for ``v / (v + sigma^2)``, what it is for data of that variance, and spare the
             backward pass: D is filtered as by a Kalman filter.

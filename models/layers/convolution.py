@@ -1,4 +1,4 @@
-"""3x3 convolutions, with half the time on CPUs where their filters are known beforehand.
+"""3x3 convolutions, with fewer products on CPUs where their filters are known beforehand.
 
 Lavin and Gray, arXiv 1509.09308, F(2x2, 3x3): for every 2x2 pixels of the output 16 products a
 pair of channels rather than 36, between filters and tiles of the input that additions make.
@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-# From how many tiles in a batch and channels on fewer products pay, measured: below, 16 filters are
-# more to read than a kernel is, or the additions weigh more than the products.
+# From how many tiles in a batch and channels on fewer products may pay: below, 16 filters are more
+# to read than a kernel is, or the additions weigh more than the products.
 LEAST_TILES, LEAST_CHANNELS = 64, 32
 # Pixels at a time, so that the tiles of a filter stay in the cache.
 PIXELS = 4096
@@ -90,8 +90,7 @@ def convolve_tiles(
 ) -> Float[Array, "batch h w out"]:
     """Convolve images of even sides: ``A' [U * (B' d B)] A`` of every 4x4 tile d, two apart.
 
-    The products are a loop over the 16 filters, which compiles in a quarter of the time that they
-    take one by one.
+    The products are a loop over the 16 filters, which is one product to compile.
     """
     batch, rows, columns, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
