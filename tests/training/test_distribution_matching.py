@@ -21,6 +21,11 @@ from guidestar.models.scalar_inputs import ScalarInput
 from guidestar.training.distillation import matching
 from guidestar.training.distillation.dmd import diff_instruct, dmd
 from guidestar.training.distillation.fake import FAKE
+from guidestar.training.distillation.score_difference import (
+    kernel_denoise,
+    score_difference,
+    score_difference_flow,
+)
 from guidestar.training.distillation.score_identity import sid, sim
 from guidestar.training.distillation.teacher import TEACHER
 from guidestar.training.losses.loss import MAIN, Role
@@ -451,6 +456,69 @@ def test_noise_levels_are_karras_between_two_times():
     np.testing.assert_allclose(found, [0.002, 24.4], rtol=1e-3)
     every = karras_times(low=0.0, high=1.0).quantile(np.linspace(1, 0, 1000))
     np.testing.assert_allclose(every, samplers.karras(1000)[:-1], rtol=1e-5)
+
+
+class TestScoreDifference:
+    """A kernel over samples in the place of a fake denoiser."""
+
+    def test_the_kernel_is_the_exact_denoiser_of_the_other_samples(self):
+        samples = jnp.array([[0.0], [1.0], [3.0]])
+        found = kernel_denoise(jnp.array([[0.2], [0.9], [2.0]]), 0.5, samples)
+        weights = np.exp(-((0.2 - np.array([1.0, 3.0])) ** 2) / 0.5)
+        assert float(found[0, 0]) == pytest.approx(weights @ [1.0, 3.0] / weights.sum(), rel=1e-9)
+        among = jnp.array([[True, False, True], [False, True, False], [True, False, True]])
+        found = kernel_denoise(samples, 0.5, samples, among)
+        np.testing.assert_allclose(found[:, 0], [3.0, 1.0, 0.0])
+
+    def test_particles_of_the_law_stay_and_with_themselves_counted_they_would_not(self):
+        count = 1500
+        y, noise = np.random.default_rng(0).normal(size=(2, count, 1))
+        x, sigma = STD * y + 0.4 * noise, 0.4
+        real = np.asarray(Gaussian(0.0, STD).denoise(x, sigma))
+        points = jnp.asarray(STD * y)
+        found = np.asarray(kernel_denoise(jnp.asarray(x), sigma, points))
+        outward = np.mean((real - found) * y)
+        weights = np.exp(-((x - STD * y.T) ** 2) / (2 * sigma**2))
+        counted = weights @ (STD * y) / weights.sum(1, keepdims=True)
+        assert abs(outward) < 0.01 and np.mean((real - counted) * y) < outward
+
+    def test_particles_flow_to_the_law_of_a_denoiser(self):
+        start = 2.0 + 1.5 * jax.random.normal(jax.random.key(0), (400, 1))
+        sigmas = np.geomspace(3.0, 0.4, 40)
+        exact = Gaussian(0.0, STD)
+        run = jax.jit(lambda y, key: score_difference_flow(y, exact.denoise, sigmas, key))
+        found = run(start, jax.random.key(1))
+        assert float(found.mean()) == pytest.approx(0, abs=0.08)
+        assert float(found.std()) == pytest.approx(STD, rel=0.1)
+
+    def test_a_generator_learns_without_a_fake_denoiser(self):
+        specs = {role: specs_of()[role] for role in (MAIN, TEACHER)}
+        loss = score_difference(specs[MAIN], specs, levels=at(0.5), sigma=START)
+        assert loss.roles == (MAIN, TEACHER) and loss.trained == ()
+        for width in (0.7 * STD, STD, 1.3 * STD):
+            found, _ = gradients(loss, roles_of(width), 1024)
+            assert float(found[TEACHER]["std"]) == float(found[FAKE]["std"]) == 0
+            # The direction of `dmd`, a (k_fake - k_real).
+            fake = width**2 / (width**2 + 0.25)
+            expected = pytest.approx(width * (fake - 0.5), abs=0.015)
+            assert float(found[MAIN]["a"]) == expected
+
+    @pytest.mark.parametrize(
+        ("make", "word"),
+        [
+            (lambda: score_difference_flow(jnp.zeros((1, 1)), None, [1.0], None), "give two"),
+            (lambda: score_difference_flow(jnp.zeros((2, 1)), None, [1.0], None, step=0.0), "step"),
+            (
+                lambda: score_difference(
+                    *(lambda s: (s[MAIN], s))(specs_of(2, (("scale", ScalarInput(1.0, 4.0)),)))
+                ),
+                "samples of one scale",
+            ),
+        ],
+    )
+    def test_what_has_nothing_to_compare_is_refused(self, make, word):
+        with pytest.raises(ValueError, match=word):
+            make()
 
 
 REFUSED = {

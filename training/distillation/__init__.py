@@ -7,18 +7,26 @@ scale as an input), `tangents` (forward mode), `fake` (a denoiser of what the st
 """
 
 from . import dmd, score_identity
+from .cca import Contrastive
 from .consistency import DiscreteConsistency
+from .guidance_free import GuidanceFree, ModelGuidance
 from .guided import GuidedDistillation
 from .matching import DistributionMatching
 from .output import DenoisingToTeacher
 from .progressive import Progressive
+from .score_difference import ScoreDifference, score_difference_flow
 
 __all__ = [
+    "Contrastive",
     "DenoisingToTeacher",
     "DiscreteConsistency",
     "DistributionMatching",
+    "GuidanceFree",
     "GuidedDistillation",
+    "ModelGuidance",
     "Progressive",
+    "ScoreDifference",
     "dmd",
+    "score_difference_flow",
     "score_identity",
 ]
