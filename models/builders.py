@@ -12,8 +12,9 @@ from ..core.registry import explained, registry
 from .autoencoders import discriminator, lite_vae, sd_vae
 from .classifiers import inception, residual
 from .convnets import dico, dimr
-from .denoiser import Denoiser
+from .denoiser import TO, Denoiser
 from .mlps import score_mlp
+from .preconditioning import FlowMap
 from .scalar_inputs import inputs_of, with_inputs
 from .spec import Spec
 from .transformers import clip, dinov2, dit, lightning_dit, pixart, sit, umd
@@ -71,7 +72,15 @@ def unchecked(section: Mapping[str, Any], where: str = "model") -> Spec:
     inputs = plain.pop("inputs", None) or {}
     spec = registry("network").build(plain, where)
     with explained(where):
-        return with_inputs(spec, inputs_of(inputs)) if inputs else spec
+        found = inputs_of(inputs)
+        if isinstance(spec.preconditioner, FlowMap):
+            if TO in inputs:
+                raise ValueError(
+                    f"inputs.{TO} is the flow map's own, with preconditioner.interval_scale: leave "
+                    f"it out"
+                )
+            found = ((TO, spec.preconditioner.interval_input), *found)
+        return with_inputs(spec, found) if found else spec
 
 
 def create(name: str, *, key: Key[Array, ""], size: str | None = None, **fields: Any) -> Denoiser:

@@ -19,6 +19,9 @@ from .conditions import Condition, Label, Values, described, like, null_of
 from .preconditioning import SIGMA_RANGE, Preconditioner, estimate_of
 from .scalar_inputs import Inputs, ScalarInput, applied, bound
 
+# A flow map's input beside its noise level: where to jump.
+TO = "to"
+
 # Where a module without a method `null_condition` keeps the parts that it has learnt: nowhere.
 NONE_LEARNT: Mapping[str, Array] = {}
 
@@ -240,13 +243,42 @@ class Denoiser:
 
     @property
     def inputs(self) -> dict[str, ScalarInput]:
-        """Numbers that the network takes beside the noise level, by name."""
+        """Numbers that the network takes beside the noise levels, by name."""
+        found = self._inputs
+        return {name: one for name, one in found.items() if not (self._jumps and name == TO)}
+
+    @property
+    def _inputs(self) -> dict[str, ScalarInput]:
         return dict(getattr(self.network, "inputs", ()))
+
+    @property
+    def _jumps(self) -> bool:
+        return self.estimate == "flow_map"
 
     @property
     def estimate(self) -> str:
         """What a call returns: ``x0``, or another of `models.preconditioning.ESTIMATES`."""
         return estimate_of(self.preconditioner)
+
+    def nulls(self, batch: int) -> Any:
+        """Return the null condition of a batch.
+
+        Raises:
+            ValueError: the network never learnt to do without a condition.
+        """
+        null, like = self.null_condition, self.network.condition_like(batch)
+        if null is None:
+            raise ValueError(
+                f"{self.network.name} knows no prediction without a condition: it was trained "
+                f"with one for every sample. Give it one"
+            )
+        if isinstance(null, Mapping):
+            like = {name: like[name] for name in null}
+        return jax.tree.map(
+            lambda one, like: jnp.broadcast_to(jnp.asarray(one, like.dtype), like.shape),
+            null,
+            like,
+        )
 
     def bind(self, **values: Float[ArrayLike, ""] | float) -> "Denoiser":
         """Return the denoiser with values for inputs of its network, ``bind(scale=3.0)``.
@@ -264,7 +296,7 @@ class Denoiser:
         """Multiply-adds of one evaluation of one sample, counted from the traced program."""
         x = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
         time = jax.ShapeDtypeStruct((1,), jnp.float32)
-        given = {name: jnp.float32(one.middle) for name, one in self.inputs.items()}
+        given = {name: jnp.float32(one.middle) for name, one in self._inputs.items()}
 
         def run(params, x, time, condition):
             return self.network(params, x, time, condition, **given)
@@ -308,12 +340,23 @@ class Denoiser:
 
         ``modes`` are pairs (mode, where) that step in at the network's sites. What the network
         predicts beside the sample's own channels (a variance) is left out; see `raw`. ``inputs``
-        go on to the network.
+        go on to the network; a flow map's ``to``, the noise level to jump to, is one of them.
+
+        Raises:
+            ValueError: a flow map that is not told where to.
         """
         x = jnp.asarray(x)
         levels = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
         column = levels.reshape((-1,) + (1,) * (x.ndim - 1))
         skip, out, inside, noise = self.preconditioner.coefficients(column)
+        if self._jumps:
+            if TO not in inputs:
+                raise ValueError(
+                    f"{self.network.name} is a flow map: say where to, as {TO}=0.0 for the data, "
+                    f"or take samplers.ctm()"
+                )
+            end = jnp.broadcast_to(jnp.asarray(inputs[TO], jnp.float32), levels.shape)
+            inputs[TO] = self.preconditioner.interval(levels, end)
         raw = self.raw(inside * x, noise.reshape(-1), condition, modes, **inputs)
         return skip * x + out * raw[..., : x.shape[-1]]
 
@@ -342,19 +385,7 @@ class Denoiser:
         batch = x.shape[0]
         time = jnp.broadcast_to(jnp.asarray(time, jnp.float32), (batch,))
         if condition is None and self.network.condition is not None:
-            null, like = self.null_condition, self.network.condition_like(batch)
-            if null is None:
-                raise ValueError(
-                    f"{self.network.name} knows no prediction without a condition: it was trained "
-                    f"with one for every sample. Give it one"
-                )
-            if isinstance(null, Mapping):
-                like = {name: like[name] for name in null}
-            condition = jax.tree.map(
-                lambda one, like: jnp.broadcast_to(jnp.asarray(one, like.dtype), like.shape),
-                null,
-                like,
-            )
+            condition = self.nulls(batch)
         condition = jax.tree.map(jnp.asarray, condition)
         return self.network(self.params, x, time, condition, modes, **{**self.bound, **inputs})
 

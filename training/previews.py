@@ -55,11 +55,13 @@ class Previews:
         self._every = every_steps if spec.preconditioner is not None and images else 0
         self._directory, self._show, self._recipe = workdir / "previews", show, setup.recipe
         low, high = spec.sigma_range
-        middles = {name: one.middle for name, one in spec.inputs}
-        # A consistency function jumps from the highest level to the data; others take their steps.
-        jumps = estimate_of(spec.preconditioner) == "consistency" if self._every else False
-        solver = samplers.consistency(low) if jumps else samplers.euler()
-        sigmas = np.array([high, 0.0]) if jumps else samplers.karras(STEPS, low, high)
+        inputs = spec.denoiser(spec.shapes).inputs if self._every else {}
+        middles = {name: one.middle for name, one in inputs.items()}
+        # Few-step networks jump from the highest level to the data; others take their steps.
+        estimate = estimate_of(spec.preconditioner) if self._every else "x0"
+        jumps = {"consistency": samplers.consistency(low), "flow_map": samplers.ctm()}
+        solver = jumps.get(estimate, samplers.euler())
+        sigmas = np.array([high, 0.0]) if estimate in jumps else samplers.karras(STEPS, low, high)
 
         def sample(params):
             indices = jnp.arange(COLUMNS * ROWS, dtype=jnp.int32)

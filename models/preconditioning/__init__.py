@@ -16,7 +16,9 @@ from .diffusion import IDDPM, VE, VP
 from .discrete import Discrete, Table
 from .edm import EDM, Coefficients, Direct
 from .flow import Flow
+from .flow_map import FlowMap
 from .predicted import Predicted
+from .trigflow import TrigFlow
 
 
 @runtime_checkable
@@ -39,6 +41,8 @@ PRECONDITIONERS: dict[str, type] = {
     "discrete": Discrete,
     "flow": Flow,
     "consistency": Consistency,
+    "trigflow": TrigFlow,
+    "flow_map": FlowMap,
 }
 
 # What a network estimates: the posterior mean, the end of the flow at the lowest noise level, or
@@ -91,9 +95,11 @@ __all__ = [
     "Direct",
     "Discrete",
     "Flow",
+    "FlowMap",
     "Preconditioner",
     "Predicted",
     "Table",
+    "TrigFlow",
     "estimate_of",
     "from_config",
     "sigma_range",

@@ -10,7 +10,8 @@ from guidestar.models.exact import gaussian
 from guidestar.models.preconditioning import Consistency, Direct
 from guidestar.models.scalar_inputs import ScalarInput
 from guidestar.models.spec import Spec
-from guidestar.training.losses.loss import Role
+from guidestar.training.losses.loss import MAIN, Role
+from guidestar.training.objectives.objective import Mean
 
 # Of data: the null condition's Gaussian and those of two classes, on a line.
 NULL, FIRST, SECOND = gaussian(0.0, 1.0), gaussian(0.8, 0.5), gaussian(-0.6, 0.7)
@@ -123,3 +124,24 @@ def data(count, seed=0, std=0.5):
     """Return a batch of Gaussian numbers without a condition."""
     x = std * jax.random.normal(jax.random.key(seed), (count, 1), float)
     return {"x": x, "condition": None}
+
+
+def keys(count, seed=1):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def exact_role(num_classes=0, stds=(0.5,), means=(0.0,), width=1.0):
+    """Return the exact denoiser of Gaussian numbers, by class, as a loss sees it; in float64."""
+
+    def denoise(params, x, sigma, condition):
+        label = jnp.zeros(len(x), jnp.int32) if condition is None else condition
+        mean, std = (jnp.asarray(v)[label][:, None] for v in (means, stds))
+        return gaussian(mean, width * std).denoise(x, sigma)
+
+    return Role(Net(denoise, num_classes=num_classes), {}, (), Direct())
+
+
+def gradient_of(loss, roles, params, batch, own):
+    """Return the gradient of the mean loss by the main network's parameters, and the metrics."""
+    gradient, metrics = Mean(loss).gradient(roles, (), {MAIN: params}, batch, own)
+    return gradient[MAIN], metrics

@@ -11,6 +11,9 @@ from tables.few_step_networks import (
     STDS,
     Net,
     data,
+    exact_role,
+    gradient_of,
+    keys,
     params_for,
     slope_of,
     slopes,
@@ -38,7 +41,6 @@ from guidestar.training.losses.loss import MAIN, Role
 from guidestar.training.noise.corruption import Corruption
 from guidestar.training.noise.levels import log_normal
 from guidestar.training.noise.weightings import truncated_snr, uniform
-from guidestar.training.objectives.objective import Mean
 
 STD = 0.5
 BOUNDARY = Consistency(STD, 0.002)
@@ -53,27 +55,6 @@ def double_precision():
 def nodes(count):
     """Return Karras' levels as the losses have them, increasing: float32 numbers."""
     return np.asarray(Grid().level(np.arange(count), count - 1), np.float64)
-
-
-def keys(count, seed=1):
-    return jax.random.split(jax.random.key(seed), count)
-
-
-def exact_role(num_classes=0, stds=(STD,), means=(0.0,), width=1.0):
-    """Return the exact denoiser of Gaussian numbers, by class, as a loss sees it; in float64."""
-
-    def denoise(params, x, sigma, condition):
-        label = jnp.zeros(len(x), jnp.int32) if condition is None else condition
-        mean, std = (jnp.asarray(v)[label][:, None] for v in (means, stds))
-        return gaussian(mean, width * std).denoise(x, sigma)
-
-    return Role(Net(denoise, num_classes=num_classes), {}, (), Direct())
-
-
-def gradient_of(loss, roles, params, batch, own):
-    """Return the gradient of the mean loss by the main network's parameters, and the metrics."""
-    gradient, metrics = Mean(loss).gradient(roles, (), {MAIN: params}, batch, own)
-    return gradient[MAIN], metrics
 
 
 class TestConsistencyDistillation:

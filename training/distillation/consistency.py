@@ -20,7 +20,7 @@ from ...core.registry import register
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..averages.ema import constant
-from ..losses.loss import MAIN, Batch, Roles
+from ..losses.loss import MAIN, Batch, Roles, column
 from ..noise.corruption import DROPOUT, NOISE, SIGMA
 from ..noise.levels import WHOLE, Noise, draw
 from .curricula import doubling_intervals, ect_end, growing_intervals, stage, target_decay
@@ -69,11 +69,11 @@ class DiscreteConsistency:
         main, clean = roles[MAIN], batch["x"]
         pair = self.pairs(main.step, fold_each(keys, SIGMA), span)
         noise = normal_like(fold_each(keys, NOISE), clean)
-        noisy = clean + _column(pair.sigma, clean) * noise
+        noisy = clean + column(pair.sigma, clean) * noise
         condition = None if main.network.condition is None else batch.get("condition")
         inputs: dict[str, Any] = drawn(self.scale, keys)
         if self.teacher is None:
-            below = clean + _column(pair.to, clean) * noise
+            below = clean + column(pair.to, clean) * noise
         else:
             field = self.teacher.field(roles, condition, scale=inputs.get(NAME))
             below = field.step(noisy, pair.sigma, pair.to)
@@ -84,7 +84,7 @@ class DiscreteConsistency:
         # Asked at a level that it knows; where the boundary is, its answer is left out.
         level = jnp.where(ended, pair.sigma, pair.to)
         answer = main.target_role.denoiser(below, level, condition, **inputs)
-        target = jax.lax.stop_gradient(jnp.where(_column(ended, clean), below, answer))
+        target = jax.lax.stop_gradient(jnp.where(column(ended, clean), below, answer))
         found = self.distance(made, target)
         weight = 1.0 if self.weight is None else self.weight(pair)
         return weight * found, {"distance": found}
@@ -326,7 +326,3 @@ def _no_scale(spec: Spec, name: str) -> None:
             f"training.loss: {name} learns from data, which have no guidance scale: leave "
             f"model.inputs.scale out, or distil a guided teacher"
         )
-
-
-def _column(values: Array, like: Array) -> Array:
-    return values.reshape((-1,) + (1,) * (like.ndim - 1))

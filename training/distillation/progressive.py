@@ -22,7 +22,7 @@ from ...guidance import unguided
 from ...models.preconditioning import Preconditioner
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
-from ..losses.loss import MAIN, Batch, Roles, over_elements
+from ..losses.loss import MAIN, Batch, Roles, column, over_elements
 from ..noise.corruption import NOISE, SIGMA
 from ..noise.levels import HALF_CELL, WHOLE
 from ..noise.weightings import Weighting
@@ -115,7 +115,7 @@ class Progressive:
         # Of time: from the student's node over the teacher's to the student's next.
         nodes = (2 * (index + 1) - jnp.arange(3)[:, None]) / (2 * steps)
         levels = self.grid.level(nodes)
-        begin, end = (_column(levels[row], clean) for row in (0, 2))
+        begin, end = (column(levels[row], clean) for row in (0, 2))
         noisy = clean + begin * normal_like(fold_each(keys, NOISE), clean)
         teacher = Teacher(lambda _: unguided(), solver=samplers.euler())
         field = teacher.field({TEACHER: main.target_role}, condition, **inputs)
@@ -169,7 +169,3 @@ def progressive(
         )
     levels = StepGrid(grid, *spec.sigma_range)
     return Progressive(preconditioner, weighting, levels, start, updates, scale_of(spec))
-
-
-def _column(values: Array, like: Array) -> Array:
-    return values.reshape((-1,) + (1,) * (like.ndim - 1))

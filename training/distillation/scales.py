@@ -18,15 +18,18 @@ def scale_of(spec: Spec) -> ScalarInput | None:
 
 
 def drawn(
-    scale: ScalarInput | None, keys: Key[Array, " batch"]
+    scale: ScalarInput | None, keys: Key[Array, " batch"], law: str = "uniform"
 ) -> dict[str, Float[Array, " batch"]]:
-    """Return inputs of the student, ``{"scale": ...}`` uniform in its range, or none.
+    """Return inputs of the student, ``{"scale": ...}`` drawn from its range, or none.
 
     Args:
         scale: of the network.
         keys: one a sample.
+        law: ``uniform``, or ``log`` for a logarithm that is.
     """
     if scale is None:
         return {}
     uniform = jax.vmap(jax.random.uniform)(fold_each(keys, SCALE))
+    if law == "log":
+        return {NAME: scale.low * (scale.high / scale.low) ** uniform}
     return {NAME: scale.low + (scale.high - scale.low) * uniform}

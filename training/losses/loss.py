@@ -111,3 +111,10 @@ def turns_of(loss: Loss) -> int:
 def over_elements(reduce: Callable, values: Float[Array, " batch *shape"]) -> Array:
     """Reduce everything but the batch."""
     return reduce(values.reshape(values.shape[0], -1), axis=1)
+
+
+def column(
+    values: Float[Array, " batch"], like: Float[Array, " batch *shape"]
+) -> Float[Array, " batch *ones"]:
+    """Return one number a sample as an array that broadcasts against samples."""
+    return values.reshape((-1,) + (1,) * (like.ndim - 1))
