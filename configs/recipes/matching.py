@@ -6,15 +6,16 @@
         --mode=sample
 
 Methods: ``dmd`` (DMD2's: five updates of the fake denoiser for one of the generator),
-``diff_instruct``, ``sid`` and ``sim``. Teacher, generator and fake denoiser begin as the shipped
-network, the teacher under CFG at scale 2; docs/few_steps.md says which law that is. The data say
-which labels are asked for, and nothing else. Numbers are the papers' where they do not depend on
-the size of a run; lengths are a laptop's. ``runlocal`` is the recipe on 8x8 digits from the shipped
-network of theirs.
+``diff_instruct``, ``sid`` and ``sim``; ``dmd,adversarial`` has a discriminator too. Teacher,
+generator and fake denoiser begin as the shipped network, the teacher under CFG at scale 2;
+docs/few_steps.md says which law that is. The data say which labels are asked for, and are seen by
+a discriminator alone. Numbers are the papers' where they do not depend on the size of a run;
+lengths are a laptop's. ``runlocal`` is the recipe on 8x8 digits from the shipped network of theirs.
 """
 
 from guidestar.configs import common, digits, fashion_mnist_dit_unmirrored
 from guidestar.configs.recipes.arguments import parse
+from guidestar.core.errors import UserError
 
 # The generator's noise level, and updates of the fake denoiser for one of it.
 METHODS = {"dmd": (80.0, 5), "diff_instruct": (2.5, 1), "sid": (2.5, 1), "sim": (2.5, 1)}
@@ -24,9 +25,20 @@ def get_config(arg: str = ""):
     """Return the config of a method.
 
     Raises:
-        UserError: an argument that is none.
+        UserError: an argument that is none, or an adversary where there is no term for one.
     """
-    chosen = parse("configs/recipes/matching.py", arg, method=tuple(METHODS), runlocal=False)
+    chosen = parse(
+        "configs/recipes/matching.py",
+        arg,
+        method=tuple(METHODS),
+        adversarial=False,
+        runlocal=False,
+    )
+    if chosen.adversarial and chosen.method != "dmd":
+        raise UserError(
+            f"configs/recipes/matching.py: {chosen.method} has no adversarial term, and dmd has: "
+            f"write method=dmd,adversarial"
+        )
     base = digits if chosen.runlocal else fashion_mnist_dit_unmirrored
     config = base.get_config()
     teacher = config.sampling.weights.main
@@ -43,6 +55,13 @@ def get_config(arg: str = ""):
     config.training.loss = common.part(
         chosen.method, rule=dict(name="cfg", scale=2.0), sigma=sigma, **turns
     )
+    if chosen.adversarial:
+        images = {key: config.model[key] for key in ("image_size", "channels")}
+        judge = dict(name="unet_discriminator", widths=(16, 32), **images)
+        config.roles.discriminator = dict(
+            model=judge, frozen=False, optimizer=dict(learning_rate=2e-4)
+        )
+        config.training.loss.adversarial = 3e-3
     # What the fake denoiser learns from: DMD2's levels, and EDM's.
     config.training.noise = (
         common.part("karras_times", low=0.0, high=1.0)

@@ -15,6 +15,7 @@ from tables.few_step_networks import Net, spec_of
 from guidestar import guidance, samplers
 from guidestar.core.errors import UserError
 from guidestar.core.random import fold_each, normal_like
+from guidestar.models.autoencoders.discriminator import ROLE as DISCRIMINATOR
 from guidestar.models.exact import Gaussian
 from guidestar.models.preconditioning import EDM, Consistency, Direct
 from guidestar.models.scalar_inputs import ScalarInput
@@ -456,6 +457,63 @@ def test_noise_levels_are_karras_between_two_times():
     np.testing.assert_allclose(found, [0.002, 24.4], rtol=1e-3)
     every = karras_times(low=0.0, high=1.0).quantile(np.linspace(1, 0, 1000))
     np.testing.assert_allclose(every, samplers.karras(1000)[:-1], rtol=1e-5)
+
+
+class Judge(Net):
+    """A discriminator of one number, as a network whose module is itself with its parameters."""
+
+    def module(self, params):
+        return lambda x: params["slope"] * x
+
+
+class TestAdversarial:
+    """DMD with a discriminator of noised samples and data."""
+
+    def roles(self, slope=0.8):
+        judge = Role(Judge(None, num_classes=0), {"slope": jnp.asarray(slope)})
+        return roles_of(1.2) | {DISCRIMINATOR: judge}
+
+    def found(self, weight, roles, shift=0.0):
+        loss = loss_of("dmd", adversarial=weight) if weight else loss_of("dmd")
+        batch = {"x": jnp.full((512, 1), shift), "condition": None}
+        params = {role: one.params for role, one in roles.items()}
+        run = jax.jit(lambda params, own: Mean(loss).gradient(roles, (), params, batch, own))
+        return loss, *run(params, keys(512))
+
+    def test_each_learns_its_own_part(self):
+        roles = self.roles()
+        loss, found, metrics = self.found(0.5, roles, 1.0)
+        assert loss.trained == (FAKE, DISCRIMINATOR) and DISCRIMINATOR in loss.roles
+        _, without, _ = self.found(0.0, roles, 1.0)
+        assert float(found[FAKE]["std"]) == pytest.approx(float(without[FAKE]["std"]), rel=1e-12)
+        assert float(found[TEACHER]["std"]) == 0
+
+        # The noised samples are of unit size: their logits are the slope times them.
+        own, like = keys(512), jnp.zeros((512, 1))
+        noise = normal_like(fold_each(own, NOISE), like)
+
+        def shown(x, stream):
+            given = loss.corruption(roles[MAIN].network, {"x": x}, fold_each(own, stream))
+            return Direct().coefficients(given.column).inside * given.noisy
+
+        def fooled(a):
+            return jnp.mean(jax.nn.softplus(-0.8 * shown(a * noise, matching.OF_GENERATED)))
+
+        def told(slope):
+            real = shown(like + 1.0, matching.OF_DATA)
+            made = shown(1.2 * noise, matching.OF_GENERATED)
+            return jnp.mean(jax.nn.softplus(-slope * real) + jax.nn.softplus(slope * made)) / 2
+
+        extra = float(found[MAIN]["a"]) - float(without[MAIN]["a"])
+        assert extra == pytest.approx(0.5 * float(jax.jit(jax.grad(fooled))(1.2)), rel=1e-6)
+        learnt = float(found[DISCRIMINATOR]["slope"])
+        assert learnt == pytest.approx(float(jax.jit(jax.grad(told))(0.8)), rel=1e-6)
+        assert float(metrics["discriminator"]) == pytest.approx(float(told(0.8)), rel=1e-6)
+
+    def test_a_discriminator_of_other_samples_is_refused(self):
+        with pytest.raises(UserError, match=r"roles\.discriminator is a denoiser .*unet_discrim"):
+            specs = specs_of() | {DISCRIMINATOR: spec_of(Net(None), condition=None)}
+            loss_of("dmd", specs, adversarial=0.1)
 
 
 class TestScoreDifference:

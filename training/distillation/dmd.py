@@ -51,6 +51,7 @@ def dmd(
     distance: str | Mapping[str, Any] = "squared",
     steps: int = 18,
     solver: Mapping[str, Any] = {"name": "heun"},
+    adversarial: float = 0.0,
 ) -> DistributionMatching:
     """Train a one-step generator whose law is a frozen teacher's.
 
@@ -73,6 +74,9 @@ def dmd(
         distance: as of `consistency_distillation`.
         steps, solver: of the regression's flow: Karras' schedule from ``sigma``, ``heun`` or
             ``euler``.
+        adversarial: weight of the logistic loss of the role ``discriminator``, a network of images
+            that is trained on data and samples with the noise of ``training.noise``; 0 is none.
+            DMD2's is a head on the fake denoiser's features, with the weight 3e-3 on ImageNet.
 
     Raises:
         UserError: a network that is no generator, a rule that is no field, networks that do not
@@ -99,6 +103,7 @@ def dmd(
         sigma=sigma,
         ratio=ratio,
         regression=regressed if weight else None,
+        adversarial=adversarial,
     )
 
 

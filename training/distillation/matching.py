@@ -20,8 +20,10 @@ from ...core.checks import at_least_0, count, require_ranges
 from ...core.errors import UserError
 from ...core.random import fold_each
 from ...core.registry import registry
+from ...models.autoencoders.discriminator import ROLE as DISCRIMINATOR
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
+from ..losses.autoencoding import discriminator, generator
 from ..losses.loss import MAIN, Batch, Roles, over_elements
 from ..noise.corruption import Corruption
 from ..noise.levels import WHOLE
@@ -33,7 +35,7 @@ from .scales import NAME, OWN, drawn, scale_of
 from .teacher import Teacher, teacher_of
 
 # Streams of a sample's key: what judges a sample for the generator, and what the fake learns from.
-JUDGED, OF_FAKE = OWN, OWN + 1
+JUDGED, OF_FAKE, OF_GENERATED, OF_DATA = range(OWN, OWN + 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,8 @@ class DistributionMatching:
         through: whether ``pull``'s gradient passes through the denoisers to the samples.
         scale: an input of generator and fake denoiser; None for none.
         regression: a further term of the generator; None for none.
+        adversarial: weight of a further term, the logistic loss of a discriminator that tells
+            noised samples from noised data and learns as often as the fake denoiser; 0 for none.
 
     Raises:
         UserError: augmentation, or noise on the condition's embedding.
@@ -108,8 +112,12 @@ class DistributionMatching:
     through: bool = False
     scale: ScalarInput | None = None
     regression: Regression | None = None
+    adversarial: float = 0.0
 
-    trained = (FAKE,)
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The roles that learn beside the generator."""
+        return (FAKE, DISCRIMINATOR) if self.adversarial else (FAKE,)
 
     def __post_init__(self):
         for name, part in (("augmentation", "augment"), ("perturbation", "perturbation")):
@@ -128,7 +136,8 @@ class DistributionMatching:
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, its parts, and how far the denoisers differ; `losses.Loss`.
 
-        ``batch["x"]`` says what shape samples have; the data themselves are not used.
+        ``batch["x"]`` says what shape samples have; the data themselves are seen by the
+        discriminator alone.
         """
         main, fake = roles[MAIN], roles[FAKE]
         condition = condition_of(main, batch)
@@ -145,8 +154,14 @@ class DistributionMatching:
             span,
             **inputs,
         )
+        beside = {"fake": own}
+        if self.adversarial:
+            fooled, beside["discriminator"] = self._judged(
+                roles, batch, made, condition, keys, span
+            )
+            own = own + beside["discriminator"]
         if not main.learns:
-            return own, {"fake": own}
+            return own, beside
         field = self.teacher.field(roles, condition, scale=inputs.get(NAME), through=self.through)
         given = self.judges(
             main.network,
@@ -163,9 +178,8 @@ class DistributionMatching:
             field.denoise(at, given.sigma),
         )
         pulled = self.pull(judged)
-        metrics = {
+        metrics = beside | {
             "matching": pulled,
-            "fake": own,
             "gap": over_elements(jnp.mean, (judged.fake - judged.real) ** 2),
         }
         value = pulled
@@ -174,7 +188,28 @@ class DistributionMatching:
             target = field.walk(start, jnp.broadcast_to(levels[:, None], (len(levels), len(made))))
             metrics["regression"] = self.regression.distance(made, jax.lax.stop_gradient(target))
             value = value + self.regression.weight * metrics["regression"]
+        if self.adversarial:
+            metrics["fooled"] = fooled
+            value = value + self.adversarial * fooled
         return value + own, metrics
+
+    def _judged(self, roles, batch, made, condition, keys, span) -> tuple[Array, Array]:
+        """Return what the generator and what the discriminator minimise, of noised samples."""
+        main, judge = roles[MAIN], roles[DISCRIMINATOR]
+
+        def seen(x, stream):
+            """Return what the discriminator is shown: of unit size at every noise level."""
+            at = {"x": x, "condition": condition}
+            given = self.corruption(main.network, at, fold_each(keys, stream), span)
+            return main.preconditioner.coefficients(given.column).inside * given.noisy
+
+        shown, real = seen(made, OF_GENERATED), seen(batch["x"], OF_DATA)
+        fixed = judge.network.module(jax.lax.stop_gradient(judge.params))
+        learns = judge.network.module(judge.params)
+        return (
+            generator("logistic", fixed(shown)),
+            discriminator("logistic", learns(real), learns(jax.lax.stop_gradient(shown))),
+        )
 
 
 def along(
@@ -203,6 +238,7 @@ def matching_of(
     ratio: int,
     through: bool = False,
     regression: Callable[[Generator], Regression] | None = None,
+    adversarial: float = 0.0,
 ) -> DistributionMatching:
     """Compose a loss of this family from what its constructors take.
 
@@ -217,6 +253,7 @@ def matching_of(
         ratio: updates of the fake denoiser for one of the generator.
         through: see `DistributionMatching`.
         regression: makes a further term.
+        adversarial: weight of a further term.
 
     Raises:
         UserError: a network that is no generator, a rule that is no field, networks that do not
@@ -224,24 +261,32 @@ def matching_of(
     """
     main = specs[MAIN]
     require_ranges("training.loss", {"ratio": ratio}, {"ratio": count(1)})
-    generator = generator_of(main, sigma, name)
+    made_by = generator_of(main, sigma, name)
     scale = scale_of(main)
     teacher = teacher_of(rule, solver, specs=specs, scaled=scale is not None)
     require_fake(specs)
+    weight = checked_weight("adversarial", adversarial)
+    judge = specs.get(DISCRIMINATOR)
+    if weight and judge is not None and (judge.kind, judge.shape) != ("discriminator", main.shape):
+        raise UserError(
+            f"roles.{DISCRIMINATOR} is a {judge.kind} of samples of shape {judge.shape}: give it "
+            f"the model unet_discriminator, for images of {main.shape}"
+        )
     dropout = FAKE in specs and specs[FAKE].takes("dropout_key")
     made = registry("noise").build(dict(levels), "training.loss.levels")
     return DistributionMatching(
-        generator,
+        made_by,
         teacher,
         dataclasses.replace(corruption, dropout=dropout),
         Corruption(made, corruption.kernel),
         weighting,
         pull,
-        (MAIN, FAKE, *teacher.roles(main.shape)),
+        (MAIN, FAKE, *teacher.roles(main.shape), *((DISCRIMINATOR,) if weight else ())),
         ratio,
         through,
         scale,
-        None if regression is None else regression(generator),
+        None if regression is None else regression(made_by),
+        weight,
     )
 
 
