@@ -5,7 +5,10 @@
 Overhead: a whole trajectory with a denoiser that only scales its input, against one evaluation of
 DiT-S/2 times the number of steps. Compilation: CFG with each solver on DiT-S/2 whose layers are
 scanned, traced, lowered and compiled from empty caches, against Euler's. The two of a pair run in
-turn, in an order that alternates; reported are the median ratio and the quartiles.
+turn, in an order that alternates; reported are the median ratio and the quartiles. Programs: the
+same once each, as what no other work on the machine changes: matrix products of the program as
+lowered, instructions of the compiled one, and CPU seconds of this process; with `--large` DDPM++
+without guidance.
 """
 
 import datetime
@@ -17,7 +20,7 @@ import time
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from networks import CLASSES, LATENTS, dit_s2
+from networks import CLASSES, LATENTS, ddpmpp, dit_s2
 from pairs import paired, summary
 
 from guidestar import guidance, samplers
@@ -25,6 +28,8 @@ from guidestar.core.macs import macs
 from guidestar.samplers.config import SOLVERS
 
 PAIRS = flags.DEFINE_integer("pairs", 9, "paired runs", lower_bound=3)
+SOLVER = flags.DEFINE_multi_string("solver", [], "what to compile; all solvers unless given")
+LARGE = flags.DEFINE_bool("large", False, "count the programs of DDPM++")
 OUT = flags.DEFINE_string("out", "", "JSON file for the results")
 
 # The overhead's trajectory: steps, and a batch of images.
@@ -33,6 +38,7 @@ STEPS, IMAGES = 32, (64, 32, 32, 3)
 COMPILED_STEPS = 8
 # Solvers that need an argument or another network than the others.
 LEFT_OUT = {
+    "consistency": "needs a consistency function",
     "ctm": "needs a flow map",
     "feynman_kac": "needs a rule with weights",
     "dpm_solver": "its parts are dpm_2 and dpmpp",
@@ -71,19 +77,22 @@ def overhead(_) -> dict:
     return {"steps": STEPS, "batch": IMAGES, "pairs": PAIRS.value, "share_of_network": results}
 
 
-def compiler(network, solver):
+def compiler(network, solver, rule=guidance.cfg(3.0), shape=LATENTS):  # noqa: B008  (immutable)
     """Return a function that compiles a trajectory from nothing."""
-    noise = jnp.zeros((2, *LATENTS))
-    labels, sigmas = jnp.arange(2) % CLASSES, samplers.karras(COMPILED_STEPS)
+    noise = jnp.zeros((2, *shape))
+    labels = jnp.arange(2) % CLASSES if shape == LATENTS else None
+    sigmas = samplers.karras(COMPILED_STEPS)
 
     def run():
+        """Return the program as lowered and as compiled."""
         jax.clear_caches()
         whole = jax.jit(
             lambda network, noise, labels, key: samplers.sample(
-                network, guidance.cfg(3.0), solver, sigmas, noise, labels, key
+                network, rule, solver, sigmas, noise, labels, key
             )
         )
-        whole.lower(network, noise, labels, jax.random.key(0)).compile()
+        lowered = whole.lower(network, noise, labels, jax.random.key(0))
+        return lowered, lowered.compile()
 
     return run
 
@@ -91,7 +100,7 @@ def compiler(network, solver):
 def compilation(network) -> dict:
     """Measure every solver's compile time against Euler's."""
     results = {}
-    for name in sorted(set(SOLVERS) - LEFT_OUT.keys()):
+    for name in SOLVER.value or sorted(set(SOLVERS) - LEFT_OUT.keys()):
         euler, other = (compiler(network, SOLVERS[one].build()) for one in ("euler", name))
         row = results[name] = summary(paired(euler, other, PAIRS.value))
         spread = f"({row['low']:.2f} to {row['high']:.2f})"
@@ -109,7 +118,26 @@ def compilation(network) -> dict:
     }
 
 
-SECTIONS = {"overhead": overhead, "compilation": compilation}
+def programs(network) -> dict:
+    """Count what is in every solver's program, and the CPU time that it takes to compile."""
+    results = {}
+    how = (guidance.unguided(), (32, 32, 3)) if LARGE.value else ()
+    network = ddpmpp() if LARGE.value else network
+    if not LARGE.value:
+        compiler(network, SOLVERS["euler"].build())()  # what a process pays once
+    for name in SOLVER.value or sorted(set(SOLVERS) - LEFT_OUT.keys()):
+        started = time.process_time()
+        lowered, compiled = compiler(network, SOLVERS[name].build(), *how)()
+        row = results[name] = {
+            "cpu_seconds": time.process_time() - started,
+            "products": lowered.as_text().count("stablehlo.dot_general"),
+            "instructions": compiled.as_text().count(" = "),
+        }
+        print(name.ljust(20), *(f"{kind} {count:.4g}" for kind, count in row.items()), flush=True)
+    return {"steps": COMPILED_STEPS, "counts": results}
+
+
+SECTIONS = {"overhead": overhead, "compilation": compilation, "programs": programs}
 ONLY = flags.DEFINE_multi_enum("only", list(SECTIONS), list(SECTIONS), "what to measure")
 
 
