@@ -12,15 +12,27 @@ from .core.registry import register
 
 if TYPE_CHECKING:
     from . import evaluation, guidance, models, samplers
+    from .runtime.compilation import keep_programs
 
 PACKAGES = ("evaluation", "guidance", "models", "samplers")
 
-__all__ = ["UserError", "__version__", "evaluation", "guidance", "models", "register", "samplers"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "evaluation",
+    "guidance",
+    "keep_programs",
+    "models",
+    "register",
+    "samplers",
+]
 
 
 def __getattr__(name: str):
     if name in PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "keep_programs":
+        return importlib.import_module(f"{__name__}.runtime.compilation").keep_programs
     if name == "__version__":
         return metadata.version("guidestar")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,10 @@
 """Compiled programs are kept where the config says, and a damaged one is no reason to stop."""
 
+import json
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +12,30 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from guidestar.runtime.compilation import keep_programs
 
+# A user's process: something is compiled before programs are kept, as in a notebook.
+SAMPLES = """
+import collections, json
+import jax, jax.numpy as jnp
+import guidestar
+from guidestar import guidance, samplers
+
+jax.jit(lambda x: x + 1)(1.0)
+guidestar.keep_programs(every=True)
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda name, **_: events.update([name.split("/")[-1]]))
+
+@jax.tree_util.Partial
+def network(x, sigma, condition):
+    return jnp.tanh(x) + (0 if condition is None else condition[:, None])
+
+noise = jax.random.normal(jax.random.key(1), (2, 3))
+x = samplers.sample(
+    network, guidance.cfg(2.0), samplers.heun(), samplers.karras(4), noise,
+    jnp.ones(2, jnp.int32), jax.random.key(0),
+)
+print(json.dumps({"x": x.tolist(), "asked": events["compile_requests_use_cache"],
+                  "found": events["cache_hits"]}))
+"""
 OPTIONS = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -64,3 +93,17 @@ def test_programs_are_taken_from_it_and_damaged_ones_made_anew(tmp_path):
     for path in kept:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert computed() == first
+
+
+def test_a_second_process_compiles_nothing_for_the_first_one_has(tmp_path):
+    """One line switches it on, also where something has been compiled before."""
+    environment = {**os.environ, "GUIDESTAR_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    words = [sys.executable, "-c", SAMPLES]
+    said = [
+        json.loads(subprocess.run(words, env=environment, check=True, capture_output=True).stdout)
+        for _ in range(2)
+    ]
+    assert said[0]["asked"] > said[0]["found"]
+    assert said[1]["asked"] == said[1]["found"] > 0
+    assert said[1]["x"] == said[0]["x"]
