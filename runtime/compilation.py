@@ -37,6 +37,6 @@ def keep_programs(
         return None  # what could not be kept is compiled again
     if str(path) != jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(path))
-        # jax looks for a folder once, when it first compiles: in a notebook that has long been.
+        # jax stays with the folder that it first compiled for, until it is told to look again.
         compilation_cache.reset_cache()
     return path

@@ -71,6 +71,13 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_another_folder_takes_over_from_the_one_before(tmp_path):
+    for number, name in enumerate(("one", "two")):
+        keep_programs(str(tmp_path / name), {})
+        jax.jit(lambda x, number=number: jnp.cos(x) * (5 + number))(2.0)
+        assert list((tmp_path / name).glob("*-cache"))
+
+
 @pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 def test_programs_are_taken_from_it_and_damaged_ones_made_anew(tmp_path):
     compilation_cache.reset_cache()
