@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ..core.macs import count
 from .conditions import Condition, Label, Values, described, like, null_of
-from .preconditioning import SIGMA_RANGE, Preconditioner, estimate_of
+from .preconditioning import SIGMA_RANGE, FlowMap, Preconditioner, estimate_of
 from .scalar_inputs import Inputs, ScalarInput, applied, bound
 
 # A flow map's input beside its noise level: where to jump.
@@ -244,16 +244,12 @@ class Denoiser:
     @property
     def inputs(self) -> dict[str, ScalarInput]:
         """Numbers that the network takes beside the noise levels, by name."""
-        found = self._inputs
-        return {name: one for name, one in found.items() if not (self._jumps and name == TO)}
+        own = {TO} if isinstance(self.preconditioner, FlowMap) else {}
+        return {name: one for name, one in self._inputs.items() if name not in own}
 
     @property
     def _inputs(self) -> dict[str, ScalarInput]:
         return dict(getattr(self.network, "inputs", ()))
-
-    @property
-    def _jumps(self) -> bool:
-        return self.estimate == "flow_map"
 
     @property
     def estimate(self) -> str:
@@ -349,7 +345,7 @@ class Denoiser:
         levels = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), x.shape[:1])
         column = levels.reshape((-1,) + (1,) * (x.ndim - 1))
         skip, out, inside, noise = self.preconditioner.coefficients(column)
-        if self._jumps:
+        if isinstance(self.preconditioner, FlowMap):
             if TO not in inputs:
                 raise ValueError(
                     f"{self.network.name} is a flow map: say where to, as {TO}=0.0 for the data, "

@@ -74,7 +74,7 @@ class FlowMap:
 
     def interval(self, sigma: Float[Array, "..."], to: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the interval of flow time between two noise levels."""
-        return flow_time(sigma) - flow_time(to)
+        return jnp.asarray(flow_time(sigma)) - jnp.asarray(flow_time(to))
 
     def coefficients(self, sigma: Float[Array, "..."]) -> Coefficients:
         """Return c_skip, c_out, c_in and c_noise of g at ``sigma``."""

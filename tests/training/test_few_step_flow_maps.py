@@ -1,10 +1,13 @@
 """Where consistency functions in continuous time and flow maps end: Gaussians, in closed form."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from oracles.few_step import heun_product
+from oracles.few_step import M1, heun_product, line, one_step_law
 from tables.few_step_networks import Net, data, exact_role, gradient_of, keys, spec_of
 
 from guidestar import guidance, samplers
@@ -13,7 +16,7 @@ from guidestar.core.random import fold_each, normal_like
 from guidestar.models import create
 from guidestar.models.denoiser import Denoiser
 from guidestar.models.exact import gaussian
-from guidestar.models.preconditioning import EDM, FlowMap, TrigFlow
+from guidestar.models.preconditioning import EDM, Direct, FlowMap, TrigFlow
 from guidestar.models.scalar_inputs import ScalarInput
 from guidestar.training.distillation.ctm import ctm
 from guidestar.training.distillation.mean_flow import HIGH, LOW, mean_flow
@@ -292,6 +295,22 @@ class TestMeanFlow:
         assert abs(in_errors(loss, net(2.0), 1.0, two_means)) < 4
         assert abs(in_errors(loss, net(1.5), 1.0, two_means)) > 8
 
+    def test_no_gradient_comes_through_its_own_guidance(self):
+        """By hand, at r = t."""
+        gain, batch, own = 0.7, two_means(64, 3), keys(64)
+        loss = mean_flow_of(None, (), 1, omega=0.5, kappa=0.75, equal=1.0)
+        net = flow_net(lambda c, given: guided(c, {"scale": 1.0}), (), 1)
+        params = {"gain": jnp.asarray(gain)}
+        gradient, _ = gradient_of(loss, {MAIN: Role(net, params, (), FLOW)}, params, batch, own)
+        sigma = any_two(LEVELS, fold_each(own, SIGMA)).sigma.astype(float)
+        t, noise = sigma / (1 + sigma), normal_like(fold_each(own, NOISE), batch["x"])
+        z = (1 - t)[:, None] * batch["x"] + t[:, None] * noise
+        main = average(STD, z, t, t, jnp.where(batch["condition"] == 0, M, 0.0))
+        reference = average(STD, z, t, t)
+        target = 0.5 * (noise - batch["x"]) + gain * (0.75 * main - 0.25 * reference)
+        by_hand = np.mean(2 * (gain * main - target) * main)
+        np.testing.assert_allclose(gradient["gain"], by_hand, rtol=1e-9)
+
     @pytest.mark.parametrize("rule", [None, CFG])
     def test_guidance_keeps_to_an_interval_that_is_an_input(self, rule):
         """At r = t, where the interval is all, and for the others inside it alone."""
@@ -379,6 +398,10 @@ class TestShortcut:
         own, _ = at(loss, net, 0.7)
         held, _ = at(loss, net, 0.7, target=0.7)
         assert own == held != 0
+        near = [float(at(loss, net, gain, target=0.7)[1]["loss"]) for gain in (0.7001, 0.6999)]
+        assert own == pytest.approx((near[0] - near[1]) / 2e-4, rel=1e-6)
+        other = float(at(loss, net, 0.7, target=0.9)[1]["loss"])
+        assert abs(other / near[0] - 1) > 0.05
 
     def test_halvings_are_drawn_equally_and_begin_on_their_grids(self):
         loss = shortcut_of(8, share=0.75)
@@ -503,6 +526,78 @@ class TestTrajectory:
             errors.append(float(parts["denoising_error"].mean()))
         assert errors[1] < min(errors[0], errors[2])
         assert errors[1] < 1e-10 or not guides
+
+
+class TestTrained:
+    """A small network on a mixture of two Gaussians on a line, from its exact denoiser."""
+
+    @pytest.mark.longer
+    @pytest.mark.parametrize(("name", "allowed"), [("scm", 0.04), ("mean_flow", 0.04)])
+    def test_one_jump_ends_near_the_exact_law(self, name, allowed):
+        """Of std 0.767; Wasserstein distance to it."""
+        with jax.enable_x64(False):
+            mixture = line()
+            made = TrigFlow(STD) if name == "scm" else FlowMap("edm", STD)
+
+            def layers(key):
+                sizes = (5, 128, 128, 128, 1)
+                for pair in itertools.pairwise(sizes):
+                    key, own = jax.random.split(key)
+                    yield jax.random.normal(own, pair) / np.sqrt(pair[0]), jnp.zeros(pair[1])
+
+            def call(params, x, time, condition, to=None):
+                second = jnp.zeros_like(time) if to is None else to
+                h = jnp.stack(
+                    [x[:, 0], time, jnp.sin(2 * time), second, jnp.sqrt(second + 1e-4)], 1
+                )
+                for number, (weight, bias) in enumerate(params):
+                    h = h @ weight + bias
+                    h = jax.nn.silu(h) if number < len(params) - 1 else h
+                return h
+
+            def exact(params, x, sigma, condition):
+                return mixture.denoise(x, sigma)
+
+            net, plain = Net(call, num_classes=0), Net(exact, num_classes=0)
+            spec = spec_of(net, made, condition=None)
+            specs = {MAIN: spec, TEACHER: spec_of(plain, condition=None)}
+            if name == "scm":
+                levels = log_normal(-1.0, 1.6)
+                loss = scm(spec, levels, specs, rule=UNGUIDED, warm_up=1000)
+            else:
+                loss = mean_flow(spec, log_normal(0.3, 1.6), specs, rule=UNGUIDED, equal=0.4)
+            steps = 6000
+            optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+
+            def step(carry, number):
+                params, state = carry
+                own = jax.random.split(jax.random.fold_in(jax.random.key(5), number), 512)
+                first, second = jax.random.split(jax.random.fold_in(jax.random.key(6), number))
+                part = jax.random.categorical(
+                    first, jnp.log(jnp.asarray(M1["weights"])), shape=(512,)
+                )
+                mean, std = (jnp.asarray(M1[name])[part] for name in ("means", "stds"))
+                x = mean + std * jax.random.normal(second, (512,))
+                roles = {MAIN: Role(net, params, (), made, None, number)}
+                roles[TEACHER] = Role(plain, {}, (), Direct())
+                batch = {"x": x[:, None], "condition": None}
+                gradient, _ = gradient_of(loss, roles, params, batch, own)
+                update, state = optimizer.update(gradient, state)
+                return (optax.apply_updates(params, update), state), None
+
+            params = list(layers(jax.random.key(0)))
+            carry = (params, optimizer.init(params))
+            (params, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(steps)))(carry)
+            student = Denoiser(params, net, made)
+            where = {} if name == "scm" else {"to": 0.0}
+
+            def jump(x):
+                return student(jnp.asarray(x, jnp.float32)[:, None], 80.0, **where)[:, 0]
+
+            found = one_step_law(jump)
+            expected = one_step_law(lambda x: mixture.consistency(jnp.asarray(x), 80.0))
+            assert found.std() == pytest.approx(0.767, abs=allowed)
+            assert np.abs(found - expected).mean() < allowed
 
 
 class TestSampling:

@@ -106,7 +106,7 @@ class Trajectory:
 
         target = main.target_role
         made = jump(target, jump(main, noisy, begin, end), end, low)
-        other = jump(target, jump(main.held, below, between, end), end, low)
+        other = jump(target, jump(main, below, between, end), end, low)
         matching = self.distance(made, jax.lax.stop_gradient(other))
         denoising = self._denoising(main, field, clean, condition, inputs, keys)
         parts = {"matching": matching, "denoising_error": denoising}

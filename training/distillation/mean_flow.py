@@ -121,13 +121,13 @@ class MeanFlow:
         way = velocity
         if self.tangent == "own":
             way = average_velocity(held, z, time, zero, condition, **inputs)
-        way = jax.lax.stop_gradient(way)
 
         def average(z, time):
             return average_velocity(main, z, time, time - end, condition, **inputs)
 
         made, slope = value_and_tangent(average, (z, time), (way, jnp.ones_like(time)))
-        target = jax.lax.stop_gradient(velocity - column(time - end, clean) * slope)
+        # Held: neither a velocity nor a tangent carries a gradient.
+        target = velocity - column(time - end, clean) * slope
         square = (made - target) ** 2
         error = adaptive(over_elements(jnp.sum, square), self.c, self.power)
         return error, {"velocity_error": over_elements(jnp.mean, square)}

@@ -75,6 +75,7 @@ class Shortcut:
         else:
             field = self.teacher.field(roles, condition, scale=inputs.get(NAME))
             velocity = teacher_velocity(field, z, time)
+        # Held, as is all that is made by it.
         target, half = main.target_role, length / 2
         if self.dropout:
             inputs["dropout_key"] = fold_each(keys, DROPOUT)
@@ -83,7 +84,7 @@ class Shortcut:
         second = average_velocity(target, middle, time - half, half, condition, **inputs)
         aim = jnp.where(column(shortest, z), velocity, (first + second) / 2)
         made = average_velocity(main, z, time, length, condition, **inputs)
-        error = over_elements(jnp.mean, (made - jax.lax.stop_gradient(aim)) ** 2)
+        error = over_elements(jnp.mean, (made - aim) ** 2)
         return error, {}
 
     def _steps(
