@@ -26,6 +26,7 @@ def apg(momentum: float) -> dict:
 # name -> (title, guidance, fields of `sampling` that differ)
 ROWS = {
     "unguided": ("Unguided", dict(name="unguided"), {}),
+    "cfg_1_5": ("CFG 1.5", cfg(1.5), {}),
     "cfg_2": ("CFG 2", cfg(2.0), {}),
     "cfg_2_5": ("CFG 2.5", cfg(2.5), {}),
     "cfg_3": ("CFG 3", cfg(3.0), {}),
@@ -33,11 +34,11 @@ ROWS = {
     "cfg_4_5": ("CFG 4.5", cfg(4.5), {}),
     "cfg_8": ("CFG 8", cfg(8.0), {}),
     "interval": (
-        "CFG 4.5 in an interval",
-        dict(name="between", rule=cfg(4.5), low=0.5, high=5.0),
+        "CFG 3 in an interval",
+        dict(name="between", rule=cfg(3.0), low=0.5, high=5.0),
         {},
     ),
-    "autoguidance": ("Autoguidance 2.5", dict(name="autoguidance", scale=2.5), {}),
+    "autoguidance": ("Autoguidance 2", dict(name="autoguidance", scale=2.0), {}),
     "apg_8": ("APG 8, no momentum", apg(0.0), {}),
     "apg_8_momentum": ("APG 8, momentum -0.5", apg(-0.5), {}),
     "cads": (
@@ -55,7 +56,7 @@ ROWS = {
         UNCONDITIONAL,
     ),
 }
-CONSTANT = ("cfg_2", "cfg_2_5", "cfg_3", "cfg_3_5", "cfg_4_5", "cfg_8")
+CONSTANT = ("cfg_1_5", "cfg_2", "cfg_2_5", "cfg_3", "cfg_3_5", "cfg_4_5", "cfg_8")
 
 
 def claim(title: str, metric: str, row: str, relation: str, *than: str, **more) -> dict:
@@ -93,8 +94,8 @@ def get_config(rows: str = ""):
     config = common.base()
     config.name = "evidence"
     config.data.name = "fashion_mnist"
-    config.sampling.weights.main = "fashion_mnist_dit"
-    config.sampling.weights.guide = "fashion_mnist_guide"
+    config.sampling.weights.main = "fashion_mnist_dit_unmirrored"
+    config.sampling.weights.guide = "fashion_mnist_guide_unmirrored"
     config.sampling.batch_size = 100
     config.sampler.schedule.steps = 12
     config.rows = ConfigDict(
