@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from guidestar.configs import evidence, fractal2d
 
-ROWS = ("unguided", "cfg_3", "interval", "autoguidance")
+ROWS = ("unguided", "cfg_2", "interval", "autoguidance")
 
 
 def get_config():

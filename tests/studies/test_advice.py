@@ -34,15 +34,17 @@ def test_what_the_page_says_of_the_rules_is_so(stored):
     rows = stored[0]["rows"]
     distance = {name: row["frechet_distance"] for name, row in rows.items()}
     constant = [name for name in rows if name.startswith("cfg_")]
-    assert min(constant, key=distance.get) == "cfg_3"
-    assert distance["interval"] < distance["cfg_3"] < distance["autoguidance"]
+    assert min(constant, key=distance.get) == "cfg_2"
+    assert distance["interval"] < distance["cfg_3"] and distance["cfg_2"] < distance["autoguidance"]
+    recall = {name: row["recall"] for name, row in rows.items()}
+    assert recall["interval"] > recall["cfg_2"] > recall["cfg_3"]
     assert max(rows, key=lambda name: rows[name]["recall"]) == "autoguidance"
     macs = {name: rows[name]["multiply_adds"] for name in ("autoguidance", "cfg_3")}
     assert 0.5 < macs["autoguidance"] / macs["cfg_3"] < 0.6
     assert distance["apg_8"] < distance["cfg_8"] < distance["apg_8_momentum"]
     assert distance["interval"] < distance["cads"] < distance["cfg_4_5"]
-    for rule in ("unconditional_pag", "unconditional_tsg"):
-        assert 0.8 < distance[rule] / distance["unconditional"] < 1
+    alone = distance["unconditional"]
+    assert distance["unconditional_pag"] < distance["unconditional_tsg"] < alone
 
 
 @pytest.mark.parametrize(

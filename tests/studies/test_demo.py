@@ -44,7 +44,7 @@ def test_it_writes_one_page_with_everything_inside(config, written):
     metrics = json.loads((written / "metrics.json").read_text())
     assert list(metrics["rows"]) == list(config.rows) and metrics["images"] == 10
     evaluations = {name: row["evaluations"] for name, row in metrics["rows"].items()}
-    assert evaluations["unguided"] == {"main": 3} and evaluations["cfg_3"] == {"main": 6}
+    assert evaluations["unguided"] == {"main": 3} and evaluations["cfg_2"] == {"main": 6}
     assert evaluations["autoguidance"] == {"main": 3, "guide": 3}
     for row in metrics["rows"].values():
         assert row["title"] in html and 0 <= row["agreement"] <= 1

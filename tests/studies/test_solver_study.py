@@ -119,12 +119,15 @@ def test_the_committed_page_is_made_from_the_committed_figures():
 
 def test_every_solver_has_a_row():
     named = {row["solver"]["name"] for row in solvers.ROWS.values()}
-    # Not to be compared with: particles, few-step networks' own, and a choice for each step.
+    # Not to be compared with: particles, few-step networks' own, a choice for each step, and what
+    # takes another's steps anew.
     assert named == set(registry("solver")) - {
         "feynman_kac",
         "consistency",
         "ctm",
         "per_step",
+        "recur",
+        "repaint",
     }
 
 
