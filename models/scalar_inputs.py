@@ -62,6 +62,10 @@ class ScalarInput:
         """The middle of its range."""
         return (self.low + self.high) / 2
 
+    def at(self, share: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the value at a share of its range."""
+        return self.low + (self.high - self.low) * share
+
     def require(self, name: str, value: Any, owner: str) -> None:
         """Refuse a value outside the range; traced ones pass.
 

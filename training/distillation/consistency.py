@@ -21,7 +21,7 @@ from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..averages.ema import constant
 from ..losses.loss import MAIN, Batch, Roles, column
-from ..noise.corruption import DROPOUT, NOISE, SIGMA
+from ..noise.corruption import DROPOUT, NOISE, SIGMA, condition_of
 from ..noise.levels import WHOLE, Noise, draw
 from .curricula import doubling_intervals, ect_end, growing_intervals, stage, target_decay
 from .distances import Distance, distance_of
@@ -70,7 +70,7 @@ class DiscreteConsistency:
         pair = self.pairs(main.step, fold_each(keys, SIGMA), span)
         noise = normal_like(fold_each(keys, NOISE), clean)
         noisy = clean + column(pair.sigma, clean) * noise
-        condition = None if main.network.condition is None else batch.get("condition")
+        condition = condition_of(main.network, batch)
         inputs: dict[str, Any] = drawn(self.scale, keys)
         if self.teacher is None:
             below = clean + column(pair.to, clean) * noise

@@ -22,8 +22,8 @@ from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..averages.ema import constant
 from ..losses.loss import MAIN, Batch, Role, Roles, column, over_elements
-from ..noise.corruption import DROPOUT, NOISE, SIGMA
-from ..noise.levels import HALF_CELL, WHOLE, Noise, draw
+from ..noise.corruption import DROPOUT, NOISE, SIGMA, condition_of
+from ..noise.levels import WHOLE, Noise, draw, shares
 from .distances import Distance, distance_of
 from .pairs import Grid
 from .scales import NAME, OWN, drawn, scale_of
@@ -91,7 +91,7 @@ class Trajectory:
         low = jnp.full_like(end, self.grid.low)
         noise = normal_like(fold_each(keys, NOISE), clean)
         noisy = clean + column(begin, clean) * noise
-        condition = None if main.network.condition is None else batch.get("condition")
+        condition = condition_of(main.network, batch)
         inputs: dict[str, Any] = drawn(self.scale, keys)
         field = self.teacher.field(roles, condition, scale=inputs.get(NAME))
         steps = jnp.maximum(nodes.begin - jnp.arange(self.longest + 1)[:, None], nodes.between)
@@ -116,8 +116,7 @@ class Trajectory:
         """Draw places: t evenly, the teacher's steps h by ``P(h) ~ h``, s evenly up to u."""
         first, second, third = (fold_each(fold_each(keys, OWN), n) for n in range(3))
         uniform = jax.vmap(jax.random.uniform)
-        low, high = span
-        place = low + (high - low) * (uniform(first) + HALF_CELL)
+        place = shares(first, span)
         begin = jnp.clip((place * self.intervals).astype(jnp.int32), 0, self.intervals - 1) + 1
         most = jnp.minimum(begin, self.longest)
         # The inverse of h (h + 1) / (m (m + 1)).

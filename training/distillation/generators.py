@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 from ...core.errors import UserError
 from ...core.random import fold_each, normal_like
 from ...models.spec import Spec
-from ..losses.loss import MAIN, Batch, Role
+from ..losses.loss import MAIN, Role
 from ..noise.corruption import NOISE
 from .fake import FAKE
 from .teacher import require_alike
@@ -70,11 +70,6 @@ class Generator:
         start = self.sigma * normal_like(fold_each(keys, NOISE), like)
         level = jnp.full(len(like), self.sigma, jnp.float32)
         return Made(start, main.denoiser(start, level, condition, **inputs))
-
-
-def condition_of(main: Role, batch: Batch) -> Any:
-    """Return a batch's condition; None for a network that takes none."""
-    return None if main.network.condition is None else batch.get("condition")
 
 
 def generator_of(spec: Spec, sigma: float, name: str) -> Generator:

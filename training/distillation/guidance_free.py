@@ -25,7 +25,7 @@ from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..averages.ema import constant
 from ..losses.denoising import weighted_error
-from ..losses.loss import MAIN, Batch, Roles
+from ..losses.loss import MAIN, Batch, Roles, column
 from ..noise.corruption import Corrupted, Corruption, outcome
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting
@@ -62,12 +62,11 @@ class GuidanceFree:
         """Return each sample's loss and no further metrics; see `losses.Loss`."""
         main = roles[MAIN]._replace(preconditioner=self.preconditioner)
         given = self.corruption(main.network, batch, keys, span)
-        uniform = jax.vmap(jax.random.uniform)(fold_each(keys, SCALE))
-        beta = self.beta.low + (self.beta.high - self.beta.low) * uniform
+        beta = self.beta.at(jax.vmap(jax.random.uniform)(fold_each(keys, SCALE)))
         beta = jnp.where(given.condition == self.null, 1.0, beta)
         found = outcome(main.denoiser, _with(given, **{BETA: beta}))
         free = outcome(main.held.denoiser, _unlabelled(given, self.null, **{BETA: 1.0}))
-        share = _column(beta, found.raw)
+        share = column(beta, found.raw)
         mixed = found._replace(raw=share * found.raw + (1 - share) * free.raw)
         return weighted_error(self.weighting, self.preconditioner, given.column, mixed), {}
 
@@ -117,7 +116,7 @@ class ModelGuidance:
         star = main.target_role.denoiser
         labelled = outcome(star, evaluated(_with(given, **inputs)))
         free = outcome(star, _unlabelled(given, self.null, **none))
-        pull = _column(jnp.where(main.step < self.start, 0.0, 1 - 1 / scale), found.raw)
+        pull = column(jnp.where(main.step < self.start, 0.0, 1 - 1 / scale), found.raw)
         mixed = found._replace(raw=found.raw - pull * (labelled.raw - free.raw))
         return weighted_error(self.weighting, self.preconditioner, given.column, mixed), {}
 
@@ -137,10 +136,6 @@ def _unlabelled(given: Corrupted, null: int, **inputs: float) -> Corrupted:
     labels: Int[Array, " batch"] = jnp.full_like(given.condition, null)
     every = {name: jnp.full(labels.shape, value) for name, value in inputs.items()}
     return _with(evaluated(given)._replace(condition=labels), **every)
-
-
-def _column(values: Array, like: Array) -> Array:
-    return values.reshape((-1,) + (1,) * (like.ndim - 1))
 
 
 @register("loss", "2501.15420")

@@ -9,49 +9,34 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
-from ..losses.loss import MAIN, Batch, Roles, over_elements
+from ..losses.loss import MAIN, Batch, Roles
 from ..noise.corruption import Corruption
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting
+from .output import ToTeacher
 from .scales import NAME, drawn, scale_of
 from .teacher import Teacher, teacher_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GuidedDistillation:
-    """``w(sigma) |D(x; sigma, c, scale) - D_rule(x; sigma, c)|^2``, mean over a sample's elements.
-
-    Its optimum is the rule's prediction, at every noise level and scale.
+class GuidedDistillation(ToTeacher):
+    """`ToTeacher` with a rule's prediction, which is the optimum at every noise level and scale.
 
     Attributes:
-        preconditioner: of the network that is trained.
-        corruption: noise levels and noise; without augmentation, which no teacher is told of.
-        weighting: w, of the error in x0.
         teacher: the rule.
         roles: the networks that take part.
         scale: the student's input; None where the rule's scale is fixed.
-
-    Raises:
-        ValueError: augmentation.
     """
 
-    preconditioner: Preconditioner
-    corruption: Corruption
-    weighting: Weighting
     teacher: Teacher
     roles: tuple[str, ...]
     scale: ScalarInput | None = None
-
-    def __post_init__(self):
-        if self.corruption.augment is not None:
-            raise ValueError("a teacher is not told of augmentation: set augmentation.name none")
 
     def __call__(
         self,
@@ -66,13 +51,7 @@ class GuidedDistillation:
         inputs = drawn(self.scale, keys)
         field = self.teacher.field(roles, given.condition, scale=inputs.get(NAME))
         target = field.denoise(given.noisy, given.sigma)
-        made = main.denoiser(
-            given.noisy, given.sigma, given.condition, given.modes, **given.inputs, **inputs
-        )
-        weight = self.weighting(given.column, self.preconditioner)
-        error = over_elements(jnp.mean, weight * (made - target) ** 2)
-        of_data = over_elements(jnp.mean, weight * (target - given.clean) ** 2)
-        return error, {"teacher_error": of_data}
+        return self.compared(main, given, target, **inputs)
 
 
 @register("loss", "2210.03142")

@@ -25,12 +25,12 @@ from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..losses.autoencoding import discriminator, generator
 from ..losses.loss import MAIN, Batch, Roles, over_elements
-from ..noise.corruption import Corruption
+from ..noise.corruption import Corruption, condition_of
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting
 from .distances import Distance
 from .fake import FAKE, denoising_of_made
-from .generators import Generator, condition_of, generator_of, require_fake
+from .generators import Generator, generator_of, require_fake
 from .scales import NAME, OWN, drawn, scale_of
 from .teacher import Teacher, teacher_of
 
@@ -140,7 +140,7 @@ class DistributionMatching:
         discriminator alone.
         """
         main, fake = roles[MAIN], roles[FAKE]
-        condition = condition_of(main, batch)
+        condition = condition_of(main.network, batch)
         inputs = drawn(self.scale, keys)
         source = main if main.learns else main.held
         start, made = self.generator(source, batch["x"], condition, keys, **inputs)

@@ -21,7 +21,7 @@ from ...models.conditions import Label
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..losses.loss import MAIN, Batch, Role, Roles, column, over_elements
-from ..noise.corruption import DROPOUT, NOISE, SIGMA
+from ..noise.corruption import DROPOUT, NOISE, SIGMA, condition_of
 from ..noise.levels import WHOLE, Noise
 from .distances import adaptive
 from .pairs import any_two
@@ -102,7 +102,7 @@ class MeanFlow:
         time, end = (clipped(one.astype(clean.dtype), self.latest) for one in pair)
         noise = normal_like(fold_each(keys, NOISE), clean)
         z = column(1 - time, clean) * clean + column(time, clean) * noise
-        condition = None if main.network.condition is None else batch.get("condition")
+        condition = condition_of(main.network, batch)
         inputs: dict[str, Any] = drawn(self.scale, keys, self.law) | self._ends(keys, time == end)
         scale, low, high = inputs.get(NAME), *self.interval
         if self.ends:
@@ -137,7 +137,7 @@ class MeanFlow:
         found = {}
         for number, (name, one) in enumerate(self.ends):
             own = fold_each(fold_each(keys, OWN), number)
-            value = one.low + (one.high - one.low) * jax.vmap(jax.random.uniform)(own)
+            value = one.at(jax.vmap(jax.random.uniform)(own))
             found[name] = jnp.where(same, one.low if name == LOW else one.high, value)
         return found
 

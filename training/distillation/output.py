@@ -15,17 +15,16 @@ from jaxtyping import Array, Float, Key
 from ...core.registry import register
 from ...models.preconditioning import Preconditioner
 from ...models.spec import Spec
-from ..losses.loss import MAIN, Batch, Roles, over_elements
-from ..noise.corruption import Corruption
+from ..losses.loss import MAIN, Batch, Role, Roles, over_elements
+from ..noise.corruption import Corrupted, Corruption
 from ..noise.levels import WHOLE
 from ..noise.weightings import Weighting
-
-TEACHER = "teacher"
+from .teacher import TEACHER, require_same_samples
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoisingToTeacher:
-    """``w(sigma) |D(x; sigma, c) - D_teacher(x; sigma, c)|^2``, mean over a sample's elements.
+class ToTeacher:
+    """``w(sigma) |D(x; sigma, c) - target|^2``, mean over a sample's elements.
 
     Attributes:
         preconditioner: of the network that is trained.
@@ -40,11 +39,28 @@ class DenoisingToTeacher:
     corruption: Corruption
     weighting: Weighting
 
-    roles: ClassVar[tuple[str, ...]] = (MAIN, TEACHER)
-
     def __post_init__(self):
         if self.corruption.augment is not None:
             raise ValueError("a teacher is not told of augmentation: set augmentation.name none")
+
+    def compared(
+        self, main: Role, given: Corrupted, target: Array, **inputs: Array
+    ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
+        """Return each sample's error against a target that is held, and the target's own."""
+        made = main.denoiser(
+            given.noisy, given.sigma, given.condition, given.modes, **given.inputs, **inputs
+        )
+        weight = self.weighting(given.column, self.preconditioner)
+        error = over_elements(jnp.mean, weight * (made - target) ** 2)
+        of_data = over_elements(jnp.mean, weight * (target - given.clean) ** 2)
+        return error, {"teacher_error": of_data}
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingToTeacher(ToTeacher):
+    """`ToTeacher` with what the teacher predicts itself."""
+
+    roles: ClassVar[tuple[str, ...]] = (MAIN, TEACHER)
 
     def __call__(
         self,
@@ -57,12 +73,7 @@ class DenoisingToTeacher:
         main = roles[MAIN]._replace(preconditioner=self.preconditioner)
         given = self.corruption(main.network, batch, keys, span)
         of_teacher = roles[TEACHER].denoiser(given.noisy, given.sigma, given.condition)
-        target = jax.lax.stop_gradient(of_teacher)
-        made = main.denoiser(given.noisy, given.sigma, given.condition, given.modes, **given.inputs)
-        weight = self.weighting(given.column, self.preconditioner)
-        error = over_elements(jnp.mean, weight * (made - target) ** 2)
-        of_data = over_elements(jnp.mean, weight * (target - given.clean) ** 2)
-        return error, {"teacher_error": of_data}
+        return self.compared(main, given, jax.lax.stop_gradient(of_teacher))
 
 
 @register("loss", name="denoising_to_teacher")
@@ -76,16 +87,9 @@ def denoising_to_teacher(
     """Minimise the distance to what a frozen teacher predicts.
 
     Raises:
-        ValueError: a teacher of other samples or conditions, or one that is no denoiser.
+        UserError: a teacher of other samples or conditions, or one that is no denoiser.
     """
     main, teacher = specs[MAIN], specs.get(TEACHER)
     if teacher is not None:
-        if teacher.preconditioner is None:
-            raise ValueError("roles.teacher is no denoiser: name the weights of one")
-        for what in ("shape", "num_classes", "condition", "latent"):
-            ours, theirs = getattr(main, what), getattr(teacher, what)
-            if ours != theirs:
-                raise ValueError(
-                    f"the network has {what} {ours} and roles.teacher {theirs}: they must agree"
-                )
+        require_same_samples(main, teacher, TEACHER)
     return DenoisingToTeacher(preconditioner, corruption, weighting)

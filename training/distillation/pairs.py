@@ -11,7 +11,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from ..noise.levels import HALF_CELL, WHOLE, Noise, draw
+from ..noise.levels import HALF_CELL, WHOLE, Noise, draw, shares
 
 
 class Pair(NamedTuple):
@@ -72,7 +72,7 @@ def neighbours(
         keys: one a sample.
         span: shares of the intervals between which to draw, as of `noise.levels.draw`.
     """
-    share = _shares(keys, span)
+    share = shares(keys, span)
     count = jnp.asarray(intervals, jnp.int32)
     index = jnp.clip((share * count).astype(jnp.int32), 0, count - 1)
     return Pair(grid.level(index + 1, count), grid.level(index, count))
@@ -93,7 +93,7 @@ def log_normal_neighbours(
     Source: Song & Dhariwal, arXiv 2310.14189, eq. 10.
     """
     low, high = (NormalDist(mean, std).cdf(math.log(end)) for end in (grid.low, grid.high))
-    share = low + (high - low) * _shares(keys, span)
+    share = low + (high - low) * shares(keys, span)
     sigma = jnp.exp(mean + std * ndtri(jnp.clip(share, HALF_CELL, 1 - HALF_CELL)))
     index = grid.index(sigma, intervals)
     return Pair(grid.level(index + 1, intervals), grid.level(index, intervals))
@@ -103,7 +103,7 @@ def of_table(levels: Sequence[float], keys: Key[Array, " batch"], span: tuple = 
     """Draw neighbours of a table of increasing levels, each pair equally often."""
     table = jnp.asarray(np.asarray(levels, np.float32))
     count = len(levels) - 1
-    index = jnp.clip((_shares(keys, span) * count).astype(jnp.int32), 0, count - 1)
+    index = jnp.clip((shares(keys, span) * count).astype(jnp.int32), 0, count - 1)
     return Pair(table[index + 1], table[index])
 
 
@@ -125,9 +125,3 @@ def any_two(
     sigma = jnp.maximum(one, other)
     same = jax.vmap(jax.random.uniform)(streams[2]) < equal
     return Pair(sigma, jnp.where(same, sigma, jnp.minimum(one, other)))
-
-
-def _shares(keys: Key[Array, " batch"], span: tuple) -> Float[Array, " batch"]:
-    low, high = span
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
-    return low + (high - low) * (uniform + HALF_CELL)

@@ -9,7 +9,6 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
@@ -23,8 +22,8 @@ from ...models.preconditioning import Preconditioner
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..losses.loss import MAIN, Batch, Roles, column, over_elements
-from ..noise.corruption import NOISE, SIGMA
-from ..noise.levels import HALF_CELL, WHOLE
+from ..noise.corruption import NOISE, SIGMA, condition_of
+from ..noise.levels import WHOLE, shares
 from ..noise.weightings import Weighting
 from .curricula import halved_steps, stage
 from .scales import drawn, scale_of
@@ -107,10 +106,8 @@ class Progressive:
         main = roles[MAIN]._replace(preconditioner=self.preconditioner)
         steps = halved_steps(main.step, self.start, self.updates)
         clean, inputs = batch["x"], drawn(self.scale, keys)
-        condition = None if main.network.condition is None else batch.get("condition")
-        low, high = span
-        uniform = jax.vmap(jax.random.uniform)(fold_each(keys, SIGMA))
-        share = low + (high - low) * (uniform + HALF_CELL)
+        condition = condition_of(main.network, batch)
+        share = shares(fold_each(keys, SIGMA), span)
         index = jnp.clip((share * steps).astype(jnp.int32), 0, steps - 1)
         # Of time: from the student's node over the teacher's to the student's next.
         nodes = (2 * (index + 1) - jnp.arange(3)[:, None]) / (2 * steps)

@@ -32,4 +32,4 @@ def drawn(
     uniform = jax.vmap(jax.random.uniform)(fold_each(keys, SCALE))
     if law == "log":
         return {NAME: scale.low * (scale.high / scale.low) ** uniform}
-    return {NAME: scale.low + (scale.high - scale.low) * uniform}
+    return {NAME: scale.at(uniform)}

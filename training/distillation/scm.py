@@ -22,7 +22,7 @@ from ...models.preconditioning import TrigFlow
 from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..losses.loss import MAIN, Batch, Roles, column, over_elements
-from ..noise.corruption import DROPOUT, NOISE, SIGMA
+from ..noise.corruption import DROPOUT, NOISE, SIGMA, condition_of
 from ..noise.levels import WHOLE, Noise, draw
 from .curricula import warm_up
 from .scales import NAME, drawn, scale_of
@@ -77,7 +77,7 @@ class ContinuousConsistency:
         cos, sin = (column(of(angle), clean) for of in (jnp.cos, jnp.sin))
         noise = made.sigma_data * normal_like(fold_each(keys, NOISE), clean)
         y = cos * clean + sin * noise
-        condition = None if main.network.condition is None else batch.get("condition")
+        condition = condition_of(main.network, batch)
         inputs: dict[str, Any] = drawn(self.scale, keys)
         if self.teacher is None:
             velocity = cos * noise - sin * clean

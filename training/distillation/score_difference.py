@@ -21,9 +21,9 @@ from ...core.registry import register, registry
 from ...models.conditions import Label
 from ...models.spec import Spec
 from ..losses.loss import MAIN, Batch, Roles, over_elements
-from ..noise.corruption import Corruption
+from ..noise.corruption import Corruption, condition_of
 from ..noise.levels import WHOLE
-from .generators import Generator, condition_of, generator_of
+from .generators import Generator, generator_of
 from .matching import JUDGED, along
 from .scales import scale_of
 from .teacher import Teacher, teacher_of
@@ -124,7 +124,7 @@ class ScoreDifference:
     ) -> tuple[Float[Array, " batch"], dict[str, Array]]:
         """Return each sample's loss, and how far the denoisers differ; see `losses.Loss`."""
         main = roles[MAIN]
-        condition = condition_of(main, batch)
+        condition = condition_of(main.network, batch)
         made = self.generator(main, batch["x"], condition, keys).samples
         held = jax.lax.stop_gradient(made)
         at = {"x": held, "condition": condition}

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ...core.checks import positive, require_choice, require_ranges
 from ...core.registry import register
 from ...models.spec import Spec
-from ..losses.loss import over_elements
+from ..losses.loss import column, over_elements
 from ..noise.corruption import Corruption
 from ..noise.weightings import Weighting
 from .matching import DistributionMatching, Judged, matching_of
@@ -53,7 +53,7 @@ def implicit(judged: Judged, *, distance: str, c: float) -> Float[Array, " batch
     if distance == "squared":
         slope = 2 * gap
     else:
-        square = over_elements(jnp.sum, gap**2).reshape((-1,) + (1,) * (gap.ndim - 1))
+        square = column(over_elements(jnp.sum, gap**2), gap)
         slope = gap / jnp.sqrt(square + c**2)
     # sigma^2 (s_fake - grad log q(x | y)) is D_fake - y.
     return over_elements(jnp.sum, -slope * (judged.fake - judged.made))

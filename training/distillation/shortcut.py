@@ -22,8 +22,8 @@ from ...models.scalar_inputs import ScalarInput
 from ...models.spec import Spec
 from ..averages.ema import constant
 from ..losses.loss import MAIN, Batch, Roles, column, over_elements
-from ..noise.corruption import DROPOUT, NOISE
-from ..noise.levels import HALF_CELL, WHOLE
+from ..noise.corruption import DROPOUT, NOISE, condition_of
+from ..noise.levels import WHOLE, shares
 from .scales import NAME, OWN, drawn, scale_of
 from .teacher import Teacher, teacher_of
 from .velocities import average_velocity, flow_map_of, latest, teacher_velocity
@@ -68,7 +68,7 @@ class Shortcut:
         length = self.latest * 2.0 ** -halvings.astype(clean.dtype)
         noise = normal_like(fold_each(keys, NOISE), clean)
         z = column(1 - time, clean) * clean + column(time, clean) * noise
-        condition = None if main.network.condition is None else batch.get("condition")
+        condition = condition_of(main.network, batch)
         inputs: dict[str, Any] = drawn(self.scale, keys)
         if self.teacher is None:
             velocity = noise - clean
@@ -96,10 +96,8 @@ class Shortcut:
         longer = jnp.floor(uniform(place) * self.levels).astype(jnp.int32)
         longer = jnp.clip(longer, 0, self.levels - 1)
         halvings = jnp.where(uniform(choose) < self.share, longer, self.levels)
-        low, high = span
-        share = low + (high - low) * (uniform(along) + HALF_CELL)
         steps = 2**halvings
-        index = jnp.clip((share * steps).astype(jnp.int32), 0, steps - 1) + 1
+        index = jnp.clip((shares(along, span) * steps).astype(jnp.int32), 0, steps - 1) + 1
         return halvings, self.latest * index.astype(dtype) / steps.astype(dtype)
 
 

@@ -27,7 +27,7 @@ from ...samplers.evaluator import Evaluator
 from ...samplers.loop import Calls, GuidedDenoiser
 from ...samplers.networks import asked
 from ...samplers.solvers.solver import Interval, Solver, TooFewSteps
-from ..losses.loss import MAIN, Roles
+from ..losses.loss import MAIN, Roles, column
 
 # The role of the network that a rule knows as the main one.
 TEACHER = "teacher"
@@ -215,8 +215,7 @@ class Field:
         (_, end), *others = teacher.spans
         result = single((0.0, end))
         for low, high in others:
-            column = start.reshape((-1,) + (1,) * (x.ndim - 1))
-            result = jnp.where(column > low, single((low, high)), result)
+            result = jnp.where(column(start, x) > low, single((low, high)), result)
         return result if self.through else jax.lax.stop_gradient(result)
 
 
@@ -373,25 +372,34 @@ def _require_networks(teacher: Teacher, specs: Mapping[str, Spec]) -> None:
         require_alike(main, spec, role)
 
 
-def require_alike(main: Spec, other: Spec, role: str) -> None:
-    """Refuse a network of other samples, conditions or noise levels than the student's.
+def require_same_samples(main: Spec, other: Spec, role: str) -> None:
+    """Refuse a network that is no denoiser of the student's samples and conditions.
 
     Raises:
         UserError: naming what differs.
     """
     if other.preconditioner is None:
         raise UserError(f"roles.{role} is no denoiser: name the weights of one")
-    if (made := getattr(other.preconditioner, "estimate", "x0")) != "x0":
-        raise UserError(
-            f"roles.{role} estimates {made} rather than x0: a teacher is a denoiser, name the "
-            f"weights of one"
-        )
     for what in SHARED:
         ours, theirs = getattr(main, what), getattr(other, what)
         if ours != theirs:
             raise UserError(
                 f"the network has {what} {ours} and roles.{role} {theirs}: they must agree"
             )
+
+
+def require_alike(main: Spec, other: Spec, role: str) -> None:
+    """Refuse a network of other samples, conditions or noise levels than the student's.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    require_same_samples(main, other, role)
+    if (made := getattr(other.preconditioner, "estimate", "x0")) != "x0":
+        raise UserError(
+            f"roles.{role} estimates {made} rather than x0: a teacher is a denoiser, name the "
+            f"weights of one"
+        )
     if other.sigma_range[1] < main.sigma_range[1] * (1 - 1e-6):
         raise UserError(
             f"the network knows noise levels up to {main.sigma_range[1]:g} and roles.{role} up to "

@@ -156,6 +156,11 @@ def outcome(denoiser: Denoiser, given: Corrupted) -> Outcome:
     return Outcome(raw, wanted / coefficients.out, coefficients)
 
 
+def condition_of(network: Network, batch: Mapping[str, Any]) -> Any:
+    """Return a batch's condition; None for a network that takes none."""
+    return None if network.condition is None else batch.get("condition")
+
+
 @dataclasses.dataclass(frozen=True)
 class Corruption:
     """How a clean batch is corrupted; every sample from its own key.
@@ -198,5 +203,4 @@ class Corruption:
             inputs["dropout_key"] = fold_each(keys, DROPOUT)
         sigma = levels.draw(self.levels, fold_each(keys, SIGMA), span)
         noise = self.kernel(clean, sigma, fold_each(keys, NOISE))
-        condition = None if network.condition is None else batch.get("condition")
-        return Corrupted(clean, noise, sigma, condition, modes, inputs)
+        return Corrupted(clean, noise, sigma, condition_of(network, batch), modes, inputs)

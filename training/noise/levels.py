@@ -45,12 +45,19 @@ def draw(noise: Noise, keys: Key[Array, " batch"], span: tuple = WHOLE) -> Float
         span: shares of the distribution between which to draw, ``(0, 1)`` being all of it; each
             end one number, or one a sample.
     """
+    # Rounding must not make a share 0 or 1, whose quantiles are infinite.
+    return noise.quantile(jnp.clip(shares(keys, span), HALF_CELL, 1 - HALF_CELL))
+
+
+def shares(keys: Key[Array, " batch"], span: tuple = WHOLE) -> Float[Array, " batch"]:
+    """Draw one share a sample, evenly between the two of ``span``.
+
+    Drawn numbers are the lower ends of 2^23 equal cells. Their middles, which these are, are never
+    0 or 1.
+    """
     low, high = span
     uniform = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
-    # Drawn numbers are the lower ends of 2^23 equal cells. Their middles are never 0 or 1, whose
-    # quantiles are infinite, and rounding must not make one of them so.
-    share = low + (high - low) * (uniform + HALF_CELL)
-    return noise.quantile(jnp.clip(share, HALF_CELL, 1 - HALF_CELL))
+    return low + (high - low) * (uniform + HALF_CELL)
 
 
 @dataclasses.dataclass(frozen=True)
