@@ -22,6 +22,7 @@ GENERATOR = "threefry2x32"
 ADVICE = f"guidestar.samplers.root_key(seed), or jax.random.key(seed, impl={GENERATOR!r})"
 # Streams of a root key.
 NOISE, STEPS, LABELS = 0, 1, 2
+MEASUREMENTS = 3  # the noise of simulated ones
 # Stream of a sample's key in one evaluation, beside the keys that rules fold for their own draws.
 CONDITION_NOISE = 2**20
 MEASUREMENT_NOISE, SMOOTHING = 2**20 + 1, 2**20 + 2

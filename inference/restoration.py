@@ -13,14 +13,12 @@ from PIL import Image
 from .. import guidance, samplers
 from ..core.errors import UserError
 from ..core.files import digest_of, sha256
-from ..core.random import root_key
+from ..core.random import MEASUREMENTS, root_key
 from ..data.images import from_uint8
 from ..data.source import Source
 from ..guidance.operators import Operator
 from .job import Job
 
-# Stream of the noise of simulated measurements, beside those of `core.random`.
-NOISE = 3
 ARRAY, PICTURE = ".npy", ".png"
 
 
@@ -119,7 +117,7 @@ class Simulated:
 
     def read(self, indices):
         clean = np.asarray(self._operator.forward(jax.numpy.asarray(self.truth(indices))))
-        keys = samplers.sample_keys(root_key(self._seed), NOISE, np.asarray(indices))
+        keys = samplers.sample_keys(root_key(self._seed), MEASUREMENTS, np.asarray(indices))
         return clean + self._noise * np.asarray(samplers.unit_noise(keys, clean.shape[1:]))
 
     def truth(self, indices):

@@ -18,8 +18,25 @@ TOLERANCE = 1e-4
 PROBES = 3
 
 
+class _InOrder:
+    """Operators one after another, of samples of one shape."""
+
+    operators: tuple[Operator, ...]
+    shape: tuple[int, ...]
+
+    def observed(self, shape):
+        return _observed(self.operators, self.shape, shape)
+
+    def forward(self, x):
+        self.observed(x.shape[1:])
+        return _forward(self.operators, x)
+
+    def adjoint(self, u):
+        return _adjoint(self.operators, u)
+
+
 @pytree
-class FlatComposition(Flat):
+class FlatComposition(_InOrder, Flat):
     """Operators in order, whose product has one singular value beside 0."""
 
     operators: tuple[Operator, ...]
@@ -29,35 +46,15 @@ class FlatComposition(Flat):
     def singular(self):
         return self.value
 
-    def observed(self, shape):
-        return _observed(self.operators, self.shape, shape)
-
-    def forward(self, x):
-        self.observed(x.shape[1:])
-        return _forward(self.operators, x)
-
-    def adjoint(self, u):
-        return _adjoint(self.operators, u)
-
 
 @pytree
-class DenseComposition(Linear):
+class DenseComposition(_InOrder, Linear):
     """Operators in order, with the decomposition of their product written out as a matrix."""
 
     operators: tuple[Operator, ...]
     product: Matrix
     shape: tuple[int, ...] = static()
     measured: tuple[int, ...] = static()
-
-    def observed(self, shape):
-        return _observed(self.operators, self.shape, shape)
-
-    def forward(self, x):
-        self.observed(x.shape[1:])
-        return _forward(self.operators, x)
-
-    def adjoint(self, u):
-        return _adjoint(self.operators, u)
 
     def pinv(self, u):
         return self.product.pinv(u.reshape(u.shape[0], math.prod(self.measured)))

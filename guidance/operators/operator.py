@@ -6,6 +6,7 @@ function of the singular values in the basis V, the null space included: `Operat
 ``A^T (r^2 A A^T + n^2)^-1 u = filtered(A^+ u, s^2 / (r^2 s^2 + n^2))``, and DDRM's steps.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,29 +57,32 @@ PART_TYPES[Operator] = PartType(
 )
 
 
-class Linear(ByContent):
+class Linear(ByContent, abc.ABC):
     """Base of operators: projection, and the pseudo-inverse of those with one singular value."""
 
     def projected(self, x: Float[Array, " batch *shape"]) -> Float[Array, " batch *shape"]:
         """Return ``A^+ A x``, what of a sample the measurement tells."""
         return self.filtered(x, lambda s: jnp.where(s > 0, 1.0, 0.0).astype(x.dtype))
 
+    @abc.abstractmethod
     def filtered(self, x, gain):
-        raise NotImplementedError
+        """See `Operator`."""
 
 
 class Flat(Linear):
     """Base of operators whose singular values are 0 or one number, ``A A^T A = c^2 A``."""
 
+    @abc.abstractmethod
     def singular(self) -> Any:
         """Return the one singular value that is not 0."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward(self, x):
-        raise NotImplementedError
+        """See `Operator`."""
 
+    @abc.abstractmethod
     def adjoint(self, u):
-        raise NotImplementedError
+        """See `Operator`."""
 
     def pinv(self, u):
         """Return ``A^T u / c^2``."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from ...core.pytrees import pytree
+from .flow import ExactFlow, columns
 
 # Panels and nodes of the quadrature in ln(var + sigma^2): 1e-12 of the integral over the noise
 # levels of any published schedule.
@@ -17,7 +18,7 @@ PANELS, ORDER = 24, 8
 
 
 @pytree
-class Gaussian:
+class Gaussian(ExactFlow):
     """``N(mean, std^2)`` on every coordinate, numbers or arrays that broadcast against samples.
 
     Attributes:
@@ -37,7 +38,7 @@ class Gaussian:
             x: data plus noise.
             sigma: standard deviation of the noise, a scalar or ``[batch]``.
         """
-        x, sigma = _column(x, sigma)
+        x, sigma = columns(x, sigma)
         mean, variance = jnp.asarray(self.mean), jnp.square(self.std)
         return mean + (x - mean) * variance / (variance + sigma**2)
 
@@ -51,19 +52,10 @@ class Gaussian:
 
         ``mean + (x - mean) sqrt((std^2 + to^2) / (std^2 + sigma^2))``.
         """
-        x, sigma, to = _column(x, sigma, to)
+        x, sigma, to = columns(x, sigma, to)
         mean, variance = jnp.asarray(self.mean), jnp.square(self.std)
         ratio = (variance + to**2) / (variance + sigma**2)
         return mean + (x - mean) * jnp.sqrt(ratio)
-
-    def consistency(
-        self,
-        x: Float[ArrayLike, " batch *shape"],
-        sigma: Float[ArrayLike, "..."],
-        sigma_min: Float[ArrayLike, "..."] = 0.0,
-    ) -> Float[Array, " batch *shape"]:
-        """Return the end of the flow, its map to ``sigma_min``."""
-        return self.flow_map(x, sigma, sigma_min)
 
     def guided_denoise(
         self,
@@ -80,7 +72,7 @@ class Gaussian:
             reference: whose denoiser is the reference.
             scale: 1 is off, 0 is the reference; a scalar or ``[batch]``.
         """
-        x, scale = _column(x, scale)
+        x, scale = columns(x, scale)
         main, other = self.denoise(x, sigma), reference.denoise(x, sigma)
         return other + scale * (main - other)
 
@@ -100,7 +92,7 @@ class Gaussian:
         ``-scale m h(to) int_sigma^to tau dtau / ((B + tau^2) h(tau))``, by Gauss-Legendre
         quadrature. Where A = B this moves the mean to ``scale m`` and changes nothing else.
         """
-        x, sigma, to, scale = _column(x, sigma, to, scale)
+        x, sigma, to, scale = columns(x, sigma, to, scale)
         wide, narrow = jnp.square(reference.std), jnp.square(self.std)
         base = jnp.asarray(reference.mean)
         shift = jnp.asarray(self.mean) - base
@@ -141,17 +133,6 @@ def gaussian(mean: Float[ArrayLike, "..."] = 0.0, std: Float[ArrayLike, "..."] =
     if np.any(np.asarray(known.get("std", 0)) < 0):
         raise ValueError(f"models.exact.gaussian: std is 0 or more, got {std}")
     return Gaussian(mean, std)
-
-
-def _column(x: ArrayLike, *numbers: ArrayLike) -> tuple[Array, ...]:
-    """Return samples, and numbers of which each is a scalar or one a sample, as columns."""
-    x = jnp.asarray(x, float) if not hasattr(x, "dtype") else jnp.asarray(x)
-    columns = []
-    for number in numbers:
-        number = jnp.asarray(number, x.dtype)
-        one_each = number.ndim == 1 and x.ndim > 1
-        columns.append(number.reshape((-1,) + (1,) * (x.ndim - 1)) if one_each else number)
-    return x, *columns
 
 
 def _panels(dtype) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, ArrayLike, Float
 
 from ...core.pytrees import pytree
+from .flow import ExactFlow, columns
 
 # Halvings of a bracket that is exact from the start: to the last bit of float64.
 HALVINGS = 60
@@ -21,7 +22,7 @@ STEPS = 256
 
 
 @pytree
-class LineMixture:
+class LineMixture(ExactFlow):
     """``sum_k weights_k N(means_k, stds_k^2)`` on a line; samples are arrays of any shape.
 
     Every coordinate of a sample is a draw of its own.
@@ -81,15 +82,6 @@ class LineMixture:
         log_share = self._log_below(found, to, side)
         slope = side * jnp.exp(self.log_density(found, to) - log_share)
         return found - (log_share - wanted) / slope
-
-    def consistency(
-        self,
-        x: Float[ArrayLike, " batch *shape"],
-        sigma: Float[ArrayLike, "..."],
-        sigma_min: Float[ArrayLike, "..."] = 0.0,
-    ) -> Float[Array, " batch *shape"]:
-        """Return the end of the flow, its map to ``sigma_min``."""
-        return self.flow_map(x, sigma, sigma_min)
 
     def guided_denoise(
         self,
@@ -209,11 +201,5 @@ def mixture_1d(weights: ArrayLike, means: ArrayLike, stds: ArrayLike) -> LineMix
 
 def _broadcast(x: ArrayLike, *numbers: ArrayLike) -> tuple[Array, ...]:
     """Return samples, and numbers that are a scalar or one a sample, all of one shape."""
-    x = jnp.asarray(x, float) if not hasattr(x, "dtype") else jnp.asarray(x)
-    full = []
-    for number in numbers:
-        number = jnp.asarray(number, x.dtype)
-        one_each = number.ndim == 1 and x.ndim > 1
-        number = number.reshape((-1,) + (1,) * (x.ndim - 1)) if one_each else number
-        full.append(jnp.broadcast_to(number, x.shape))
-    return x, *full
+    x, *found = columns(x, *numbers)
+    return x, *(jnp.broadcast_to(number, x.shape) for number in found)
