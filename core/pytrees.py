@@ -95,7 +95,9 @@ class ByContent:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not bool(jax.tree.structure(self) == jax.tree.structure(other)):
+        # To type checkers structures have no ``==``.
+        ours, theirs = (cast(Any, jax.tree.structure(one)) for one in (self, other))
+        if ours != theirs:
             return False
         pairs = zip(jax.tree.leaves(self), jax.tree.leaves(other), strict=True)
         return all(np.array_equal(one, two) for one, two in pairs)
