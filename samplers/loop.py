@@ -1,7 +1,7 @@
 """The one sampling loop: any rule, any solver, one compiled program a trajectory.
 
-Steps whose rule agrees run in one ``lax.scan`` around one copy of the network, so what a rule
-switches off at some noise levels is not in the program there at all.
+Steps whose rule and solver agree run in one ``lax.scan``, so what a rule switches off at some
+noise levels is not in the program there at all.
 """
 
 import dataclasses
@@ -25,7 +25,6 @@ from .checks import Keys, Levels, checked
 from .conditions import checked_condition
 from .config import SOLVERS
 from .evaluator import MODES, Evaluator
-from .merging import Uncut, kinds_of, merged
 from .networks import (
     Networks,
     by_name,
@@ -73,32 +72,18 @@ def segments(rule: Rule, solver: Solver, sigmas: np.ndarray) -> list[Segment]:
     """
     steps = [(rule.at(float(s)), solver.at(i, sigmas)) for i, s in enumerate(sigmas[:-1])]
 
-    groups = itertools.groupby(steps, key=_identity)
+    def identity(step):
+        holds, takes = step
+        leaves, structure = jax.tree.flatten((holds, takes))
+        return structure, tuple(id(leaf) for leaf in leaves)
+
+    # Leaves are compared by identity: traced ones cannot be compared by value.
+    groups = itertools.groupby(steps, key=lambda step: identity(step))
     result = []
     for _, group in groups:
         members = list(group)
         result.append(Segment(*members[0], steps=len(members)))
     return result
-
-
-def loops(parts: list[Segment]) -> tuple[tuple[int, ...], ...]:
-    """Group the segments that one rule holds in, which one loop can run.
-
-    Returns:
-        For each loop its segments, each as the number of the first that has the same solver.
-    """
-    result = []
-    groups = itertools.groupby(range(len(parts)), key=lambda n: _identity(parts[n].rule))
-    for _, group in groups:
-        firsts: dict[Any, int] = {}
-        result.append(tuple(firsts.setdefault(_identity(parts[n].solver), n) for n in group))
-    return tuple(result)
-
-
-def _identity(tree: Any) -> Any:
-    # Leaves are compared by identity: traced ones cannot be compared by value.
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple(id(leaf) for leaf in leaves)
 
 
 @takes_parts("samplers")
@@ -185,7 +170,7 @@ def sample(
     fixed, numbers = separated((networks, floats(rule), solver, prior, steps))
     tables = tables_within(solver, sigmas, limits(parts, networks, noise))
     x, kept = _run(
-        (fixed, tuple(part.steps for part in parts), loops(parts), saved, Calls(branches, guarded)),
+        (fixed, tuple(part.steps for part in parts), saved, Calls(branches, guarded)),
         numbers,
         noise,
         condition,
@@ -205,96 +190,35 @@ def tables_within(solver: Solver, sigmas: np.ndarray, highest: np.ndarray) -> An
 
 @program
 def _run(static, numbers, noise, condition, keys, sigmas, tables):
-    fixed, counts, groups, saved, calls = static
+    fixed, counts, saved, calls = static
     networks, rule, solver, prior, parts = fixed.filled(numbers)
     x = prior(noise, sigmas[0], fold_each(keys, PRIOR_STREAM), condition)
     carry = (x, rule.init(x), solver.init(x))
-    steps = (jnp.arange(sum(counts)), Interval(sigmas[:-1], sigmas[1:], tables))
-    kept: list = []
-    start = done = 0
-    for group in groups:
-        lengths = counts[done : done + len(group)]
-        stop = start + sum(lengths)
-        own = jax.tree.map(lambda a, i=start, j=stop: a[i:j], steps)
-        around = _Around(networks, parts[done][0], condition, keys, calls, saved)
-        takers = [parts[first][1] for first in group]
-        carry, out = _through(around, group, takers, lengths, carry, own)
-        kept += out
-        start, done = stop, done + len(group)
+    number = jnp.arange(sum(counts))
+    steps = (number, Interval(sigmas[:-1], sigmas[1:], tables))
+    kept, start = [], 0
+    for (holds, takes), count in zip(parts, counts, strict=True):
+        body = partial(_step, networks, holds, takes, condition, keys, calls, saved)
+        stop = start + count
+        carry, out = jax.lax.scan(body, carry, jax.tree.map(lambda a: a[start:stop], steps))  # noqa: B023
+        kept.append(out)
+        start = stop
     return carry[0], _joined(kept, saved)
 
 
-class _Around(NamedTuple):
-    """What is the same in all steps of a loop."""
-
-    networks: Any
-    rule: Rule
-    condition: Any
-    keys: Any
-    calls: Calls
-    saved: tuple[str, ...]
-
-    def denoiser(self, state: Any, keys: Any, end: Array, count: Any = 0) -> "GuidedDenoiser":
-        """Return what a step asks, with the rule's state and the step's keys."""
-        denoise = GuidedDenoiser(
-            self.networks, self.rule, state, self.condition, keys, self.calls, count
-        )
-        denoise.end = end
-        return denoise
-
-    def kept(self, x: Array, guided: Guided) -> dict:
-        """Return what is saved of a step."""
-        everything = {"x": x, "denoised": guided.denoised, "info": guided.info}
-        return {name: everything[name] for name in self.saved}
-
-
-def _through(around, group, takers, lengths, carry, steps):
-    """Run the steps that one rule holds in: in one loop if they can be, else in one a segment."""
-    if len(set(group)) > 1:
-        firsts = sorted(set(group))
-        which = np.repeat([firsts.index(first) for first in group], lengths)
-        solvers = [takers[group.index(first)] for first in firsts]
-        try:
-            carry, out = _merged(around, solvers, which, carry, steps)
-            return carry, [out]
-        except Uncut:
-            pass  # costs the time to compile the network again, and nothing else
-    kept, start = [], 0
-    for solver, count in zip(takers, lengths, strict=True):
-        own = jax.tree.map(lambda a, i=start, j=start + count: a[i:j], steps)
-        carry, out = jax.lax.scan(partial(_step, around, solver), carry, own)
-        kept.append(out)
-        start += count
-    return carry, kept
-
-
-def _step(around, solver, carry, step):
+def _step(networks, rule, solver, condition, keys, calls, saved, carry, step):
     x, rule_state, solver_state = carry
     number, interval = step
-    keys = fold_each(around.keys, number)
-    denoise = around.denoiser(rule_state, keys, interval.end)
+    step_keys = fold_each(keys, number)
+    denoise = GuidedDenoiser(networks, rule, rule_state, condition, step_keys, calls)
+    denoise.end = interval.end
     after, guided, solver_state = solver.step(
-        denoise, x, interval, solver_state, fold_each(keys, SOLVER_STREAM)
+        denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
-    _require_renoising(guided, solver)
-    return (after, denoise.state, solver_state), around.kept(x, guided)
-
-
-def _merged(around, solvers, which, carry, steps):
-    numbers, intervals = steps
-
-    def evaluate(question, state, number, count):
-        denoise = around.denoiser(state, fold_each(around.keys, number), question.end, count)
-        guided = denoise(question.x, question.sigma)
-        for solver in solvers:
-            _require_renoising(guided, solver)
-        return guided, denoise.state
-
-    def own_keys(number):
-        return fold_each(fold_each(around.keys, number), SOLVER_STREAM)
-
-    kinds = kinds_of(solvers, which)
-    return merged(kinds, which, numbers, intervals, own_keys, evaluate, carry, around.kept)
+    _require_renoising(guided, getattr(solver, "renoises", False), name_of(solver))
+    everything = {"x": x, "denoised": guided.denoised, "info": guided.info}
+    out = {name: everything[name] for name in saved}
+    return (after, denoise.state, solver_state), out
 
 
 class GuidedDenoiser:
@@ -356,8 +280,8 @@ def _joined(kept: list[dict], saved: tuple[str, ...]) -> dict:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept) if saved else {}
 
 
-def _require_renoising(guided: Guided, solver: Solver) -> None:
-    if guided.renoise_from is None or getattr(solver, "renoises", False):
+def _require_renoising(guided: Guided, renoises: bool, solver: str) -> None:
+    if guided.renoise_from is None or renoises:
         return
     able = ", ".join(
         name
@@ -366,7 +290,7 @@ def _require_renoising(guided: Guided, solver: Solver) -> None:
     )
     raise ValueError(
         f"samplers.sample: the rule takes its noise from another prediction than the guided one "
-        f"(CFG++), which is not defined for {name_of(solver)}; solvers it is defined for: {able}"
+        f"(CFG++), which is not defined for {solver}; solvers it is defined for: {able}"
     )
 
 

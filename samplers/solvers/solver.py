@@ -106,7 +106,6 @@ class Solver(Protocol):
         """Advance ``x`` over one interval.
 
         Returns the new x, the step's first guided prediction (for trajectories) and the state.
-        May be traced several times for one step: it has no effects beside what it returns.
         """
 
     def at(self, step: int, sigmas: np.ndarray) -> "Solver":
