@@ -44,6 +44,8 @@ LEFT_OUT = {
     "dpm_solver": "its parts are dpm_2 and dpmpp",
     "dpm_solver_v3": "needs statistics",
     "per_step": "needs choices",
+    "recur": "takes another's steps",
+    "repaint": "needs a measurement",
 }
 
 
