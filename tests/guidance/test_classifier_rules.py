@@ -111,7 +111,8 @@ def test_a_conditional_base_is_guided_from_the_conditional_prediction(make):
     np.testing.assert_allclose(at_zero, base, atol=1e-6)
     further = guided(make(2.0, condition="given"), MIXTURE, x, 0.7, labels)
     assert np.abs(further - base).max() > 0.05
-    assert guidance.cost(make(2.0, condition="given"), [1.0]) == [{"main": 1, "classifier": 1}]
+    counted = {"main": 1, "classifier": 1, "classifier+grad": 1}
+    assert guidance.cost(make(2.0, condition="given"), [1.0]) == [counted]
 
 
 @pytest.mark.parametrize(
@@ -284,8 +285,8 @@ def test_rules_with_a_classifier_combine_ready_made_predictions():
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (classifier, {"main": 1, "classifier": 1}),
-        (elucd, {"main": 1, "classifier": 1}),
+        (classifier, {"main": 1, "classifier": 1, "classifier+grad": 1}),
+        (elucd, {"main": 1, "classifier": 1, "classifier+grad": 1}),
         (gfcg, {"main": 2, "classifier": 1}),
     ],
 )

@@ -114,7 +114,7 @@ BESIDE = {
 MAKING = {
     "training": ("train",),
     "data set": ("encode", "prepare"),
-    "samples": ("decode", "sample"),
+    "samples": ("decode", "restore", "sample"),
     "evaluation": ("evaluate", "evidence"),
     "sweep": ("sweep",),
     "classification": ("classify",),

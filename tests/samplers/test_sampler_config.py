@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from guidestar import samplers
+from guidestar import guidance, samplers
 from guidestar.samplers.config import PRIORS, SCHEDULES, SOLVERS
 from guidestar.samplers.solvers.statistics import degenerate
 
@@ -13,6 +13,8 @@ NEEDED = {
     "dpm_solver": {"order": 3},
     "dpm_solver_v3": {"statistics": "statistics.safetensors"},
     "per_step": {"choices": [["data", 1, False]] * 4},
+    "recur": {"solver": samplers.ancestral()},
+    "repaint": {"operator": guidance.operators.average_pool(2), "measurement": np.zeros((2, 2, 1))},
 }
 PRIOR_NEEDS = {"pfgmpp": {"D": 128.0}, "teleport": {"fit": "fit.safetensors"}}
 SCHEDULE_NEEDS = {"explicit": {"sigmas": [2.0, 1.0]}, "align_your_steps": {"model": "sdxl"}}
