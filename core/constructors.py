@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "reference": Kind("a reference", "guidance", "guidance"),
     "operator": Kind("an operator", "guidance", "guidance"),
     "reward": Kind("a reward", "reward", "reward"),
+    "search": Kind("a search", "search", "search.method"),
     "solver": Kind("a solver", "solver", "sampler.solver"),
     "schedule": Kind("a schedule of noise levels", "schedule", "sampler.schedule"),
     "prior": Kind("a prior", "prior", "sampler.prior"),

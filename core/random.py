@@ -26,6 +26,8 @@ MEASUREMENTS = 3  # the noise of simulated ones
 # Stream of a sample's key in one evaluation, beside the keys that rules fold for their own draws.
 CONDITION_NOISE = 2**20
 MEASUREMENT_NOISE, SMOOTHING = 2**20 + 1, 2**20 + 2
+# Stream of a sample's key from which searches derive those of its candidates; steps are below.
+CANDIDATES = 2**21
 # Streams of a training run's root key.
 PARAMETERS, TRAINING_STEPS = 0, 1
 

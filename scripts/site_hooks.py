@@ -13,7 +13,7 @@ from latex2mathml.converter import convert
 ROOT = Path(__file__).resolve().parent.parent
 # Where the packages lie under the name that they are imported by, whatever the checkout is called.
 COPY = ROOT / "build" / "documented" / "guidestar"
-DOCUMENTED = ("core", "data", "guidance", "samplers", "models", "evaluation")
+DOCUMENTED = ("core", "data", "guidance", "samplers", "models", "inference", "evaluation")
 # Equations of docstrings, as the atlas reads them; and as arithmatex writes those of pages.
 EQUATION = re.compile(r"^( *)Equation:\n((?:\1    .*\n)+)", re.MULTILINE)
 WRITTEN = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)

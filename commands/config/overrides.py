@@ -27,6 +27,7 @@ from ...core.registry import Registry, registry
 # Where the constructors of a table register themselves.
 OWNERS = {
     "guidance": "guidestar.guidance",
+    "search": "guidestar.inference.search",
     "solver": "guidestar.samplers",
     "schedule": "guidestar.samplers",
     "prior": "guidestar.samplers",
