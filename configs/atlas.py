@@ -58,6 +58,11 @@ AROUND = (
         also="fewer while running: the reference is skipped once every sample has dropped it",
     ),
     entry(
+        "A reference renewed at some steps",
+        rule("reuse", rule=rule("cfg", 3.0), every=2),
+        rule("cfg", 3.0),
+    ),
+    entry(
         "Trajectory stitching",
         rule("stitched", rule=rule("cfg", 3.0), network="guide", low=4.0),
         rule("cfg", 3.0),

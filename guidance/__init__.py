@@ -44,6 +44,7 @@ from .references.gfcg import confused_class, gfcg
 from .references.icg import icg, independent
 from .references.tsg import perturbed_time, tsg
 from .references.windows import sliding_windows, swg
+from .structure import along
 from .transforms.cfg_zero_star import cfg_zero_star, optimal_scale, zero_init
 from .transforms.channels import channels
 from .transforms.energy import energy_preserving, ep_cfg
@@ -64,6 +65,7 @@ from .wrappers.null_space import ddnm
 from .wrappers.posterior_sampling import dps
 from .wrappers.pseudoinverse import pigdm
 from .wrappers.rectified import reg
+from .wrappers.renewal import reuse
 from .wrappers.skipping import skip_aligned
 from .wrappers.spectral import ddrm
 from .wrappers.steered_diffusion import steered
@@ -83,6 +85,7 @@ __all__ = [
     "Guided",
     "Push",
     "Rule",
+    "along",
     "apg",
     "attention_temperature",
     "autoguidance",
@@ -150,6 +153,7 @@ __all__ = [
     "push",
     "reg",
     "renoised",
+    "reuse",
     "scale",
     "scheduled",
     "scheduled_cfg",

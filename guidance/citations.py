@@ -283,6 +283,13 @@ PAPERS: dict[str, Paper] = {
         "Token Perturbation Guidance for Diffusion Models",
         2025,
     ),
+    "2410.19355": Paper(
+        "lv2024fastercache",
+        "Lv, Zhengyao and Si, Chenyang and Song, Junhao and Yang, Zhenyu and Qiao, Yu and Liu, "
+        "Ziwei and Wong, Kwan-Yee K.",
+        "FasterCache: Training-Free Video Diffusion Model Acceleration with High Quality",
+        2024,
+    ),
     "2506.19713": Paper(
         "sadat2025fdg",
         "Sadat, Seyedmorteza and others",

@@ -18,7 +18,7 @@ from .citations import PAPERS, bibtex
 from .evaluations import SHAPE, evaluations
 from .protocol import Branch
 from .pushes import Chain
-from .structure import held_in, spans
+from .structure import along, levels_in, spans
 
 INDENT = "  "
 
@@ -162,18 +162,22 @@ def _parts(made: Any) -> Iterator[Any]:
 def _cost(rule: Any) -> str:
     """Return the network evaluations at all noise levels; empty for what cannot be counted."""
     x = jax.ShapeDtypeStruct((2, *SHAPE), jnp.float32)
-    found: list[tuple[float, float, dict[str, int]]] = []
+    found: list[tuple[float, float, str]] = []
     for low, high in spans(rule):
+        levels = levels_in((low, high))
         try:
-            counts = evaluations(held_in(rule, (low, high)), x)
+            steps = along(rule, levels)
+            each = [_counts(evaluations(steps.at(level), x)) for level in levels]
         except Exception:  # anything a rule may ask for that a plain image does not offer
             return ""
+        # Of two steps in a row the second may find something to reuse.
+        counts = f"{each[0]}; where reused {each[1]}" if each[0] != each[1] else each[0]
         if found and found[-1][2] == counts:
             low = found.pop()[0]
         found.append((low, high, counts))
     if len(found) == 1:
-        return f"network evaluations of one prediction: {_counts(found[0][2])}"
-    lines = [f"{INDENT}{_span(low, high)}: {_counts(counts)}" for low, high, counts in found]
+        return f"network evaluations of one prediction: {found[0][2]}"
+    lines = [f"{INDENT}{_span(low, high)}: {counts}" for low, high, counts in found]
     return "\n".join(["network evaluations of one prediction:", *lines])
 
 

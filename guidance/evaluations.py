@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ..core.calls import takes_parts
 from ..core.random import root_key
 from .protocol import CLASSIFIER, MAIN, Branch, Rule
+from .structure import along
 
 # Shapes decide nothing about a count, but windows must fit: as large as usual latents.
 SHAPE = (64, 64, 4)
@@ -79,13 +80,15 @@ def cost(
 
     Args:
         rule: any rule.
-        sigmas: noise levels; not the final 0, where nothing is evaluated.
+        sigmas: noise levels at which steps start, in their order; not the final 0, where nothing
+            is evaluated.
         shape: one sample's shape; matters for rules that cut windows alone.
 
     Returns:
         For each sigma, evaluations by network name, ``{"main": 2}`` for CFG.
     """
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    rule = along(rule, sigmas)
     counted: dict[Any, dict[str, int]] = {}
     result = []
     for sigma in sigmas:

@@ -146,7 +146,8 @@ class Rule(Protocol):
         """Return the rule that holds at a noise level; it shares the state of this rule.
 
         Decided on the host from each step's starting sigma. Steps whose rules have the same
-        structure and the same leaves run in one compiled loop.
+        structure and the same leaves run in one compiled loop. What goes by the number of the
+        step is decided before, once a schedule: see `guidance.along`.
         """
 
 

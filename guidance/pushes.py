@@ -164,6 +164,10 @@ class Push:
 
     def apply(self, evaluate, x, sigma, state, key):
         main, reference = self.reference.predictions(evaluate, x, sigma, key)
+        return self.guided(main, reference, x, sigma, state)
+
+    def guided(self, main, reference, x, sigma, state):
+        """Return the guided prediction of two that are there, and the state."""
         context = Context(main, reference, x, sigma)
         push, state = self.transform.apply(main - reference, context, state)
         info = {"push_norm": norm(push).reshape(-1)}

@@ -111,7 +111,7 @@ def upward(
         raise ValueError(f"samplers.{owner}: branches is {' or '.join(MODES)}, got {branches!r}")
     x = state_of(owner, "x", x)
     networks = by_name(owner, denoise)
-    parts = segments(rule, solver, sigmas)
+    parts = segments(rule, solver, sigmas, upward=True)
     check_networks(owner, rule, parts, sigmas, networks, x)
     condition, guarded = checked_condition(owner, rule, parts, networks, condition, x)
     fixed, numbers = separated((networks, *floats((rule, [part.rule for part in parts]))))

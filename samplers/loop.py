@@ -1,13 +1,14 @@
 """The one sampling loop: any rule, any solver, one compiled program a trajectory.
 
 Steps whose rule and solver agree run in one ``lax.scan``, so what a rule switches off at some
-noise levels is not in the program there at all.
+noise levels is not in the program there at all. Kinds of step that take turns run in one around
+one of each.
 """
 
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from ..core.calls import takes_parts
 from ..core.constructors import name_of
 from ..core.random import fold_each, keys_per_sample
 from ..guidance.protocol import Guided, Rule
+from ..guidance.structure import along
 from .arguments import floats, opaque, separated, state_of
 from .checks import Keys, Levels, checked
 from .conditions import checked_condition
@@ -65,25 +67,54 @@ class Segment:
     steps: int
 
 
-def segments(rule: Rule, solver: Solver, sigmas: np.ndarray) -> list[Segment]:
+def segments(
+    rule: Rule, solver: Solver, sigmas: np.ndarray, *, upward: bool = False
+) -> list[Segment]:
     """Group the steps of a schedule by the rule and the solver that hold there.
 
     Neighbours are grouped when their rules have one structure and the very same leaves.
+
+    Args:
+        rule, solver, sigmas: as `sample` takes them, ``sigmas`` as an array.
+        upward: whether steps are taken from the last one to the first.
     """
-    steps = [(rule.at(float(s)), solver.at(i, sigmas)) for i, s in enumerate(sigmas[:-1])]
-
-    def identity(step):
-        holds, takes = step
-        leaves, structure = jax.tree.flatten((holds, takes))
-        return structure, tuple(id(leaf) for leaf in leaves)
-
-    # Leaves are compared by identity: traced ones cannot be compared by value.
-    groups = itertools.groupby(steps, key=lambda step: identity(step))
+    starts = sigmas[:-1]
+    rule = along(rule, starts[::-1] if upward else starts)
+    steps = [(rule.at(float(s)), solver.at(i, sigmas)) for i, s in enumerate(starts)]
     result = []
-    for _, group in groups:
+    for _, group in itertools.groupby(steps, key=_identity):
         members = list(group)
         result.append(Segment(*members[0], steps=len(members)))
     return result
+
+
+def turns(parts: list[Segment]) -> list[tuple[list[Segment], int]]:
+    """Group segments that take turns: each group, and how often it comes in a row.
+
+    The segments A B A B A C are A B twice, then A and C once.
+    """
+    kinds = [(_identity((part.rule, part.solver)), part.steps) for part in parts]
+    result, start = [], 0
+    while start < len(parts):
+        rest = kinds[start:]
+        # Neighbours differ, so that no group is of one alone.
+        length, times = 1, 1
+        for period in range(2, len(rest) // 2 + 1):
+            again = 1
+            while rest[again * period : (again + 1) * period] == rest[:period]:
+                again += 1
+            if again > 1:
+                length, times = period, again
+                break
+        result.append((parts[start : start + length], times))
+        start += length * times
+    return result
+
+
+def _identity(part: Any) -> Any:
+    # Leaves are compared by identity: traced ones cannot be compared by value.
+    leaves, structure = jax.tree.flatten(part)
+    return structure, tuple(id(leaf) for leaf in leaves)
 
 
 @takes_parts("samplers")
@@ -166,11 +197,13 @@ def sample(
     check_noise("sample", noise, float(sigmas[0]))
     if isinstance(prior, (Gaussian, Pfgmpp)):
         warn_of_a_low_start("sample", parts[0], float(sigmas[0]), networks, noise)
-    steps = [(floats(part.rule), part.solver) for part in parts]
+    loops = turns(parts)
+    steps = [[(floats(part.rule), part.solver) for part in group] for group, _ in loops]
+    counts = tuple((tuple(part.steps for part in group), times) for group, times in loops)
     fixed, numbers = separated((networks, floats(rule), solver, prior, steps))
     tables = tables_within(solver, sigmas, limits(parts, networks, noise))
     x, kept = _run(
-        (fixed, tuple(part.steps for part in parts), saved, Calls(branches, guarded)),
+        (fixed, counts, saved, Calls(branches, guarded)),
         numbers,
         noise,
         condition,
@@ -191,19 +224,42 @@ def tables_within(solver: Solver, sigmas: np.ndarray, highest: np.ndarray) -> An
 @program
 def _run(static, numbers, noise, condition, keys, sigmas, tables):
     fixed, counts, saved, calls = static
-    networks, rule, solver, prior, parts = fixed.filled(numbers)
+    networks, rule, solver, prior, loops = fixed.filled(numbers)
     x = prior(noise, sigmas[0], fold_each(keys, PRIOR_STREAM), condition)
     carry = (x, rule.init(x), solver.init(x))
-    number = jnp.arange(sum(counts))
-    steps = (number, Interval(sigmas[:-1], sigmas[1:], tables))
-    kept, start = [], 0
-    for (holds, takes), count in zip(parts, counts, strict=True):
-        body = partial(_step, networks, holds, takes, condition, keys, calls, saved)
-        stop = start + count
-        carry, out = jax.lax.scan(body, carry, jax.tree.map(lambda a: a[start:stop], steps))  # noqa: B023
+
+    def body(holds, takes):
+        return partial(_step, networks, holds, takes, condition, keys, calls, saved)
+
+    def through(parts, lengths, carry, steps):
+        kept = []
+        for part, own in zip(parts, _cut(steps, lengths), strict=True):
+            carry, out = jax.lax.scan(body(*part), carry, own)
+            kept.append(out)
+        return carry, _joined(kept, saved)
+
+    steps = (jnp.arange(len(sigmas) - 1), Interval(sigmas[:-1], sigmas[1:], tables))
+    kept = []
+    spans = [sum(lengths) * times for lengths, times in counts]
+    for parts, (lengths, times), own in zip(loops, counts, _cut(steps, spans), strict=True):
+        if times == 1:
+            carry, out = through(parts, lengths, carry, own)
+        else:
+            rows = jax.tree.map(lambda a: a.reshape((times, -1, *a.shape[1:])), own)  # noqa: B023
+            carry, out = jax.lax.scan(partial(through, parts, lengths), carry, rows)
+            out = jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:])), out)
         kept.append(out)
-        start = stop
     return carry[0], _joined(kept, saved)
+
+
+def _cut(steps: Any, lengths: Sequence[int]) -> list[Any]:
+    """Return rows of arrays in pieces of these lengths."""
+    ends = list(itertools.accumulate(lengths))
+    starts = [0, *ends[:-1]]
+    return [
+        jax.tree.map(lambda a: a[start:end], steps)  # noqa: B023
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _step(networks, rule, solver, condition, keys, calls, saved, carry, step):

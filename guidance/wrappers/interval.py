@@ -2,9 +2,10 @@
 
 import math
 
-from ...core.pytrees import pytree, static
+from ...core.pytrees import pytree, replaced, static
 from ...core.registry import register
 from ..protocol import Rule, Unguided
+from ..structure import along
 
 
 @pytree
@@ -33,6 +34,11 @@ class Between:
             return self.inside.at(sigma)
         # The inner rule's state passes through untouched while it rests.
         return Unguided()
+
+    def along(self, sigmas):
+        """Return this interval around the rule inside, which knows its own steps alone."""
+        inside = along(self.inside, tuple(filter(self.holds_at, sigmas)))
+        return self if inside is self.inside else replaced(self, inside=inside)
 
 
 @register("rule", "2404.07724")

@@ -120,6 +120,11 @@ def test_a_rule_from_outside_answers_too():
         (guidance.cads(CFG), ()),
         (guidance.higs(CFG, window=(0.97, 0.98)), ("higs(cfg(2.0), window=(0.97, 0.98))",)),
         (guidance.higs(CFG), ()),
+        (
+            guidance.reuse(CFG, 3, high=0.001),
+            ("reuse(cfg(2.0), every=3, high=0.001)",),
+        ),
+        (guidance.reuse(CFG), ()),
     ],
 )
 def test_an_interval_without_a_step_is_found(rule, idle):

@@ -64,6 +64,7 @@ GUIDED = {}
 
 def second_prediction(rule):
     """Return a rule's prediction at its second noise level, its state carried from the first."""
+    rule = guidance.along(rule, SIGMAS)
     x = jnp.asarray(np.random.default_rng(0).normal(size=SHAPE), jnp.float32)
     state = rule.init(x)
     for number, sigma in enumerate(SIGMAS):
@@ -162,6 +163,24 @@ def test_every_wrapper_works_around_every_reference(reference, wrapper):
         assert differ(result, alone("reference", reference)), "the wrapper did nothing"
     plain = second_prediction(WRAPPERS[wrapper](guidance.unguided()))
     assert differ(result, plain), "the push inside was lost"
+
+
+# They move another prediction than the plain one, which is all that reuse evaluates.
+UNPLAIN = {"classifier_gradient", "calibrated_classifier"}
+
+
+@pytest.mark.parametrize("reference", rows(REFERENCES, lambda reference: reference in KINDS))
+def test_every_reference_with_a_plain_prediction_is_reused(reference):
+    rule = guidance.reuse(guidance.push(REFERENCES[reference], SCALE))
+    if reference in UNPLAIN:
+        with pytest.raises(TypeError, match="asks for no plain prediction"):
+            second_prediction(rule)
+        return
+    result = second_prediction(rule)
+    assert np.isfinite(result).all()
+    assert differ(result, alone("reference", reference)), "the reference was evaluated"
+    assert differ(result, second_prediction(guidance.unguided())), "the push was lost"
+    assert guidance.cost(rule, SIGMAS, SHAPE[1:])[1] == {"main": 1}
 
 
 def test_the_tables_hold_every_part_of_the_library():

@@ -35,6 +35,7 @@ RULES = {
     "cfgpp": guidance.cfgpp(0.6),
     "reg": guidance.reg(guidance.cfg(2.0)),
     "skip_aligned": guidance.skip_aligned(guidance.cfg(2.0), 0.9),
+    "reuse": guidance.reuse(guidance.cfg(2.0), 3),
     "together": guidance.together(guidance.cfg(2.0), guidance.autoguidance(1.5)),
     "icg": guidance.icg(2.0, 2),
     "interval": guidance.between(guidance.cfg(2.0), 0.3, 3.0),

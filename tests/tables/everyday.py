@@ -22,7 +22,7 @@ def rows(every: Iterable[Any], everyday: Callable[..., bool]) -> list:
 
 # One rule of every way to ask networks, to remember, to draw, and to wrap another rule.
 WAYS = {"unguided", "cfg", "autoguidance", "icg", "tsg", "pag", "slg", "swg", "perp_neg", "apg"}
-WAYS |= {"between(cfg)", "reg", "cads", "higs", "fkc", "cfgpp", "classifier"}
+WAYS |= {"between(cfg)", "reg", "cads", "higs", "reuse", "fkc", "cfgpp", "classifier"}
 
 
 def one_of_each_way(name: str) -> bool:

@@ -93,6 +93,7 @@ EXAMPLES = {
     },
     "reg": {"rule": CFG},
     "renoised": {"push": CFG},
+    "reuse": {"rule": CFG, "every": 3, "low": 0.1, "high": 5.0, "of": "difference"},
     "scale": {"scale": 4},
     "scheduled": {"scale": 3.0, "shape": "cosine"},
     "scheduled_cfg": {"scale": 3.0, "shape": "linear"},

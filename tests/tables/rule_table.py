@@ -158,6 +158,10 @@ RULES = {
     ),
     "higs": case(lambda s: guidance.higs(guidance.cfg(s)), TWO, LABELS),
     "skip_aligned": case(lambda s: guidance.skip_aligned(guidance.cfg(s), 0.5), TWO, LABELS),
+    # Renewed where costs are counted; `run` reuses it in its last steps.
+    "reuse": case(
+        lambda s: guidance.reuse(guidance.cfg(s), 3, high=0.9), TWO, LABELS, reference="null"
+    ),
     "static_threshold": case(
         lambda s: guidance.static_threshold(guidance.cfg(s), 100.0), TWO, LABELS, reference="null"
     ),
