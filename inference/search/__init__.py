@@ -7,8 +7,10 @@ found = find(noise, labels, key)
 """
 
 from .bound_sampler import Bound, bound
+from .budget_forcing import rollover
 from .candidates import best_of_n, zero_order
 from .found import Best, Found, Search, SearchPlan, Trace
+from .renoised_paths import paths
 
 __all__ = [
     "Best",
@@ -19,5 +21,7 @@ __all__ = [
     "Trace",
     "best_of_n",
     "bound",
+    "paths",
+    "rollover",
     "zero_order",
 ]

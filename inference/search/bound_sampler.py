@@ -62,7 +62,29 @@ class Bound:
         prior = samplers.gaussian() if first else self.prior
         return dataclasses.replace(self, sigmas=self.sigmas[first : last + 1], prior=prior)
 
-    def resumed(self, x, condition, key):
+    def prediction(self, level: int) -> "Bound":
+        """Return what makes the guided prediction at a level: Euler's step from there to 0."""
+        sigmas = np.array([self.sigmas[level], 0.0])
+        return dataclasses.replace(
+            self, solver=samplers.euler(), sigmas=sigmas, prior=samplers.gaussian()
+        )
+
+    def require_predictions(self, owner: str) -> None:
+        """Refuse a solver whose network does not predict clean samples.
+
+        Raises:
+            ValueError: in the name of ``owner``.
+        """
+        estimate = getattr(self.solver, "estimate", "x0")
+        if estimate != "x0":
+            raise ValueError(
+                f"search.{owner}: the solver asks its network for a {estimate}, and this search "
+                f"looks at predictions of clean samples: take best_of_n or zero_order"
+            )
+
+    def resumed(
+        self, x: Float[Array, " batch *shape"], condition: Any, key: Key[Array, " batch"]
+    ) -> Float[Array, " batch *shape"]:
         """Return what states ``x`` at the first level become at the last."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a start below the network's highest

@@ -43,8 +43,8 @@ class _Runs(Search):
         runs = batches[-1][-1] + 1
         # A reward that ranks is asked of the best so far again in every batch but the first.
         again = len(batches) - 1 if ranks(self.reward) else 0
-        note = f"of {each} evaluations"
-        return SearchPlan(name_of(self), self.budget, runs, runs * each, runs + again, note)
+        way = f"{runs} run{'s' * (runs != 1)} of {each} evaluations"
+        return SearchPlan(name_of(self), self.budget, runs, runs * each, runs + again, way)
 
     def points(self, noise, condition, keys):
         """Yield the best after every batch of runs."""

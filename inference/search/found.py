@@ -29,10 +29,10 @@ class SearchPlan:
     Attributes:
         method: its name.
         budget: evaluations that it may make.
-        runs: of the sampler, each from noise to a finished sample.
+        runs: finished samples, of which the best is kept.
         evaluations: of networks, see `bound_sampler.evaluations_in`; never more than the budget.
         rewards: calls of the reward.
-        note: how these come about.
+        way: how these come about, in words.
     """
 
     method: str
@@ -40,13 +40,11 @@ class SearchPlan:
     runs: int
     evaluations: int
     rewards: int
-    note: str = ""
+    way: str
 
     def __str__(self) -> str:
-        note = f" {self.note}" if self.note else ""
-        runs = f"{self.runs} run{'s' * (self.runs != 1)}"
         return (
-            f"{self.method}: {runs}{note}, {self.evaluations} network evaluations of a budget of "
+            f"{self.method}: {self.way}, {self.evaluations} network evaluations of a budget of "
             f"{self.budget}, {self.rewards} rewards, a sample"
         )
 

@@ -1,53 +1,21 @@
 """Searches for noise: exact laws, budgets, what plain sampling is of them, refusals."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles.analytic import Labelled, keys
+from oracles.searched import SIGMAS, First, bound, gain, noise, unit
 from scipy import stats
 from tables.everyday import few
 
 from guidestar import guidance, samplers
-from guidestar.core.pytrees import pytree
 from guidestar.evaluation import rewards
 from guidestar.inference import search
 from guidestar.inference.search.proposals import PROPOSALS
 
-SIGMAS = samplers.karras(3)
 STEPS = len(SIGMAS) - 1
-
-
-@jax.tree_util.Partial
-def unit(x, sigma, condition):
-    """Denoise data of unit variance around 0."""
-    return x / (1 + sigma**2)
-
-
-@pytree
-class First:
-    """The first number of a sample, times a factor."""
-
-    factor: float = 1.0
-    differentiable = True
-
-    def __call__(self, x0, condition, key):
-        return self.factor * x0.reshape(len(x0), -1)[:, 0]
-
-
-PLAIN = search.bound(unit, guidance.unguided(), samplers.euler(), SIGMAS)
-DRAWING = search.bound(unit, guidance.unguided(), samplers.ancestral(), SIGMAS)
+PLAIN, DRAWING = bound(samplers.euler()), bound(samplers.ancestral())
 SEARCHES = {"best_of_n": search.best_of_n, "zero_order": search.zero_order}
 every = pytest.mark.parametrize("name", SEARCHES)
-
-
-def noise(count, *shape, seed=0):
-    return samplers.unit_noise(keys(count, seed), shape or (2,))
-
-
-def gain():
-    """Return what Euler's steps multiply their noise with."""
-    return float(PLAIN(jnp.ones((1, 1)), None, keys(1))[0, 0])
 
 
 # Expected maxima of standard normal draws, independent of this package.
@@ -60,16 +28,16 @@ def test_the_best_of_n_normal_draws_is_as_high_as_expected(count, expected):
     found = search.best_of_n(PLAIN, First(), count * STEPS, at_once=count)(
         noise(groups, 1), None, keys(groups)
     )
-    assert abs(float(found.reward.mean()) / gain() - expected) < 3 / np.sqrt(groups)
+    assert abs(float(found.reward.mean()) / gain(PLAIN) - expected) < 3 / np.sqrt(groups)
     np.testing.assert_array_equal(found.x[:, 0], found.reward)
 
 
 def test_the_best_of_n_has_the_law_of_a_maximum():
     found = search.best_of_n(PLAIN, First(), 5 * STEPS)(noise(4_000, 1), None, keys(4_000))
-    law = stats.kstest(np.asarray(found.x[:, 0]) / gain(), lambda x: stats.norm.cdf(x) ** 5)
+    law = stats.kstest(np.asarray(found.x[:, 0]) / gain(PLAIN), lambda x: stats.norm.cdf(x) ** 5)
     assert law.pvalue > 0.01
     # The law of one fewer is told apart from it.
-    other = stats.kstest(np.asarray(found.x[:, 0]) / gain(), lambda x: stats.norm.cdf(x) ** 4)
+    other = stats.kstest(np.asarray(found.x[:, 0]) / gain(PLAIN), lambda x: stats.norm.cdf(x) ** 4)
     assert other.pvalue < 1e-4
 
 
@@ -197,7 +165,7 @@ def test_proposals_climb_as_far_and_leave_the_prior_as_far_as_they_do(
     count = 600
     find = search.zero_order(PLAIN, First(), 33 * STEPS, radius=radius, proposal=proposal)
     found = find(noise(count, 64), None, keys(count))
-    assert abs(float(found.reward.mean()) / gain() - reward) < 0.12
+    assert abs(float(found.reward.mean()) / gain(PLAIN) - reward) < 0.12
     assert abs(float((found.noise**2).mean()) / square - 1) < 0.02
 
 
