@@ -39,7 +39,7 @@ from .priors import Gaussian, Pfgmpp, Prior, check_noise
 from .programs import program
 from .solvers.solver import Interval, Solver
 
-SAVED = ("x", "denoised", "info")
+SAVED = ("x", "denoised", "info", "state")
 # Evaluation n of a step draws from stream n; the solver's own noise from this one.
 SOLVER_STREAM = 2**20
 # Step n draws from stream n of a sample's key; the prior from this one.
@@ -155,13 +155,14 @@ def sample(
         key: one key, from which sample i of the batch takes ``fold_in(key, i)``, or one key a
             sample (`samplers.sample_keys`), which makes a sample independent of its batch.
         prior: makes the first state from the noise, ``noise * sigmas[0]`` unless said otherwise.
-        save: ``"x"``, ``"denoised"``, ``"info"`` or several: also return these at every step.
+        save: ``"x"``, ``"denoised"``, ``"info"``, ``"state"`` or several: also return these at
+            every step.
         branches: ``fused`` or ``sequential`` evaluation of one network's branches.
 
     Returns:
         x at the last sigma, ``[batch, ...]``; with ``save``, a pair with a dictionary of
-        ``[steps, batch, ...]`` arrays: x before each step, its first guided prediction, and the
-        rule's diagnostics.
+        ``[steps, batch, ...]`` arrays: x before each step, its first guided prediction, the
+        rule's diagnostics there, and the rule's state after the step, a pytree.
 
     Raises:
         ValueError: unusable sigmas, or some above a network's ``sigma_range``, a network that
@@ -272,7 +273,12 @@ def _step(networks, rule, solver, condition, keys, calls, saved, carry, step):
         denoise, x, interval, solver_state, fold_each(step_keys, SOLVER_STREAM)
     )
     _require_renoising(guided, getattr(solver, "renoises", False), name_of(solver))
-    everything = {"x": x, "denoised": guided.denoised, "info": guided.info}
+    everything = {
+        "x": x,
+        "denoised": guided.denoised,
+        "info": guided.info,
+        "state": denoise.state,
+    }
     out = {name: everything[name] for name in saved}
     return (after, denoise.state, solver_state), out
 

@@ -1,9 +1,11 @@
 """A reference renewed at some steps alone, and reused between (FasterCache's CFG-Cache)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.constructors import name_of
@@ -115,14 +117,14 @@ class Reuse:
 
     Attributes:
         rule: the push.
-        every: how many steps a reference holds for.
+        every: how many steps a reference holds for, or the noise levels at which it is renewed.
         low, high: noise levels between which it may be reused.
         of: what is.
         reused: the noise levels at which steps that reuse start; none until `along` has decided.
     """
 
     rule: Push
-    every: int = static()
+    every: int | tuple[float, ...] = static()
     low: float = static()
     high: float = static()
     of: str = static()
@@ -147,25 +149,35 @@ class Reuse:
 
     def along(self, sigmas):
         """Return this rule with its steps decided, given those at which it is asked."""
-        reused, age = [], self.every
-        for sigma in sigmas:
+        reused: list[float] = []
+        last: int | None = None
+        for step, sigma in enumerate(sigmas):
             # The first step renews, whatever the window: there is nothing to reuse.
-            age = 1 if age >= self.every or not self.holds_at(sigma) else age + 1
-            if age > 1:
+            if last is None or not self.holds_at(sigma) or self._due(sigmas, last, step):
+                last = step
+            else:
                 reused.append(sigma)
         return replaced(self, reused=tuple(reused))
+
+    def _due(self, sigmas, last: int, step: int) -> bool:
+        """Return whether a step renews what an earlier one did."""
+        if isinstance(self.every, int):
+            return step - last >= self.every
+        # Steps go down, or up where samples are inverted.
+        low, high = sorted((sigmas[last], sigmas[step]))
+        return any(low <= level < high for level in self.every)
 
 
 @register("rule", "2410.19355")
 def reuse(
     rule: Push,
-    every: int = 2,
+    every: int | Sequence[float] = 2,
     low: float = 0.0,
     high: float = math.inf,
     *,
     of: str = NOISE,
 ) -> Reuse:
-    r"""Return a push whose reference is evaluated every ``every`` steps, and reused between.
+    r"""Return a push whose reference is evaluated at some steps, and reused at the others.
 
     Where it is reused, the plain prediction is all that is evaluated: of CFG's two evaluations
     one. Which steps these are is decided before anything is compiled, from the schedule, so that
@@ -190,7 +202,9 @@ def reuse(
     Args:
         rule: a push, `cfg`, `autoguidance`, `apg`, `pag`, ...
         every: steps from one evaluation of the reference to the next; 1 is the rule itself, and
-            more than there are steps evaluates it once.
+            more than there are steps evaluates it once. Or noise levels, in any order: it is
+            evaluated at the first step that starts at or below each of them.
+            `samplers.tuning.renewals` finds those at which least is lost.
         low, high: noise levels in sigma between which a reference may be reused; ``low`` itself is
             outside, ``high`` inside.
         of: what is reused: the difference between the two predictions of the ``noise``, ``(D_main -
@@ -198,15 +212,28 @@ def reuse(
             ``prediction`` as it was, which knows nothing of the steps since.
 
     Raises:
-        ValueError: an ``every`` that is no whole number from 1, ends that are not numbers,
-            negative, or leave nothing between them, another ``of``.
+        ValueError: an ``every`` that is no whole number from 1, and no noise levels; ends that
+            are not numbers, negative, or leave nothing between them; another ``of``.
         TypeError: no push; when traced, one that never asks for the plain prediction.
 
     Source: Lv et al., arXiv 2410.19355, section on CFG-Cache, there of the network's own output and
     with the difference's low and high frequencies weighted apart; here it is taken as it was.
     """
-    every = checked_count("reuse", "every", every, 1)
+    if isinstance(every, (Sequence, np.ndarray)):
+        every = _levels(every)
+    else:
+        every = checked_count("reuse", "every", every, 1)
     low, high = ends("reuse", low, high, "leave the wrapper out to reuse nothing")
     if of not in KINDS:
         raise ValueError(f"guidance.reuse: of is {NOISE}, {DIFFERENCE} or {PREDICTION}, got {of!r}")
     return Reuse(rule, every, low, high, of)
+
+
+def _levels(levels: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    each = tuple(float(level) for level in levels)
+    if not each or not all(math.isfinite(level) and level > 0 for level in each):
+        raise ValueError(
+            f"guidance.reuse: every, where it is no number of steps, is a list of noise levels "
+            f"above 0, such as (80.0, 5.0, 1.0), got {list(levels)}"
+        )
+    return tuple(sorted(each, reverse=True))

@@ -2,12 +2,14 @@
 
 From the cheapest: `boss` and `gits` place steps by dynamic programming over one fine trajectory,
 `align` by the error of a frozen prediction along noised data; `timesteps` and `strategies` try
-whole samplers on an objective of one's own.
+whole samplers on an objective of one's own. `renewals` chooses the steps at which a reference is
+evaluated, for `guidance.reuse`.
 """
 
 from .boss_costs import boss
 from .frozen_error import align
 from .objectives import endpoint_error
+from .renewals import renewals
 from .solver_search import strategies
 from .study import Result
 from .timestep_search import timesteps
@@ -21,6 +23,7 @@ __all__ = [
     "boss",
     "endpoint_error",
     "gits",
+    "renewals",
     "select",
     "strategies",
     "teacher",
