@@ -9,7 +9,7 @@ evaluated, for `guidance.reuse`.
 from .boss_costs import boss
 from .frozen_error import align
 from .objectives import endpoint_error
-from .renewals import renewals
+from .renewal_costs import renewals
 from .solver_search import strategies
 from .study import Result
 from .timestep_search import timesteps

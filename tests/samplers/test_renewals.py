@@ -10,7 +10,7 @@ from oracles.analytic import Labelled, keys, mixture_denoiser
 
 from guidestar import guidance, samplers
 from guidestar.samplers.tuning import renewals
-from guidestar.samplers.tuning.renewals import costs_of
+from guidestar.samplers.tuning.renewal_costs import costs_of
 
 LABELS = jnp.arange(6) % 2
 NOISE = np.random.default_rng(0).normal(size=(6, 2))
