@@ -250,14 +250,11 @@ def require_channels(format: str, channels: int) -> None:
 
 
 def _announced(name: str, job: Job, count: int, left: int, workdir: Path) -> str:
-    plan = job.plan()
-    evaluations = ", ".join(f"{n} {c}" for n, c in sorted(plan.totals.items()))
     here = " here" * (jax.process_count() > 1)
     notes = "".join(f"\n{note}" for note in job.notes)
     return (
         f"{name}: {count} images of {job.weights[MAIN].place} to {workdir}, {left} still to "
-        f"make{here}; network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G "
-        f"multiply-adds) on {len(jax.local_devices())} {jax.devices()[0].platform} "
+        f"make{here}; {job.cost()} on {len(jax.local_devices())} {jax.devices()[0].platform} "
         f"device(s){notes}"
     )
 

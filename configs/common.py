@@ -137,6 +137,11 @@ def base() -> ConfigDict:
             # of config.data, measured here, where empty. The operator is one of
             # guidance.operators, its arrays may be files; noise is of measurements made here.
             restore=dict(measurements="", operator=dict(name="average_pool", size=2), noise=0.0),
+            # How --mode=search searches for each image: by one of inference.search, within a budget
+            # of network evaluations, for the log-probability of the image's class to a classifier
+            # (the verifier). A judge, another classifier or a denoiser as one (at the levels of
+            # classification.schedule), says of what is found whether it is of its class.
+            search=dict(method=dict(name="best_of_n"), budget=0, verifier="", judge=""),
             # What --mode=encode makes of a data set: its latents, scaled when they are read.
             encoding=dict(
                 autoencoder="",

@@ -28,12 +28,13 @@ class Decoder:
         batch_size: latents decoded at a time.
 
     Attributes:
+        autoencoder, scaling: as they were given.
         file, sha256: of the autoencoder's weights.
     """
 
     def __init__(self, autoencoder: Autoencoder, scaling: LatentScaling, batch_size: int):
         self.file, self.sha256 = autoencoder.file, autoencoder.sha256
-        self._fixed = autoencoder, scaling
+        self.autoencoder, self.scaling = autoencoder, scaling
         self._batches = Batches(_decode, autoencoder, batch_size, scaling=scaling)
 
     def __call__(
@@ -66,9 +67,8 @@ class Decoder:
 
     def image_shape(self, latent: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the image of a latent's shape."""
-        autoencoder, scaling = self._fixed
         like = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
-        made = jax.eval_shape(partial(_decode, scaling=scaling), autoencoder, like)
+        made = jax.eval_shape(partial(_decode, scaling=self.scaling), self.autoencoder, like)
         return made.shape[1:]
 
 

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from .. import guidance, samplers
 from ..core.constructors import name_of
@@ -33,6 +33,22 @@ from .networks import PLACE, Classifier, Weights, read_weights, require_fitting,
 ALL, NONE = "all", "none"
 # As many image numbers as a message shows.
 NAMED = 5
+
+
+class Start(NamedTuple):
+    """What a batch of images begins from.
+
+    Attributes:
+        networks: by name.
+        noise: of unit size.
+        labels: None for a run without conditions.
+        keys: one an image.
+    """
+
+    networks: dict[str, Denoiser | Classifier]
+    noise: Float[Array, " batch *shape"]
+    labels: Int[Array, " batch"] | None
+    keys: Key[Array, " batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +106,14 @@ class Job:
         """Values of the main network's own inputs."""
         return {name: float(value) for name, value in sorted(self.main.bound.items())}
 
+    def cost(self) -> str:
+        """Return what an image costs, for people."""
+        plan = self.plan()
+        evaluations = ", ".join(f"{name} {count}" for name, count in sorted(plan.totals.items()))
+        return (
+            f"network evaluations an image: {evaluations} ({plan.macs / 1e9:.3f} G multiply-adds)"
+        )
+
     def plan(self) -> samplers.Plan:
         """Return what one image will evaluate; computed once."""
         return self._plan
@@ -111,7 +135,11 @@ class Job:
         """
         return np.asarray(jax.device_get(self._sampled(indices)))[: len(indices)]
 
-    def _sampled(self, indices: np.ndarray, **options: Any) -> Any:
+    def start(self, indices: Int[np.ndarray, " n"]) -> Start:
+        """Return what the images with these global indices begin from, on this process's devices.
+
+        There is one more of the last until the devices have equal shares.
+        """
         devices = jax.local_devices()
         padding = -len(indices) % len(devices)
         padded = np.append(indices, np.repeat(indices[-1:], padding))
@@ -124,17 +152,26 @@ class Job:
             samplers.sample_keys(root, samplers.NOISE, place), self.main.shape
         )
         labels = self.labels(padded)
+        return Start(
+            jax.device_put(dict(self.networks), NamedSharding(mesh, PartitionSpec())),
+            jax.device_put(noise, spread),
+            None if labels is None else jax.device_put(labels, spread),
+            jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
+        )
+
+    def _sampled(self, indices: np.ndarray, **options: Any) -> Any:
+        start = self.start(indices)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # they are among the notes
             try:
                 return samplers.sample(
-                    jax.device_put(dict(self.networks), NamedSharding(mesh, PartitionSpec())),
+                    start.networks,
                     self.rule,
                     self.sampler.solver,
                     self.sampler.sigmas,
-                    jax.device_put(noise, spread),
-                    None if labels is None else jax.device_put(labels, spread),
-                    jax.device_put(samplers.sample_keys(root, samplers.STEPS, place), spread),
+                    start.noise,
+                    start.labels,
+                    start.keys,
                     prior=self.sampler.prior,
                     branches=self.branches,
                     **options,

@@ -74,14 +74,25 @@ def read_weights(name: str, source: str, read: Callable[[str], Loaded] = load) -
     Raises:
         UserError: no such file, or a classifier in a denoiser's place or the other way round.
     """
-    loaded = read(source)
-    classifies = loaded.spec.preconditioner is None
+    weights = read_any(source, read)
+    classifies = isinstance(weights.network, Classifier)
     if classifies and name != CLASSIFIER:
         raise UserError(
             f"{PLACE}.{name}: {source} is no denoiser; a classifier goes into {PLACE}.{CLASSIFIER}"
         )
     if not classifies and name == CLASSIFIER:
         raise UserError(f"{PLACE}.{name}: {source} is no classifier")
+    return weights
+
+
+def read_any(source: str, read: Callable[[str], Loaded] = load) -> Weights:
+    """Read the weights of a denoiser or of a classifier, whichever they are.
+
+    Raises:
+        UserError: no such file.
+    """
+    loaded = read(source)
+    classifies = loaded.spec.preconditioner is None
     path = resolve(source)
     made_of = {"sha256": sha256(path)}
     if sidecar_of(path) is not None:

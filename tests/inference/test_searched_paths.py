@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from oracles.analytic import Labelled, keys
 from oracles.searched import SIGMAS, Counted, First, bound, gain, noise
+from tables.everyday import few
 
 from guidestar import guidance, samplers
 from guidestar.evaluation import rewards
@@ -49,6 +50,7 @@ def refused_at(make, budget=1):
     return int(str(told.value).split(" takes ")[1].split()[0])
 
 
+@pytest.mark.longer
 def test_paths_that_are_noised_again_have_the_variance_of_their_leg():
     count, options = 20_000, dict(paths=1, renoisings=1, backward=1.0)
     sample = bound(samplers.euler(), samplers.karras(8))
@@ -83,7 +85,7 @@ def test_paths_find_more_with_every_pass_and_a_larger_budget_goes_on():
     assert long.trace.evaluations[-1, 0] == two.plan.evaluations == 2 * each
 
 
-@pytest.mark.parametrize("name", ["best_of_n", "zero_order", "paths", "rollover"])
+@pytest.mark.parametrize("name", few(1, ["rollover", "paths", "zero_order", "best_of_n"]))
 def test_networks_are_asked_as_often_as_is_said(name):
     network = Counted()
     rule = guidance.between(guidance.cfg(2.0), 0.1, 20.0)

@@ -114,7 +114,7 @@ BESIDE = {
 MAKING = {
     "training": ("train",),
     "data set": ("encode", "prepare"),
-    "samples": ("decode", "restore", "sample"),
+    "samples": ("decode", "restore", "sample", "search"),
     "evaluation": ("evaluate", "evidence"),
     "sweep": ("sweep",),
     "classification": ("classify",),
