@@ -38,6 +38,10 @@ STEPS, IMAGES = 32, (64, 32, 32, 3)
 COMPILED_STEPS = 8
 # Solvers that need an argument or another network than the others.
 LEFT_OUT = {
+    "das": "needs a reward",
+    "steer": "needs a reward",
+    "svdd": "needs a reward",
+    "twisted": "needs a reward",
     "consistency": "needs a consistency function",
     "ctm": "needs a flow map",
     "feynman_kac": "needs a rule with weights",

@@ -23,11 +23,14 @@ class PartType(NamedTuple):
         word: what messages call it.
         accepts: a test of values.
         hint: what to do with a part of another kind; empty where nothing helps.
+        kind: of the constructors that make one, where these may be of another table than those
+            that take one; a key of `constructors.KINDS`.
     """
 
     word: str
     accepts: Callable[[Any], bool]
     hint: str = ""
+    kind: str = ""
 
 
 # Types that constructors declare for their parts, by the class in the annotation.
@@ -37,6 +40,13 @@ PART_TYPES: dict[type, PartType] = {}
 def is_section(wanted: Any) -> bool:
     """Say whether an argument is a section that the constructor itself reads."""
     return any((typing.get_origin(option) or option) is Mapping for option in _options(wanted))
+
+
+def kinds_of(wanted: Any) -> list[str]:
+    """Return the kinds of parts that an annotation names, of those that say theirs."""
+    options = (typing.get_origin(option) or option for option in _options(wanted))
+    found = (PART_TYPES[one].kind for one in options if one in PART_TYPES)
+    return [kind for kind in found if kind]
 
 
 def declares_parts(wanted: Any) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import functools
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from .calls import check_call, hints_of, owner_of, refuse_nan
 from .constructors import KINDS, Constructor, Origin, origin
 from .errors import UserError
-from .part_types import checked, declares_parts, is_section, named_value
+from .part_types import PART_TYPES, checked, declares_parts, is_section, kinds_of, named_value
 from .text import shown
 
 F = TypeVar("F", bound=Callable)
@@ -110,7 +111,9 @@ class Registry:
         parameters = dict(list(entry.parameters.items())[given:])
         hints = hints_of(entry.build)
         values = {
-            key: value if is_section(hints.get(key)) else self._value(value, f"{where}.{key}")
+            key: value
+            if is_section(hints.get(key))
+            else self._value(value, f"{where}.{key}", hints.get(key))
             for key, value in section.items()
             if key != "name"
         }
@@ -154,10 +157,12 @@ class Registry:
     def _words(self) -> str:
         return " or ".join(kind.word for kind in KINDS.values() if kind.table == self.table)
 
-    def _value(self, value: Any, where: str) -> Any:
-        """Build what a value of a section stands for."""
+    def _value(self, value: Any, where: str, wanted: Any = None) -> Any:
+        """Build what a value of a section stands for, where something of a type is wanted."""
         if isinstance(value, Mapping) and "name" in value:
-            return self.build(value, where)
+            tables = [registry(kind) for kind in kinds_of(wanted)] or [self]
+            named = (table for table in tables if value["name"] in table)
+            return next(named, tables[0]).build(value, where)
         if isinstance(value, Mapping):
             return {key: self._value(one, f"{where}.{key}") for key, one in value.items()}
         if isinstance(value, (list, tuple)):
@@ -203,9 +208,10 @@ def written_in(sections: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def _entries(section: Any, table: Registry) -> Iterator[Constructor]:
     """Yield the constructors that a section names, further in, too."""
+    inside = [registry(part.kind) for part in PART_TYPES.values() if part.kind]
     if isinstance(section, Mapping):
-        if section.get("name") in table:
-            yield table[section["name"]]
+        named = (one for one in (table, *inside) if section.get("name") in one)
+        yield from (one[section["name"]] for one in itertools.islice(named, 1))
         section = list(section.values())
     for one in section if isinstance(section, (list, tuple)) else ():
         yield from _entries(one, table)

@@ -47,7 +47,7 @@ def _is_reward(value: Any) -> bool:
     return callable(value) and hasattr(value, "differentiable") and not isinstance(value, type)
 
 
-PART_TYPES[Reward] = PartType("a reward", _is_reward)
+PART_TYPES[Reward] = PartType("a reward", _is_reward, kind="reward")
 
 
 def require_gradient(owner: str, reward: Reward) -> Reward:

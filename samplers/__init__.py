@@ -9,7 +9,10 @@ from .gaussian_fit import GaussianFit, fit_gaussian
 from .inversion import invert
 from .likelihood import bits_per_dimension, log_likelihood
 from .loop import sample
+from .particles.decoding import svdd
 from .particles.feynman_kac import feynman_kac
+from .particles.steering import steer
+from .particles.twisting import das, twisted
 from .plans import Plan, plan
 from .priors import Prior, gaussian, pfgmpp, pfgmpp_kernel, teleport, variance_preserving
 from .schedules.diffusion_time import flow, iddpm, vp, vp_discrete
@@ -57,6 +60,7 @@ __all__ = [
     "consistency",
     "convert",
     "ctm",
+    "das",
     "deis",
     "dpm_2",
     "dpm_2_ancestral",
@@ -101,8 +105,11 @@ __all__ = [
     "sa_solver",
     "sample",
     "sample_keys",
+    "steer",
+    "svdd",
     "teleport",
     "tuning",
+    "twisted",
     "unipc",
     "unit_noise",
     "variance_preserving",

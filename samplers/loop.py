@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from ..core.calls import takes_parts
 from ..core.constructors import name_of
 from ..core.random import fold_each, keys_per_sample
+from ..guidance.gradients import pull
 from ..guidance.protocol import Guided, Rule
 from ..guidance.structure import along
 from .arguments import floats, opaque, separated, state_of
@@ -35,6 +36,7 @@ from .networks import (
     limits,
     warn_of_a_low_start,
 )
+from .particles.groups import batch_axes, reindex, select
 from .priors import Gaussian, Pfgmpp, Prior, check_noise
 from .programs import program
 from .solvers.solver import Interval, Solver
@@ -289,8 +291,14 @@ class GuidedDenoiser:
     def __init__(self, networks, rule, state, condition, keys, calls, count=0):
         self.state, self.count = state, count
         self.end: Array | None = None
+        self.condition = condition
         self._networks, self._rule = networks, rule
         self._fixed = (condition, keys, calls)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the rule has a state."""
+        return bool(jax.tree.leaves(self.state))
 
     def __call__(
         self,
@@ -300,6 +308,12 @@ class GuidedDenoiser:
         *,
         scale: Array | float | None = None,
     ) -> Guided:
+        evaluate, keys = self._asked(x, sigma, to, scale)
+        guided, self.state = self._rule.apply(evaluate, x, sigma, self.state, keys)
+        return guided
+
+    def _asked(self, x, sigma, to=None, scale=None):
+        """Return what the rule asks for predictions, and its keys, of the next evaluation."""
         condition, keys, calls = self._fixed
         evaluate = Evaluator(
             *(self._networks, x, sigma, condition, calls.branches, to),
@@ -308,9 +322,34 @@ class GuidedDenoiser:
             guarded=calls.guarded,
         )
         keys = fold_each(keys, self.count)
-        guided, self.state = self._rule.apply(evaluate, x, sigma, self.state, keys)
-        self.count += 1
-        return guided
+        self.count, self._at = self.count + 1, x
+        return evaluate, keys
+
+    def pull(self, x: Array, sigma: Array) -> tuple[Guided, Callable[[Array], Array]]:
+        evaluate, keys = self._asked(x, sigma)
+        guided, self.state, back = pull(evaluate, self._rule, x, sigma, self.state, keys)
+        return guided, back
+
+    def several(self, xs: Array, sigma: Array) -> tuple[Guided, Callable[[Array], None]]:
+        def once(number, x):
+            inner = GuidedDenoiser(self._networks, self._rule, self.state, *self._fixed, number)
+            inner.end = self.end
+            guided = inner(x, sigma)
+            return number + 1, (guided, inner.state)
+
+        _, (guided, states) = jax.lax.scan(once, jnp.asarray(self.count), xs)
+        self.count += len(xs)
+
+        def choose(chosen):
+            self.state = select(states, chosen, batch_axes(self._rule.init, xs[0]))
+
+        return guided, choose
+
+    def reindex(self, carry: Any, ancestors: Array) -> Any:
+        # Most rules remember nothing, and their axes need not be found.
+        if self.remembers:
+            self.state = reindex(self.state, ancestors, batch_axes(self._rule.init, self._at))
+        return reindex(carry, ancestors)
 
     def scan(self, body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
         def once(carry, row):

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..core.calls import takes_parts
 from ..guidance.evaluations import SHAPE, Counting, counts_text
-from ..guidance.gradients import GRADIENT, REWARD
+from ..guidance.gradients import GRADIENT, REWARD, pull
 from ..guidance.protocol import Guided, Rule
 from .checks import Levels, checked
 from .loop import segments
+from .particles.groups import reindex
 from .solvers.solver import Interval, Solver
 
 # A backward pass through a network, in forward passes: a product for the gradient of each of the
@@ -29,11 +30,13 @@ class Plan:
         sigmas: the schedule, ``[steps + 1]``.
         evaluations: for each step, evaluations a sample by network name.
         network_macs: multiply-adds of one evaluation by network name; None when not known.
+        particles: samples that weigh against each other for one draw, each of this cost.
     """
 
     sigmas: np.ndarray
     evaluations: list[dict[str, int]]
     network_macs: Mapping[str, int] | None = None
+    particles: int = 1
 
     @property
     def totals(self) -> dict[str, int]:
@@ -51,7 +54,7 @@ class Plan:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds a sample over the whole trajectory.
+        """Multiply-adds a sample over the whole trajectory; of rewards, where they are given.
 
         Raises:
             ValueError: those of a network that is evaluated are not known.
@@ -61,6 +64,8 @@ class Plan:
     def _macs(self, counts: Mapping[str, int]) -> int:
         known = dict(self.network_macs or {})
         known |= {name + GRADIENT: BACKWARD * count for name, count in known.items()}
+        rewards = {REWARD, REWARD + GRADIENT} - known.keys()
+        counts = {name: count for name, count in counts.items() if name not in rewards}
         if missing := sorted(counts.keys() - known.keys()):
             raise ValueError(
                 f"samplers.plan: the multiply-adds of the network {missing[0]!r} are not known: "
@@ -80,7 +85,10 @@ class Plan:
         for i, counts in enumerate(self.evaluations):
             span = f"{self.sigmas[i]:10.4f}  {self.sigmas[i + 1]:10.4f}"
             lines.append(f"{i:4d} {span}    {shown(counts)}")
-        return "\n".join([*lines, f"{'total':<30} {shown(self.totals)}"])
+        lines.append(f"{'total':<30} {shown(self.totals)}")
+        if self.particles > 1:
+            lines.append(f"{'for each particle of a group of':<30} {self.particles}")
+        return "\n".join(lines)
 
 
 @takes_parts("samplers")
@@ -104,7 +112,8 @@ def plan(
     """
     sigmas = checked(sigmas)
     tables = solver.tables(sigmas)
-    batch = getattr(solver, "particles", None) or 2
+    particles = getattr(solver, "particles", None)
+    batch = particles or 2
     x = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
     keys = jax.vmap(jax.random.key)(jnp.arange(batch))
     result: list[dict[str, int]] = []
@@ -116,10 +125,12 @@ def plan(
             interval = Interval(jnp.float32(2.0), jnp.float32(1.0), table)
             return segment.solver.step(denoise, x, interval, solver.init(x), keys)[0]
 
-        first = jax.tree.map(lambda table: jnp.asarray(table)[len(result)], tables)  # noqa: B023
+        first = jax.tree.map(lambda table: jnp.asarray(table)[len(result)], tables)
         jax.eval_shape(trace, segment.rule, x, first)
-        result += [dict(counts)] * segment.steps
-    return Plan(sigmas, result, macs)
+        for step in range(len(result), len(result) + segment.steps):
+            rewards = solver.beside(step, sigmas) if hasattr(solver, "beside") else {}
+            result.append(dict(counts + Counter(rewards)))
+    return Plan(sigmas, result, macs, particles or 1)
 
 
 class _Counted:
@@ -128,6 +139,8 @@ class _Counted:
     def __init__(self, rule, state, keys, counts: Counter[str]):
         self._rule, self._state, self._keys, self._counts = rule, state, keys, counts
         self.end = None
+        self.condition = jnp.zeros(len(keys), jnp.int32)
+        self.remembers = bool(jax.tree.leaves(state))
 
     def __call__(self, x, sigma, to=None, *, scale=None) -> Guided:
         del to, scale
@@ -135,6 +148,19 @@ class _Counted:
         guided, _ = self._rule.apply(evaluate, x, sigma, self._state, self._keys)
         self._counts.update(evaluate.counts)
         return guided
+
+    def pull(self, x, sigma):
+        evaluate = Counting(x)
+        guided, _, back = pull(evaluate, self._rule, x, sigma, self._state, self._keys)
+        self._counts.update(evaluate.counts)
+        return guided, back
+
+    def several(self, xs, sigma):
+        guided = self.scan(lambda denoise, carry, x: (carry, denoise(x, sigma)), (), xs)[1]
+        return guided, lambda chosen: None
+
+    def reindex(self, carry, ancestors):
+        return reindex(carry, ancestors)
 
     def scan(self, body, carry, xs):
         # Every row asks for the same: one is traced, however many there are.

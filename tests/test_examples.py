@@ -31,6 +31,16 @@ def test_a_part_of_ones_own_is_known_by_its_name(name, kind):
     np.testing.assert_allclose([images.mean(), images.std()], [1.0, 0.5], atol=0.05)
 
 
+def test_a_reward_of_ones_own_is_steered_by():
+    example = runpy.run_path(str(EXAMPLES / "own_reward.py"))
+    assert "brightness" in registry("reward")
+    assert (EXAMPLES / "own_reward.py").read_text().count("\n") <= 40
+    plain, steered = (np.asarray(example["main"](particles)) for particles in (1, 128))
+    # Values are independent: the tilt by the sum of 16 of them, each over 16, adds a variance.
+    assert abs(plain.mean() - 1) < 0.02
+    assert abs(steered.mean() - plain.mean() - plain.var()) < 0.05
+
+
 def test_a_data_set_of_ones_own_is_known_by_its_name():
     source, batch = runpy.run_path(str(EXAMPLES / "own_data.py"))["main"]()
     assert "boards" in registry("source")

@@ -54,6 +54,7 @@ class Operator(Protocol):
 PART_TYPES[Operator] = PartType(
     "an operator (guidance.operators.mask, ...)",
     lambda value: hasattr(value, "pinv") and not isinstance(value, type),
+    kind="operator",
 )
 
 

@@ -2,15 +2,16 @@
 
 from typing import ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree, static
 from ...core.random import fold_each, unit_noise
 from ...core.registry import register
 from ..solvers.solver import Common
+from .groups import check_groups, checked_particles
+from .weights import checked_share, resampled, worn
 
 RATE = "log_weight_rate"
 
@@ -41,25 +42,7 @@ class FeynmanKac(Common):
 
     def check(self, batch, condition):
         """Refuse groups that are not whole, or whose particles have different conditions."""
-        size = self.particles or batch
-        if batch % size:
-            raise ValueError(
-                f"samplers.feynman_kac: {batch} samples are no whole number of groups of {size} "
-                f"particles: choose a batch that particles divides"
-            )
-        for leaf in jax.tree.leaves(condition):
-            if isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True):
-                continue
-            if np.shape(leaf)[:1] != (batch,):
-                continue
-            groups = np.asarray(leaf).reshape(batch // size, size, -1)
-            if (groups != groups[:, :1]).any():
-                raise ValueError(
-                    f"samplers.feynman_kac: the {size} particles of a group draw from one "
-                    f"distribution and need one condition: repeat each condition "
-                    f"{self.particles or 'particles'} times, as in feynman_kac(particles=64) "
-                    f"with jnp.repeat(labels, 64)"
-                )
+        check_groups("feynman_kac", self.particles or batch, batch, condition)
 
     def tables(self, sigmas):
         """Return each step's `Table`."""
@@ -92,47 +75,9 @@ class FeynmanKac(Common):
         resample = worn(grouped, table.below)
         # One uniform number a group, from the stream of its first particle.
         first = fold_each(key[:: grouped.shape[1]], 1)
-        chosen = jnp.where(
-            resample[:, None], systematic(first, grouped), jnp.arange(grouped.shape[1])
-        )
-        chosen = chosen + jnp.arange(len(chosen))[:, None] * grouped.shape[1]
+        chosen = resampled("systematic", first, grouped, resample)
         weights = jnp.where(resample[:, None], 0, grouped).reshape(-1)
-        return x[chosen.reshape(-1)], guided, weights
-
-
-def effective(log_weights: Float[Array, "group particle"]) -> Float[Array, " group"]:
-    """Return the effective number of particles, ``1 / sum_i w_i^2`` of normalised weights."""
-    return 1 / jnp.sum(jax.nn.softmax(log_weights, axis=1) ** 2, axis=1)
-
-
-def systematic(
-    keys: Key[Array, " group"], log_weights: Float[Array, "group particle"]
-) -> Int[Array, "group particle"]:
-    """Draw each group's particles anew by weight: a comb with one random offset.
-
-    A particle of normalised weight w is drawn ``floor(n w)`` or ``ceil(n w)`` times, ``n w`` on
-    average.
-    """
-    count = log_weights.shape[1]
-
-    def one(key, log_weights):
-        edges = jnp.cumsum(jax.nn.softmax(log_weights))
-        comb = (jnp.arange(count) + jax.random.uniform(key, (), edges.dtype)) / count
-        # The last edge is 1 up to rounding.
-        return jnp.minimum(jnp.searchsorted(edges, comb, side="right"), count - 1)
-
-    return jax.vmap(one)(keys, log_weights)
-
-
-def worn(
-    log_weights: Float[Array, "group particle"], below: float | Array
-) -> Bool[Array, " group"]:
-    """Return which groups to resample: those with a share of effective particles under ``below``.
-
-    A group whose particles weigh the same has nothing to gain, whatever rounding makes of it.
-    """
-    uneven = log_weights.max(axis=1) > log_weights.min(axis=1)
-    return uneven & (effective(log_weights) < below * log_weights.shape[1])
+        return denoise.reindex(x, chosen), guided, weights
 
 
 @register("solver")
@@ -162,13 +107,5 @@ def feynman_kac(particles: int | None = None, resample_below: float = 0.5) -> Fe
     Source: Skreta et al., arXiv 2503.02819, on the variance-exploding path; systematic
     resampling after the same.
     """
-    if particles is not None and (particles < 1 or particles != int(particles)):
-        raise ValueError(
-            f"samplers.feynman_kac: particles must be a positive integer, got {particles!r}"
-        )
-    if not 0 <= resample_below <= 1:
-        raise ValueError(
-            f"samplers.feynman_kac: resample_below is a share of the particles in [0, 1], got "
-            f"{resample_below!r}"
-        )
-    return FeynmanKac(resample_below, particles)
+    size = None if particles is None else checked_particles("feynman_kac", particles)
+    return FeynmanKac(checked_share("feynman_kac", resample_below), size)

@@ -13,7 +13,7 @@ from ...core.pytrees import pytree
 from ...core.random import unit_noise
 from ...core.registry import register
 from .euler import Euler
-from .solver import Memoryless, direction, source, two_stages
+from .solver import Kernel, Memoryless, direction, source, two_stages
 
 VARIANCES = ("posterior", "beta", "interpolated")
 
@@ -52,7 +52,7 @@ class PosteriorNoise(Memoryless):
 
 
 @pytree
-class EulerAncestral(PosteriorNoise):
+class EulerAncestral(PosteriorNoise, Kernel):
     """Euler's step to ``sigma_down``, one evaluation; first order at ``eta = 0``.
 
     Attributes:
@@ -72,12 +72,14 @@ class EulerAncestral(PosteriorNoise):
         # Beta is more than nothing in a step to 0 too, where no noise is added all the same.
         return to._replace(up=np.where(end > 0, to.up ** (1 - self.share) * beta**self.share, 0))
 
-    def step(self, denoise, x, interval, state, key):
+    @property
+    def random(self) -> bool:
+        """Whether eta is above 0."""
+        return bool(self.eta > 0)
+
+    def transition(self, x, guided, interval):
         to = interval.table
-        guided = denoise(x, interval.start)
-        noise = unit_noise(key, x.shape[1:], x.dtype)
-        x = guided.denoised + to.down * direction(x, guided, interval.start) + to.up * noise
-        return x, guided, state
+        return guided.denoised + to.down * direction(x, guided, interval.start), to.up
 
 
 @pytree

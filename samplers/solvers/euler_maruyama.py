@@ -9,10 +9,9 @@ from jaxtyping import Array, Float
 
 from ...core.noise_levels import BETA_MAX, BETA_MIN, flow_time, vp_sigma, vp_time
 from ...core.pytrees import pytree, static
-from ...core.random import unit_noise
 from ...core.registry import register
 from ..checks import plain
-from .solver import Memoryless, direction
+from .solver import Kernel, direction
 
 
 class Place(NamedTuple):
@@ -87,7 +86,7 @@ class Table(NamedTuple):
 
 
 @pytree
-class EulerMaruyama(Memoryless):
+class EulerMaruyama(Kernel):
     """One evaluation a step; first order, weakly so with noise.
 
     Attributes:
@@ -136,12 +135,15 @@ class EulerMaruyama(Memoryless):
             answer, keep = np.where(final, 1, answer), np.where(final, 0, keep)
         return Table(answer, keep, noise)
 
-    def step(self, denoise, x, interval, state, key):
+    @property
+    def random(self) -> bool:
+        """Whether the diffusion is not 0."""
+        return self.diffusion != "zero" and bool(self.norm > 0)
+
+    def transition(self, x, guided, interval):
         table = interval.table
-        guided = denoise(x, interval.start)
-        noise = unit_noise(key, x.shape[1:], x.dtype)
-        x = table.answer * guided.denoised + table.keep * direction(x, guided, interval.start)
-        return x + table.noise * noise, guided, state
+        keeps = table.keep * direction(x, guided, interval.start)
+        return table.answer * guided.denoised + keeps, table.noise
 
 
 @register("solver")

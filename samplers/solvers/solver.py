@@ -6,9 +6,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ...core.part_types import PART_TYPES, PartType
+from ...core.random import unit_noise
 from ...core.text import written
 from ...guidance.protocol import Guided
 
@@ -28,9 +29,16 @@ class Denoise(Protocol):
     Attributes:
         end: the noise level at which the step ends, for rules that ask; a solver that makes
             several steps of one sets it before each.
+        condition: what the samples are made for, as rewards take it.
+        remembers: whether the rule has a state.
     """
 
     end: Array | None
+    condition: Any
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the rule has a state."""
 
     def __call__(
         self,
@@ -59,6 +67,34 @@ class Denoise(Protocol):
             The last carry, and the stages' y stacked.
         """
 
+    def pull(
+        self, x: Float[Array, " batch *shape"], sigma: Array
+    ) -> tuple[Guided, Callable[[Array], Array]]:
+        """Return the guided prediction, and ``g -> J^T g`` through it: one backward pass a call."""
+
+    def several(
+        self, xs: Float[Array, "candidate batch *shape"], sigma: Array
+    ) -> tuple[Guided, Callable[[Array], None]]:
+        """Return the guided predictions of several candidates a sample, from one state of the rule.
+
+        They are made in turn, in the memory of one.
+
+        Returns:
+            The predictions, stacked, and a function that is told which candidate ``[batch]`` each
+            sample goes on with; the rule remembers what it saw of that one.
+        """
+
+    def reindex(self, carry: Any, ancestors: Int[Array, " batch"]) -> Any:
+        """Let each sample be followed by another: in the carry, and in what the rule remembers.
+
+        Args:
+            carry: pytree of arrays ``[batch, ...]``.
+            ancestors: whom each place is taken by.
+
+        Returns:
+            The carry after it.
+        """
+
 
 @runtime_checkable
 class Solver(Protocol):
@@ -73,6 +109,9 @@ class Solver(Protocol):
         renoises: whether the solver says what it does with a rule that takes the noise direction
             from another prediction (`Guided.renoise_from`, CFG++); the loop refuses such rules
             elsewhere.
+
+    One that asks for rewards has a method ``beside(step, sigmas)`` that counts them, by `plan`'s
+    names; one that lays particles in groups says how many a group has by ``particles``.
 
     What it asks networks for is ``x0`` unless an attribute ``estimate`` says ``consistency`` or
     ``flow_map``; an attribute ``scale`` is a guidance scale that the network takes as an input.
@@ -159,6 +198,40 @@ class Memoryless(Common):
         """Return the empty state."""
         del x
         return ()
+
+
+class Kernel(Memoryless):
+    """Base of solvers whose step is one evaluation and one Gaussian draw: what particles move by.
+
+    They define ``transition`` and ``random``; the step is theirs, and particle methods, which look
+    at the prediction before anything is drawn, ask for the draw alone.
+    """
+
+    @property
+    def random(self) -> bool:
+        """Whether steps add noise: copies of a particle never part without."""
+        raise NotImplementedError
+
+    def transition(
+        self, x: Float[Array, " batch *shape"], guided: Guided, interval: Interval
+    ) -> tuple[Float[Array, " batch *shape"], Float[Array, ""]]:
+        """Return the mean of a step's end, and the standard deviation that all its values have."""
+        raise NotImplementedError
+
+    def move(
+        self,
+        x: Float[Array, " batch *shape"],
+        guided: Guided,
+        interval: Interval,
+        key: Key[Array, " batch"],
+    ) -> Float[Array, " batch *shape"]:
+        """Draw the step's end, given the prediction at x."""
+        mean, deviation = self.transition(x, guided, interval)
+        return mean + deviation * unit_noise(key, x.shape[1:], x.dtype)
+
+    def step(self, denoise, x, interval, state, key):
+        guided = denoise(x, interval.start)
+        return self.move(x, guided, interval, key), guided, state
 
 
 def source(guided: Guided) -> Array:

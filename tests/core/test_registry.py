@@ -14,7 +14,7 @@ from guidestar import guidance, samplers
 from guidestar.core.constructors import KINDS, name_of, origin
 from guidestar.core.errors import UserError, WrongType
 from guidestar.core.part_types import PART_TYPES, PartType, mismatch
-from guidestar.core.registry import Registry, register, registry
+from guidestar.core.registry import Registry, register, registry, written_in
 
 NAN = float("nan")
 
@@ -127,6 +127,37 @@ def test_parts_nest_and_lists_of_parts_are_variadic(bakery):
     assert origin(made).arguments["others"] == (Loaf(2.0), Loaf(1.0))
     open_ended = {"name": "weighed", "flour": 2.0}
     assert registry("source").build(open_ended, "data").crumbs == ("flour",)
+
+
+def test_a_part_of_another_table_is_named_where_its_type_is_asked_for():
+    class Praise:
+        """A reward."""
+
+        differentiable = False
+
+        def __call__(self, x0, condition, key):
+            return x0[:, 0]
+
+    @register("reward", name="praise")
+    def praise(loud: bool = False) -> Praise:
+        del loud
+        return Praise()
+
+    section = {"name": "steer", "reward": {"name": "praise"}, "particles": 2}
+    solver = registry("solver").build(section, "sampler.solver")
+    assert name_of(solver.tilt.reward) == "praise" and solver.particles == 2
+    section["reward"] = {"name": "praise", "quiet": True}
+    with pytest.raises(UserError, match="sampler.solver.reward: praise has no argument 'quiet'"):
+        registry("solver").build(section, "sampler.solver")
+    section["reward"] = {"name": "euler"}
+    with pytest.raises(UserError, match="solver.reward.name 'euler' is not one of.*praise"):
+        registry("solver").build(section, "sampler.solver")
+    # Of either table where either type is taken, and the code of parts from outside is known.
+    mask = {"name": "gray", "weights": [1.0]}
+    twisted = {"name": "twisted", "reward": mask, "measurement": [[[1.0]]], "noise": 0.1}
+    assert registry("solver").build(twisted, "sampler.solver").twist.rewards == 0
+    section["reward"] = {"name": "praise"}
+    assert set(written_in({"sampler": {"solver": section}})) == {"praise"}
 
 
 def test_arguments_may_be_given_before_those_of_the_section(bakery):

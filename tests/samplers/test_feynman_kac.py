@@ -9,7 +9,7 @@ from oracles.analytic import Labelled, keys
 from guidestar import guidance, samplers
 from guidestar.core.pytrees import pytree
 from guidestar.guidance.references.fkc import fkc
-from guidestar.samplers.particles.feynman_kac import effective, systematic, worn
+from guidestar.samplers.particles.weights import effective
 
 SIGMAS = samplers.karras(9, 0.02, 10.0)
 
@@ -110,24 +110,6 @@ def test_a_step_to_zero_returns_the_guided_prediction_of_the_drawn():
     noise = jax.random.normal(jax.random.key(100), (64, 2))
     given, null = tilted(2 * noise, 2.0, 0), tilted(2 * noise, 2.0, None)
     np.testing.assert_allclose(x, null + 1.5 * (given - null), atol=1e-6)
-
-
-def test_the_comb_draws_each_particle_as_often_as_it_weighs():
-    weights = np.array([[0.5, 0.0, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]])
-    many = np.stack([systematic(keys(3, seed), jnp.log(weights)) for seed in range(300)])
-    counts = np.stack([(many == particle).sum(axis=2) for particle in range(4)], axis=2)
-    assert (np.abs(counts - 4 * weights) < 1).all()
-    np.testing.assert_allclose(counts.mean(axis=0), 4 * weights, atol=0.15)
-    assert (np.diff(many, axis=2) >= 0).all()
-
-
-def test_effective_particles_are_counted():
-    weights = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-    log_weights = jnp.log(weights) - 700
-    np.testing.assert_allclose(effective(log_weights), [4, 1, 2], rtol=1e-6)
-    np.testing.assert_array_equal(worn(log_weights, 0.5), [False, True, False])
-    # Equal weights need no new draw, even at the end.
-    np.testing.assert_array_equal(worn(log_weights, np.inf), [False, True, True])
 
 
 @pytest.mark.parametrize("below", [0.0, 0.8, 1.0])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from oracles.particle_runs import Linear
 
 from guidestar import guidance, samplers
 from guidestar.samplers.config import PRIORS, SCHEDULES, SOLVERS
@@ -14,6 +15,7 @@ NEEDED = {
     "dpm_solver_v3": {"statistics": "statistics.safetensors"},
     "per_step": {"choices": [["data", 1, False]] * 4},
     "recur": {"solver": samplers.ancestral()},
+    **{name: {"reward": Linear()} for name in ("steer", "svdd", "das", "twisted")},
     "repaint": {"operator": guidance.operators.average_pool(2), "measurement": np.zeros((2, 2, 1))},
 }
 PRIOR_NEEDS = {"pfgmpp": {"D": 128.0}, "teleport": {"fit": "fit.safetensors"}}

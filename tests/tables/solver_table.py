@@ -1,6 +1,7 @@
 """One entry a solver: what every property test runs over.
 
-`feynman_kac` is not here: its particles are one sample together, which `test_feynman_kac` tests.
+Solvers of particles and of candidates are not here: particles are one sample together, and all of
+these look at clean samples: see `test_feynman_kac`, `test_steer`, `test_svdd` and `test_twisted`.
 """
 
 from collections.abc import Callable
