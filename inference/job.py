@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -82,11 +83,17 @@ class Job:
         """The network that is sampled from."""
         return self.networks[MAIN]
 
+    @property
+    def group(self) -> int:
+        """How many images are particles of one draw, of one class: consecutive indices."""
+        return getattr(self.sampler.solver, "particles", None) or 1
+
     def labels(self, indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"] | None:
         """Return the class of each image by its global index."""
         if self.classes is None:
             return None
-        return np.asarray(self.classes, np.int32)[np.asarray(indices) % len(self.classes)]
+        draws = np.asarray(indices) // self.group
+        return np.asarray(self.classes, np.int32)[draws % len(self.classes)]
 
     def made_of(self) -> dict[str, Any]:
         """Return as JSON data what decides the images: contents and numbers, no names or paths."""
@@ -128,20 +135,33 @@ class Job:
     def images(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n *shape"]:
         """Sample the images with these global indices, float32 in the data's range.
 
-        The batch is spread over this process's devices; an image depends on its index alone.
+        The batch is spread over this process's devices; an image depends on its index alone, since
+        groups of particles are sampled whole, whichever of them are asked for.
 
         Raises:
             UserError: what `samplers.sample` refuses.
         """
-        return np.asarray(jax.device_get(self._sampled(indices)))[: len(indices)]
+        every, places = self._whole(indices)
+        return np.asarray(jax.device_get(self._sampled(every)))[places]
+
+    def _whole(
+        self, indices: Int[np.ndarray, " n"]
+    ) -> tuple[Int[np.ndarray, " every"], Int[np.ndarray, " n"]]:
+        """Return all images of the groups that some belong to, and where those are among them."""
+        indices = np.asarray(indices)
+        if self.group == 1:
+            return indices, np.arange(len(indices))
+        groups = np.unique(indices // self.group)
+        every = (groups[:, None] * self.group + np.arange(self.group)).reshape(-1)
+        return every, np.searchsorted(every, indices)
 
     def start(self, indices: Int[np.ndarray, " n"]) -> Start:
         """Return what the images with these global indices begin from, on this process's devices.
 
-        There is one more of the last until the devices have equal shares.
+        There is one more of the last until the devices have equal shares of whole groups.
         """
         devices = jax.local_devices()
-        padding = -len(indices) % len(devices)
+        padding = -len(indices) % math.lcm(len(devices), self.group)
         padded = np.append(indices, np.repeat(indices[-1:], padding))
         auto = (AxisType.Auto,)  # the compiler places what happens inside networks
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
@@ -189,8 +209,9 @@ class Job:
         bad = not_finite(images)
         if not bad.size:
             return images
-        _, kept = self._sampled(np.asarray(indices)[bad[:1]], save="denoised")
-        steps = np.asarray(jax.device_get(kept["denoised"]))[:, :1]
+        every, places = self._whole(np.asarray(indices)[bad[:1]])
+        _, kept = self._sampled(every, save="denoised")
+        steps = np.asarray(jax.device_get(kept["denoised"]))[:, places]
         number = int(np.argmax(~np.isfinite(steps).all(axis=tuple(range(1, steps.ndim)))))
         lowest, highest = self.main.sigma_range
         raise NoResult(

@@ -20,13 +20,15 @@ from tables.everyday import few
 from tiny_configs.configs import tiny, trained, write_untrained
 from tiny_configs.own_parts import registered
 
-from guidestar import guidance
+from guidestar import guidance, samplers
 from guidestar.commands.config import overrides
 from guidestar.commands.export import run as export
 from guidestar.commands.sample import job_from_config
 from guidestar.commands.sample import run as sample
 from guidestar.commands.train import run as train
 from guidestar.core.errors import UserError
+from guidestar.evaluation import rewards
+from guidestar.guidance import operators
 from guidestar.inference.job import class_labels
 from guidestar.inference.networks import load_networks, read_weights
 from guidestar.models.checkpoints import load, save
@@ -204,6 +206,27 @@ def test_classes_cycle_and_may_be_chosen(config):
     assert job_from_config(config).labels(np.array([0, 9, 10, 13])).tolist() == [0, 9, 0, 3]
     config.sampling.classes = "3,7"
     assert job_from_config(config).labels(np.arange(4)).tolist() == [3, 7, 3, 7]
+
+
+def steered(config):
+    """Return the job of a config, by particles in groups of three."""
+    plain, mean = job_from_config(config), operators.average_pool(8)
+    solver = samplers.steer(rewards.likelihood(mean, [[[1.0]]]), 40.0, 3, resample_below=1.0)
+    sampler = plain.sampler._replace(solver=solver)
+    return dataclasses.replace(plain, sampler=sampler, evaluated=None)
+
+
+def test_particles_of_a_group_have_one_class(config):
+    job = steered(config)
+    assert job.labels(np.arange(8)).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert job.plan().totals["reward"] == len(job.sampler.sigmas) - 1
+
+
+@pytest.mark.longer
+def test_particles_are_the_same_whichever_are_asked_for(config):
+    job = steered(config)
+    images = job.images(np.arange(9))
+    np.testing.assert_allclose(job.images(np.array([7, 4])), images[[7, 4]], atol=1e-5)
 
 
 def test_the_plan_counts_networks_and_multiply_adds(config):
