@@ -89,7 +89,8 @@ def run(config, workdir: Path) -> None:
     )
     opinions = {"verifier": of_classifier(verifier.network, sampling.batch_size)}
     sought = {
-        "method": described(section.method.to_dict()),
+        "method": described(section.method.to_dict())
+        | registry("search")[section.method.name].written_in,
         "budget": section.budget,
         "verifier": dict(verifier.made_of),
     }

@@ -1,5 +1,6 @@
 """The search mode: what it finds, tells of its way there, goes on with and refuses."""
 
+import importlib
 import json
 import signal
 import subprocess
@@ -227,3 +228,25 @@ def test_a_killed_search_continues_with_the_same_files(config, tmp_path):
         there = (tmp_path / "whole" / "images" / name).read_bytes()
         assert (killed / "images" / name).read_bytes() == there
     assert record(killed) == record(tmp_path / "whole")
+
+
+def test_a_search_from_outside_is_known_by_its_file(config, tmp_path, monkeypatch):
+    code = """
+from guidestar import register
+from guidestar.inference import search
+
+
+@register("search")
+def best_of_two(sample, reward, budget: int):
+    return search.best_of_n(sample, reward, 2 * sample.evaluations())
+"""
+    place = tmp_path / "own_search_of_two.py"
+    place.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("own_search_of_two")
+    other = changed(config, search__method=dict(name="best_of_two"), search__judge="")
+    search.run(other, tmp_path / "out")
+    assert record(tmp_path / "out")["evaluations"] == 2 * STEPS
+    place.write_text(code.replace("2 * sample", "3 * sample"))
+    with pytest.raises(UserError, match="the file that search.method is written in was changed"):
+        search.run(other, tmp_path / "out")
