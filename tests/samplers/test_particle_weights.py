@@ -43,6 +43,7 @@ def test_each_particle_is_drawn_as_often_as_it_weighs(scheme):
     assert (found[:, 1] == expected[1]).all() == (scheme != "multinomial")
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("scheme", ["multinomial", "residual", "ssp"])
 def test_the_order_of_particles_does_not_matter(scheme):
     order = np.array([5, 0, 3, 7, 1, 6, 2, 4])
@@ -59,6 +60,7 @@ def test_equal_weights_draw_each_particle_once(scheme, count):
     np.testing.assert_array_equal(np.sort(found), np.tile(np.arange(count), (20, 1)))
 
 
+@pytest.mark.longer
 def test_ssp_does_not_draw_neighbours_together_as_a_comb_does():
     # Of expected counts of 1/2 each a comb draws every other particle.
     half = np.array([[1 / 32] * 8 + [0.0] * 7 + [0.75]])

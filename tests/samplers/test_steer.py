@@ -1,5 +1,7 @@
 """Feynman-Kac steering: the exact tilt, its evidence, and that all of a particle is resampled."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,11 @@ RULES = {
     "autoguidance": guidance.autoguidance(2.0),
 }
 # What remembers most, each day, and all now and then.
-EACH = [name if name == "apg" else pytest.param(name, marks=pytest.mark.longer) for name in RULES]
+EACH = [
+    one if one == ("apg", 0.0, 4) else pytest.param(*one, marks=pytest.mark.longer)
+    for one in itertools.product(RULES, (0.0, 3.0), (4, 1))
+    if one[1:] != (3.0, 4)
+]
 
 
 def labelled(solver, rule, count=8, sigmas=SHORT, **options):
@@ -56,17 +62,17 @@ def test_the_soft_value_is_what_the_posterior_expects():
     np.testing.assert_allclose(soft_value(LINE, x, sigma, np.ones(1), scale), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", EACH)
-def test_without_reward_and_with_one_particle_it_is_the_kernel_bit_for_bit(rule):
+@pytest.mark.parametrize(("rule", "scale", "particles"), EACH)
+def test_without_reward_or_with_one_particle_it_is_the_kernel_bit_for_bit(rule, scale, particles):
     kernel = samplers.euler_maruyama(norm=0.25) if rule == "cfg" else samplers.ancestral()
     plain = labelled(kernel, RULES[rule])
-    for solver in (samplers.steer(SUM, 0.0, 4, kernel), samplers.steer(SUM, 3.0, 1, kernel)):
-        # With a second network the compiler fuses otherwise, and the last bit may differ.
-        allowed = 2 if rule == "autoguidance" else 0
-        np.testing.assert_array_max_ulp(labelled(solver, RULES[rule]), plain, maxulp=allowed)
-    # In the program of the first.
-    steered = labelled(samplers.steer(SUM, 3.0, 4, kernel), RULES[rule])
-    assert (np.abs(steered - plain).max(axis=1) > 0.01).sum() > 1
+    same = labelled(samplers.steer(SUM, scale, particles, kernel), RULES[rule])
+    # With a second network the compiler fuses otherwise, and the last bit may differ.
+    np.testing.assert_array_max_ulp(same, plain, maxulp=2 if rule == "autoguidance" else 0)
+    if particles > 1:
+        # In the program of the first.
+        steered = labelled(samplers.steer(SUM, 3.0, particles, kernel), RULES[rule])
+        assert (np.abs(steered - plain).max(axis=1) > 0.01).sum() > 1
 
 
 @pytest.mark.parametrize(
@@ -74,8 +80,8 @@ def test_without_reward_and_with_one_particle_it_is_the_kernel_bit_for_bit(rule)
     [
         {"potential": "difference"},
         {"potential": "max", "every": 2},
-        {"potential": "sum", "low": 0.3, "high": 5.0},
-        {"value": "many", "draws": 3},
+        pytest.param({"potential": "sum", "low": 0.3, "high": 5.0}, marks=pytest.mark.longer),
+        pytest.param({"value": "many", "draws": 3}, marks=pytest.mark.longer),
     ],
 )
 def test_potentials_together_are_the_reward_of_what_comes_out(options, x64):
@@ -119,7 +125,7 @@ def sampled(scale, particles, count, **options):
     ("scale", "particles", "value"),
     [
         (2.0, 64, "mean"),
-        (4.0, 64, "mean"),
+        pytest.param(4.0, 64, "mean", marks=pytest.mark.longer),
         pytest.param(1.0, 64, "mean", marks=pytest.mark.longer),
         pytest.param(2.0, 64, "exact", marks=pytest.mark.longer),
         pytest.param(0.5, 64, "exact", marks=pytest.mark.longer),
@@ -259,6 +265,7 @@ def test_groups_do_not_depend_on_each_other():
     assert (np.abs(moved - batch)[4:8].max(axis=1) > 0.01).sum() > 1
 
 
+@pytest.mark.longer
 def test_it_runs_under_jit_and_over_keys():
     solver, noise = samplers.steer(SUM, 2.0, 4), jax.random.normal(jax.random.key(0), (8, 1))
     one = jax.vmap(jax.random.key)(jnp.arange(3))

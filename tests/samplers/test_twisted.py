@@ -48,7 +48,7 @@ def posterior(particles, count, levels=GAUSSIAN_LEVELS, solver=None, **options):
     ("variance", "mean", "log_evidence", "spread", "least"),
     [
         (1.0, 1.2, -1.9302, 0.015, 0.6),
-        (np.inf, 1.179, -1.959, 0.21, 0.2),
+        pytest.param(np.inf, 1.179, -1.959, 0.21, 0.2, marks=pytest.mark.longer),
         pytest.param(0.0, 1.39, -2.77, 0.99, 0.0, marks=pytest.mark.longer),
     ],
 )
@@ -71,6 +71,7 @@ def test_every_twist_has_the_right_evidence_and_the_best_varies_least(
     assert shares.min() >= least
 
 
+@pytest.mark.longer
 def test_the_best_twist_leaves_all_particles_effective_as_steps_get_shorter():
     # So high that the first particles fit alike, too.
     few, many = (
@@ -141,6 +142,7 @@ def test_mixtures_are_tilted_whatever_the_kernel(make):
     assert abs(TILTED[2.0][0] - mean) > 0.01
 
 
+@pytest.mark.longer
 def test_a_classifiers_reward_draws_the_class():
     reward = rewards.classifier(jax.tree_util.Partial(mixture_posterior), 1)
     noise, levels = jax.random.normal(jax.random.key(0), (400, 2)), samplers.karras(12, 0.02, 10.0)
@@ -155,6 +157,7 @@ def test_a_classifiers_reward_draws_the_class():
     assert 0.4 < shares[0] < 0.6 and shares[1] > 0.9
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("make", [samplers.twisted, samplers.das])
 def test_without_reward_it_is_the_kernel_and_rules_go_inside(make):
     def ends(solver):
