@@ -230,6 +230,7 @@ def test_a_killed_search_continues_with_the_same_files(config, tmp_path):
     assert record(killed) == record(tmp_path / "whole")
 
 
+@pytest.mark.longer
 def test_a_search_from_outside_is_known_by_its_file(config, tmp_path, monkeypatch):
     code = """
 from guidestar import register

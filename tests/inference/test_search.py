@@ -51,7 +51,7 @@ def test_one_run_is_plain_sampling(name, sample):
 
 
 @pytest.mark.parametrize("proposal", ["mix", "rotate", "shell"])
-@pytest.mark.parametrize("sample", [PLAIN, DRAWING], ids=["euler", "ancestral"])
+@pytest.mark.parametrize("sample", few(1, [DRAWING, PLAIN]))
 def test_neighbours_at_no_distance_are_plain_sampling(sample, proposal):
     start, own = noise(4), keys(4, 1)
     find = search.zero_order(sample, First(), 6 * STEPS, radius=0.0, proposal=proposal)
@@ -71,7 +71,7 @@ def test_the_best_never_gets_worse_and_ends_higher(name):
 
 
 @every
-@pytest.mark.parametrize("at_once", [3, 50])
+@pytest.mark.parametrize("at_once", few(1, [3, 50]))
 def test_candidates_are_the_same_however_many_are_in_a_batch(name, at_once):
     one, other = (
         SEARCHES[name](DRAWING, First(), 11 * STEPS, at_once=n)(noise(6), None, keys(6))
