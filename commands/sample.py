@@ -12,6 +12,7 @@ from tqdm import tqdm
 from .. import guidance, samplers
 from ..core.errors import UserError
 from ..data.images import grid, save_png, to_uint8
+from ..evaluation import rewards  # noqa: F401  (configs name them, in solvers and rules)
 from ..guidance import MAIN
 from ..inference.decoder import Decoder, contents, kept_scaling, latent_scaling, load_decoder
 from ..inference.job import Job, build_job, class_labels

@@ -14,8 +14,9 @@ from ..evaluation import rewards
 from ..evaluation.opinions import Opinions, of_classifier, of_denoiser
 from ..inference import search
 from ..inference.job import Job
-from ..inference.networks import Classifier, Weights, read_any
+from ..inference.networks import Weights, read_any
 from ..inference.search.jobs import Searched, SearchedJob
+from ..models.classifiers.trained import TrainedClassifier
 from ..runtime import distributed
 from ..runtime.identity import described
 from ..runtime.run_folder import SAMPLES, Folder
@@ -66,7 +67,7 @@ def run(config, workdir: Path) -> None:
             "none: leave it at 'all', or give labels"
         )
     verifier = _read("verifier", section.verifier, output.shape, job)
-    if not isinstance(verifier.network, Classifier):
+    if not isinstance(verifier.network, TrainedClassifier):
         raise UserError(
             f"search.verifier {section.verifier} is no classifier: name one; a denoiser may be "
             f"the judge"
@@ -139,7 +140,7 @@ def _read(place: str, source: str, shape: tuple[int, ...], job: Job) -> Weights:
 
 def _opinions(config, judge: Weights) -> tuple[Opinions, dict[str, Any]]:
     """Return a judge's opinions, and what of them its weights do not say."""
-    if isinstance(judge.network, Classifier):
+    if isinstance(judge.network, TrainedClassifier):
         return of_classifier(judge.network, config.sampling.batch_size), {}
     section = config.classification
     levels = np.asarray(SCHEDULES.build(section.schedule.to_dict(), "classification.schedule"))

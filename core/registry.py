@@ -79,6 +79,11 @@ class Registry:
             return self._constructors[name]
         near = difflib.get_close_matches(str(name), list(self))
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        if not self._constructors:
+            raise UserError(
+                f"{where}.name {name!r}: nothing of that kind is registered yet; import the module "
+                f"that has it first"
+            )
         raise UserError(f"{where}.name {name!r} is not one of {', '.join(self)}{hint}")
 
     def build(self, section: Any, where: str, *given: Any) -> Any:

@@ -23,13 +23,14 @@ from ..core.macs import macs
 from ..core.random import checked_seed, root_key
 from ..guidance import MAIN
 from ..models.checkpoints import resolve
+from ..models.classifiers.trained import TrainedClassifier
 from ..models.denoiser import Denoiser
 from ..runtime.identity import described
 from ..samplers.conditions import checked_condition
 from ..samplers.evaluator import MODES
 from ..samplers.loop import segments
 from ..samplers.networks import check_estimates, check_networks, warn_of_a_low_start
-from .networks import PLACE, Classifier, Weights, read_weights, require_fitting, require_named
+from .networks import PLACE, Weights, read_weights, require_fitting, require_named
 
 ALL, NONE = "all", "none"
 # As many image numbers as a message shows.
@@ -46,7 +47,7 @@ class Start(NamedTuple):
         keys: one an image.
     """
 
-    networks: dict[str, Denoiser | Classifier]
+    networks: dict[str, Denoiser | TrainedClassifier]
     noise: Float[Array, " batch *shape"]
     labels: Int[Array, " batch"] | None
     keys: Key[Array, " batch"]
@@ -68,7 +69,7 @@ class Job:
         evaluated: its plan without multiply-adds, where that was found already.
     """
 
-    networks: Mapping[str, Denoiser | Classifier]
+    networks: Mapping[str, Denoiser | TrainedClassifier]
     rule: guidance.Rule
     sampler: samplers.Sampler
     seed: int

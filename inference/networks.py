@@ -4,43 +4,17 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
-from jaxtyping import Array, Float
-
 from ..core.errors import UserError
 from ..core.files import digest_of, sha256
 from ..core.registry import written_in
 from ..guidance import CLASSIFIER, MAIN
 from ..models.checkpoints import Loaded, load, resolve
 from ..models.checkpoints.files import sidecar_of
-from ..models.denoiser import Denoiser, Network
+from ..models.classifiers.trained import TrainedClassifier
+from ..models.denoiser import Denoiser
 
 # Where a person names the weights of a network.
 PLACE = "sampling.weights"
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """Map ``(x, sigma)`` to logits, with a network trained on clean samples: sigma is ignored.
-
-    Parameters are pytree leaves, so a classifier passes through `jax.jit` as an argument.
-    """
-
-    params: Any
-    network: Network = dataclasses.field(metadata={"static": True})
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """One sample's shape, without the batch."""
-        return self.network.shape
-
-    def __call__(
-        self, x: Float[Array, " batch *shape"], sigma: Float[Array, ""] | Float[Array, " batch"]
-    ) -> Float[Array, "batch classes"]:
-        """Return the logits of ``x``."""
-        del sigma
-        return self.network.module(self.params)(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +30,7 @@ class Weights:
         name: a folder's, for what is made of them.
     """
 
-    network: Denoiser | Classifier
+    network: Denoiser | TrainedClassifier
     made_of: Mapping[str, str]
     place: str
     latents: Mapping[str, Any] | None = None
@@ -75,7 +49,7 @@ def read_weights(name: str, source: str, read: Callable[[str], Loaded] = load) -
         UserError: no such file, or a classifier in a denoiser's place or the other way round.
     """
     weights = read_any(source, read)
-    classifies = isinstance(weights.network, Classifier)
+    classifies = isinstance(weights.network, TrainedClassifier)
     if classifies and name != CLASSIFIER:
         raise UserError(
             f"{PLACE}.{name}: {source} is no denoiser; a classifier goes into {PLACE}.{CLASSIFIER}"
@@ -99,7 +73,7 @@ def read_any(source: str, read: Callable[[str], Loaded] = load) -> Weights:
         # Beside the arrays, and not in them. Of other files it is found from the arrays.
         made_of["model"] = digest_of(loaded.sidecar["model"])
     made_of |= code_of(loaded.sidecar["model"])
-    network = Classifier(loaded.params, loaded.network) if classifies else loaded.denoiser
+    network = TrainedClassifier(loaded.params, loaded.network) if classifies else loaded.denoiser
     return Weights(network, made_of, str(path), loaded.sidecar.get("latents"), path.stem)
 
 
@@ -125,7 +99,7 @@ def require_named(sources: Mapping[str, Any], names: Iterable[str], asking: str)
         raise UserError(f"{asking} needs a network named {missing[0]!r}: set {PLACE}.{missing[0]}")
 
 
-def require_fitting(networks: Mapping[str, Denoiser | Classifier]) -> None:
+def require_fitting(networks: Mapping[str, Denoiser | TrainedClassifier]) -> None:
     """Refuse networks that cannot work on the same samples of the same classes.
 
     Raises:
@@ -145,7 +119,7 @@ def require_fitting(networks: Mapping[str, Denoiser | Classifier]) -> None:
             )
 
 
-def load_networks(weights: Mapping[str, str]) -> dict[str, Denoiser | Classifier]:
+def load_networks(weights: Mapping[str, str]) -> dict[str, Denoiser | TrainedClassifier]:
     """Load networks by name, ``{"main": source, "guide": source, "classifier": source}``.
 
     Args:

@@ -7,8 +7,10 @@ import pytest
 from oracles.analytic import keys, mixture_denoiser, mixture_posterior
 
 from guidestar import guidance
+from guidestar.core.errors import UserError
 from guidestar.evaluation import rewards
 from guidestar.guidance import operators
+from guidestar.models.checkpoints import load
 from guidestar.samplers.evaluator import Evaluator
 
 POSTERIOR = jax.tree_util.Partial(mixture_posterior)
@@ -22,6 +24,18 @@ def test_a_classifier_rewards_the_log_probability_of_the_class_asked_for():
     np.testing.assert_allclose(rewards.classifier(POSTERIOR, 1)(x, None, None), every[:, 1])
     with pytest.raises(ValueError, match="rewards.classifier: needs the class"):
         rewards.classifier(POSTERIOR)(x, None, None)
+
+
+def test_a_classifier_is_named_by_its_weights():
+    x, labels = jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.array([0, 5, 9])
+    loaded = load("digits_classifier")
+    logits = jax.nn.log_softmax(loaded.network.module(loaded.params)(x))
+    found = rewards.classifier("digits_classifier")(x, labels, None)
+    np.testing.assert_allclose(found, logits[jnp.arange(3), labels], rtol=1e-6)
+    with pytest.raises(UserError, match="digits is no classifier: name the weights of one"):
+        rewards.classifier("digits")
+    with pytest.raises(UserError, match="digits_classifer"):
+        rewards.classifier("digits_classifer")
 
 
 def test_a_likelihood_is_what_rules_climb_for_its_measurement():
@@ -40,7 +54,7 @@ def test_a_likelihood_is_what_rules_climb_for_its_measurement():
 @pytest.mark.untyped
 def test_rewards_of_nothing_are_refused():
     with pytest.raises(ValueError, match="rewards.classifier: network must be callable"):
-        rewards.classifier("classifier")
+        rewards.classifier(3)
     with pytest.raises(ValueError, match="rewards.likelihood: operator has no method"):
         rewards.likelihood(None, [1.0])
     with pytest.raises(ValueError, match="rewards.likelihood: noise must be above 0"):
