@@ -79,10 +79,18 @@ class Features(ByContent, Wrapper):
         info = guided.info | {"likeness": cosine}
         return Guided(guided.denoised + shift, None, info), state
 
-    def _cosine(self, tokens: Array | None, x: Array) -> Float[Array, " batch"]:
+    def _cosine(self, shown: Array | None, x: Array) -> Float[Array, " batch"]:
         """Return the mean over tokens of the cosine between features and target."""
-        if tokens is None:  # who counts evaluations runs no network
+        if shown is None:  # who counts evaluations runs no network
             return jnp.zeros(x.shape[0], x.dtype)
+        try:
+            # Of a UNet they are a grid, of an MLP one token.
+            tokens = shown.reshape(len(shown), -1, shown.shape[-1])
+        except jax.errors.UnexpectedTracerError as error:
+            raise ValueError(
+                "guidance.feature: this network predicts by a gradient of its own (as score_mlp "
+                "does), inside which its features cannot be read: choose another network"
+            ) from error
         features = (tokens if self.head is None else self.head(tokens)).astype(x.dtype)
         target = jnp.asarray(self.target, x.dtype)
         target = target if target.ndim == features.ndim else target[None]
@@ -115,11 +123,11 @@ def feature(
 ) -> Features:
     r"""Return guidance by features: ``D + lambda sigma^2 grad_x mean_k cos(h(f_k(x)), target_k)``.
 
-    ``f_k(x)`` are the tokens that leave one block of the network while it denoises x, so that only
-    the blocks before it are differentiated. The samples are those of the data's density times
-    ``e^(lambda cos)`` where features of noisy samples say what those of clean ones do. (The
-    published code's push is ``1/(1 + sigma)`` times this, and moves the unconditional half of its
-    batch as well.)
+    ``f_k(x)`` are the tokens that leave one block of the network while it denoises x (of a UNet the
+    places of its grid, row by row), so that only the blocks before it are differentiated. The
+    samples are those of the data's density times ``e^(lambda cos)`` where features of noisy samples
+    say what those of clean ones do. (The published code's push is ``1/(1 + sigma)`` times this, and
+    moves the unconditional half of its batch as well.)
 
     Equation:
         D = G + \lambda \sigma^2 \nabla_x \frac1K \sum_k \cos\left(h(f_k(x)), t_k\right)
@@ -136,7 +144,8 @@ def feature(
 
     Raises:
         ValueError: numbers that are not finite, a layer that is no block number; when sampling, a
-            network without blocks, or features of another shape.
+            network without blocks, one that predicts by a gradient of its own, or features of
+            another shape.
 
     Source: arXiv 2602.03753, with the weight that makes the tilt exact.
     """

@@ -20,6 +20,7 @@ from tables.rule_table import (
     GUIDE,
     IMAGES,
     LABELS,
+    READ,
     RULES,
     TIME,
     WIDE,
@@ -76,14 +77,14 @@ DENOISERS = {
         (4, 4, 1),
         LABELLED,
         {LABELS, GUIDE, CLASSIFIER, GRADIENT, IMAGES, CROPS, TIME, CONDITION, ATTENTION, BLOCK}
-        | {WIDE},
+        | {WIDE, READ},
     ),
     "SongUNet": (
         {"main": unet(0), "guide": unet(1), "classifier": toy_classifier},
         (4, 4, 1),
         LABELLED,
         {LABELS, GUIDE, CLASSIFIER, GRADIENT, IMAGES, CROPS, TIME, CONDITION, ATTENTION, BLOCK}
-        | {WIDE},
+        | {WIDE, READ},
     ),
     "score MLP": (
         {
@@ -155,6 +156,8 @@ def refusal(network, one):
         return "image|tokens"
     if WIDE in missing:
         return "std_scaling"
+    if READ in missing:
+        return "by a gradient of its own"
     return None
 
 

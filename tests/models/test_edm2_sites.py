@@ -33,7 +33,8 @@ PLACES = (
 
 @cache
 def network():
-    return make()[1]
+    with jax.ensure_compile_time_eval():  # who asks first may be tracing, and it is kept
+        return make()[1]
 
 
 @cache

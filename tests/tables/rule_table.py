@@ -13,6 +13,7 @@ LAYERS = (1,)
 LABELS, IMAGES, CROPS, CLASSIFIER = "labels", "images", "crops", "classifier"
 TIME, CONDITION, ATTENTION, BLOCK = "time_embedding", "condition_embedding", "attention", "block"
 GUIDE, GRADIENT, WIDE = "guide", "gradient", "wide time embedding"
+READ = "features that may be read"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +242,7 @@ RULES = {
     ),
     "steered": case(lambda s: guidance.steered(POOL, MEASURED, s), ONE, IMAGES, **MOVED),
     "feature": case(
-        lambda s: guidance.feature(np.ones((1, 1)), 1, s), BACK, BLOCK, GRADIENT, **MOVED
+        lambda s: guidance.feature(np.ones((1, 1)), 1, s), BACK, BLOCK, READ, GRADIENT, **MOVED
     ),
     # A composition of the parts
     "apg on autoguidance": case(
