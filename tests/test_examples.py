@@ -31,6 +31,7 @@ def test_a_part_of_ones_own_is_known_by_its_name(name, kind):
     np.testing.assert_allclose([images.mean(), images.std()], [1.0, 0.5], atol=0.05)
 
 
+@pytest.mark.longer
 def test_a_reward_of_ones_own_is_steered_by():
     example = runpy.run_path(str(EXAMPLES / "own_reward.py"))
     assert "brightness" in registry("reward")
@@ -67,6 +68,7 @@ def test_a_network_of_ones_own_is_sampled_by_its_weights(name):
     assert np.abs(first - second).max() > 0.1
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("file", "sections", "metric"),
     [

@@ -77,6 +77,7 @@ def test_what_cannot_be_is_refused(config, made, change, message):
         classify.run(changed(config, **change), made)
 
 
+@pytest.mark.longer
 def test_classes_must_be_those_of_the_denoiser(config, tmp_path):
     other = config.copy_and_resolve_references()
     other.data.name, other.data.split = "fractal2d", "train"

@@ -144,6 +144,7 @@ def test_fields_of_every_config_are_known():
         reading.require_known(config.to_dict(), known, main.able)
 
 
+@pytest.mark.longer
 def test_a_missing_workdir_and_one_that_cannot_be_written_are_told_apart(tmp_path, refused):
     assert "--workdir is missing" in refused(TINY)
     blocked = tmp_path / "file"

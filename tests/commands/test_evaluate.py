@@ -176,6 +176,7 @@ def own_metric(images):
 """
 
 
+@pytest.mark.longer
 def test_other_code_of_a_metric_from_outside_measures_anew_and_says_so(
     config, tmp_path, monkeypatch, capsys
 ):
@@ -189,6 +190,7 @@ def test_other_code_of_a_metric_from_outside_measures_anew_and_says_so(
         assert {row["own_metric"] for row in rows.values()} == {factor}
 
 
+@pytest.mark.longer
 def test_rows_share_networks_by_their_contents(config, tmp_path, monkeypatch):
     """Each is read once, whatever it is called; those of one row at a time are held."""
     weights = config.sampling.weights
@@ -227,6 +229,7 @@ def test_rows_share_networks_by_their_contents(config, tmp_path, monkeypatch):
     assert rows["third"]["made_of"] == rows["unguided"]["made_of"] != rows["cfg_3"]["made_of"]
 
 
+@pytest.mark.longer
 def test_images_of_other_weights_are_not_gone_on_with(config, measured, tmp_path):
     work = tmp_path / "work"
     shutil.copytree(measured, work)
@@ -266,6 +269,7 @@ def test_what_another_evaluation_wrote_is_not_replaced(config, measured, tmp_pat
     assert record.read_bytes() == kept and list(tmp_path.iterdir()) == [record]
 
 
+@pytest.mark.longer
 def test_seconds_are_those_of_all_parts(config, measured):
     """A run that goes on counts what earlier ones took, and says nothing where that is unknown."""
     path = measured / "cfg_3" / "seconds.json"
@@ -281,6 +285,7 @@ def test_seconds_are_those_of_all_parts(config, measured):
     assert evidence_in(measured)["rows"]["cfg_3"]["seconds"] is None
 
 
+@pytest.mark.longer
 def test_published_moments_give_frechet_distances_and_nothing_else(config, measured):
     real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     path = measured / "adm.npz"
@@ -361,6 +366,7 @@ def test_guidance_on_the_command_line_is_not_ignored_beside_rows(config, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.longer
 def test_seeds_are_repeated_in_blocks_of_their_own(config, measured, tmp_path):
     """Three sets of 12 images: the first is that of a single evaluation, in 36 images in all."""
     work = tmp_path / "work"
@@ -409,6 +415,7 @@ def test_classes_need_the_classifier_that_sorted_the_real_images(config, tmp_pat
         evaluate.run(one, tmp_path / "work")
 
 
+@pytest.mark.longer
 def test_few_images_are_warned_of_with_the_bias(config, measured, capsys):
     real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     one = changed(config, count=4, metrics=("frechet_distance",))
@@ -422,6 +429,7 @@ def test_few_images_are_warned_of_with_the_bias(config, measured, capsys):
     assert evidence_in(measured)["rows"]["cfg_3"]["frechet_bias"] == pytest.approx(bias)
 
 
+@pytest.mark.longer
 def test_whose_features_published_moments_are_in_is_written_down_as_not_said(
     config, measured, capsys
 ):

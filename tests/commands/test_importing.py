@@ -47,6 +47,7 @@ def nothing_written(folder):
     return not folder.exists() or not [one for one in folder.iterdir() if one.suffix != ".py"]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("scan_layers", few(1, [False, True]))
 def test_a_dit_imported_is_the_dit_published(scan_layers, tmp_path, capsys):
     path = run(tmp_path, DIT, model="heads=4,preconditioner=discrete")
@@ -185,6 +186,7 @@ def test_files_are_separated_by_commas_unless_one_has_one(tmp_path):
     assert files_of("a.pt, b.pt,") == ["a.pt", "b.pt"]
 
 
+@pytest.mark.longer
 def test_half_precision_is_asked_for_and_stays_half(tmp_path):
     whole, half = run(tmp_path / "a", EDM2), run(tmp_path / "b", EDM2, dtype="float16")
     assert half.stat().st_size < 0.6 * whole.stat().st_size

@@ -95,6 +95,7 @@ def test_measurements_from_files_are_restored_as_those_made_here(config, made, t
         assert "psnr" not in json.loads((tmp_path / f"of {name}/restoration.json").read_text())
 
 
+@pytest.mark.longer
 def test_masks_come_from_pictures_and_repaint_needs_no_rule(config, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[:, :4] = 255

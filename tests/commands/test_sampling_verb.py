@@ -238,6 +238,7 @@ def test_the_plan_counts_networks_and_multiply_adds(config):
     assert only_main.plan().macs > job.plan().macs > only_main.plan().macs / 2
 
 
+@pytest.mark.longer
 def test_a_rule_of_nested_parts_keeps_its_folder_and_its_numbers(config, tmp_path):
     push = ({"name": "project", "eta": 0.0}, {"name": "scale", "scale": 2.0})
     rule = {"name": "push", "reference": {"name": "null"}, "push": push}
@@ -257,6 +258,7 @@ def test_a_rule_of_nested_parts_keeps_its_folder_and_its_numbers(config, tmp_pat
         sample(config, tmp_path)
 
 
+@pytest.mark.longer
 def test_a_run_without_conditions_is_the_run_of_the_null_class(config):
     config.guidance = {"name": "autoguidance", "scale": 2.0}
     config.sampler.schedule.steps = 2
@@ -277,6 +279,7 @@ def test_images_without_classes_are_written(config, tmp_path):
     assert set(np.load(shard)) == {"images", "indices"}
 
 
+@pytest.mark.longer
 def test_a_classifier_answers_a_rule_with_logits_whatever_the_noise(config, classifier):
     config.sampling.weights.classifier = str(classifier)
     networks = load_networks(config.sampling.weights.to_dict())
@@ -288,6 +291,7 @@ def test_a_classifier_answers_a_rule_with_logits_whatever_the_noise(config, clas
     assert jax.tree.leaves(networks["classifier"])[0].shape
 
 
+@pytest.mark.longer
 def test_a_rule_with_a_classifier_samples_and_is_counted(config, classifier):
     with pytest.raises(UserError, match=r"set sampling\.weights\.classifier"):
         job_from_config(tiny_with(config, CLASSIFIED))
@@ -466,6 +470,7 @@ def copied(weights, path):
     return path
 
 
+@pytest.mark.longer
 def test_images_are_known_by_what_their_weights_hold(config, weights, tmp_path):
     config.sampling.update(count=3, batch_size=4)
     config.sampling.weights.main = str(copied(weights["main"], tmp_path / "net.safetensors"))
@@ -536,6 +541,7 @@ def test_an_earlier_releases_images_are_continued_where_they_agree(
     assert json.loads((out / "sampling.json").read_text())["made_of"]["weights"]["main"]
 
 
+@pytest.mark.longer
 def test_images_that_are_not_finite_are_named_and_not_written(config, tmp_path):
     config.sampling.update(count=7, batch_size=4)
     config.guidance.scale = 3e38
@@ -597,6 +603,7 @@ def test_classes_that_a_network_does_not_know_are_refused(classes, main, message
         class_labels(classes, *main)
 
 
+@pytest.mark.longer
 def test_a_guide_of_other_classes_is_refused_and_one_without_serves(config, tmp_path):
     config = tiny_with(config, {"name": "autoguidance", "scale": 2.0})
     for count, message in ((5, "guide knows 5 classes and the main network 10"), (0, "")):
@@ -738,6 +745,7 @@ def test_a_runs_folder_gives_samples_of_what_was_trained_there(
     assert not (run_folder / "images").exists()
 
 
+@pytest.mark.longer
 def test_other_samples_of_a_run_say_what_to_move(config, run_folder):
     config.sampling.update(count=3, batch_size=4)
     config.sampler.schedule.steps = 2
@@ -789,6 +797,7 @@ def test_weights_beyond_float16_are_not_written(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.longer
 def test_windows_are_judged_by_the_size_of_the_networks_images():
     config = trained()
     config.guidance = ConfigDict(dict(name="swg", scale=1.5, size=6))

@@ -104,6 +104,7 @@ def test_it_finds_what_the_verifier_likes_and_tells_the_way_there(config, made):
     assert (images(made) != to_uint8(plain)).any()
 
 
+@pytest.mark.longer
 def test_it_goes_on_with_what_is_missing_and_refuses_another_search(config, made):
     before, told = images(made), record(made)
     (made / "images" / "00000003.png").unlink()
@@ -182,6 +183,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.longer
 def test_the_shipped_config_names_what_is_there():
     config = search_fashion_mnist.get_config()
     job = job_from_config(config)

@@ -22,6 +22,7 @@ def changed(config, **fields):
     return other
 
 
+@pytest.mark.longer
 def test_asked_again_it_writes_the_same(config, tmp_path):
     statistics.run(config, tmp_path)
     path = tmp_path / "real.safetensors"
@@ -31,6 +32,7 @@ def test_asked_again_it_writes_the_same(config, tmp_path):
     assert json.loads((tmp_path / "real.json").read_text())["images"] == 1442
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("beside", few(1, ["other classifier", "weights", "arrays alone"]))
 def test_it_replaces_nothing_that_it_did_not_make(config, tmp_path, beside):
     path = tmp_path / "real.safetensors"

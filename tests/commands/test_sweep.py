@@ -262,6 +262,7 @@ def test_a_record_of_another_sweep_is_not_replaced(config, swept, tmp_path):
     assert (swept / "sweep.json").read_bytes() == before
 
 
+@pytest.mark.longer
 def test_what_is_proposed_again_is_answered_from_memory(config, tmp_path):
     one = changed(config, sampler="random", trials=5)
     one.sweep.update(definition="", keep_images=True)
@@ -277,6 +278,7 @@ def test_what_is_proposed_again_is_answered_from_memory(config, tmp_path):
         assert row["frechet_distance"] == first["frechet_distance"]
 
 
+@pytest.mark.longer
 def test_a_worker_that_gets_sigterm_leaves_its_trial_and_the_next_goes_on(
     config, tmp_path, monkeypatch, capsys
 ):

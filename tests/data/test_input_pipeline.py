@@ -485,6 +485,7 @@ def test_digits_are_uint8_and_split_once_and_for_all():
         load_source("digits", "validation")
 
 
+@pytest.mark.longer
 def test_fractal_points_pass_through_unscaled_by_class_and_cannot_be_mirrored(monkeypatch):
     monkeypatch.setattr(fractal2d, "POINTS", 4096)
     source = load_source("fractal2d")

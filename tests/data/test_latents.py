@@ -48,6 +48,7 @@ def posterior(weights):
     return np.asarray(mean), np.exp(0.5 * np.asarray(log_variance))
 
 
+@pytest.mark.longer
 def test_records_are_the_posteriors_of_the_images_in_order(encoded, posterior):
     stored = record_folder.load(encoded)
     found, labels = stored.records.read(np.arange(355))
@@ -58,6 +59,7 @@ def test_records_are_the_posteriors_of_the_images_in_order(encoded, posterior):
     assert len(list(encoded.glob("*.array_record"))) == 3
 
 
+@pytest.mark.longer
 def test_the_description_says_what_the_latents_are(encoded, weights, posterior):
     facts = latents.facts_of(encoded)
     assert facts["images"] == {"name": "digits", "split": "test", "shape": [8, 8, 1]}
@@ -115,6 +117,7 @@ def test_noise_of_positions_is_unit_normal_and_independent():
     np.testing.assert_array_equal(later[0], noise[-1])
 
 
+@pytest.mark.longer
 def test_mirrored_images_are_encoded_after_the_others(weights, tmp_path, posterior):
     encode(configured(weights, mirror=True), tmp_path / "both")
     stored = record_folder.load(tmp_path / "both")
@@ -297,6 +300,7 @@ def test_what_cannot_be_encoded_is_refused(weights, encoded, tmp_path, change, m
     assert not (tmp_path / "refused" / "dataset.json").exists()
 
 
+@pytest.mark.longer
 def test_latents_beyond_float16_are_refused_by_image(weights, tmp_path):
     params = jax.tree.map(np.copy, load(weights).params)
     params["encoder"]["aggregator"]["conv_out"]["bias"][0] = 6e4

@@ -244,6 +244,7 @@ def test_a_full_disk_is_one_error_and_leaves_no_half_of_a_shard(pictures, tmp_pa
     assert content(tmp_path / "set") == ALL
 
 
+@pytest.mark.longer
 def test_many_pictures_are_cut_by_processes_to_the_same_squares(pictures, tmp_path, monkeypatch):
     prepare(pictures, tmp_path / "alone")
     monkeypatch.setattr(preparation, "ALONE", 1)

@@ -230,6 +230,7 @@ def test_a_full_disk_leaves_nothing_behind_and_does_not_stop_the_run(
     assert cached(tmp_path) == []
 
 
+@pytest.mark.longer
 def test_a_large_set_gives_the_same_batches_as_one_in_memory(data_dir, tmp_path):
     memory = load_source(NAME, "train", data_dir)
     disk = load_source(NAME, "train", data_dir, memory_limit=1000)

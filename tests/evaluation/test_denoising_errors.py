@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles.analytic import MEANS, SPREAD, Labelled, mixture_denoiser, mixture_posterior
+from tables.everyday import few
 
 from guidestar import evaluation, input_pipeline, models
 from guidestar.core.errors import UserError
@@ -23,6 +24,7 @@ def classified(images, sigmas=LEVELS, denoiser=None, **options):
     )
 
 
+@pytest.mark.longer
 def test_errors_of_gaussian_data_have_their_closed_form():
     # x - D = (x - m) s^2' + sigma eps (1 - s^2'), with s^2' = sigma^2 / (spread^2 + sigma^2).
     x, sigma, draws = np.full((3, 40, 40, 1), 0.3, np.float32), 0.8, 60
@@ -121,7 +123,7 @@ def brute_force(denoiser, images, sigmas):
         ),
     ],
 )
-@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("staged", few(1, [True, False]))
 def test_shipped_denoisers_have_the_errors_of_brute_force_class_by_class(
     weights, data, count, draws, staged
 ):

@@ -554,6 +554,7 @@ class TestAttributes:
         # Single scores far out weigh more in two dimensions.
         assert found == pytest.approx(delta**2 / (2 * wide), rel=0.1)
 
+    @pytest.mark.longer
     def test_densities_are_those_of_scipy(self):
         """On the grid's cells, of correlated scores, which have a slanted kernel."""
         scores = normal(0, 400, 2) @ np.array([[2.0, 1.0], [0.0, 0.5]])

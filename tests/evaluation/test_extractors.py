@@ -57,6 +57,7 @@ def seen(weights):
     return inception(weights["inception"], batch_size=2)
 
 
+@pytest.mark.longer
 def test_uint8_images_give_the_features_of_the_published_port(golden, seen):
     x = images(2, 64, 48, 3)
     found = seen(np.concatenate([x, x[:1]]))
@@ -69,6 +70,7 @@ def test_uint8_images_give_the_features_of_the_published_port(golden, seen):
     assert seen.num_classes == 1008 and features_of(seen, (8, 8, 3)) == 128 == seen.width
 
 
+@pytest.mark.longer
 def test_grey_images_are_those_of_three_equal_channels(seen):
     grey = images(2, 20, 30, 1)
     coloured = seen(np.repeat(grey, 3, axis=-1)).features
@@ -87,6 +89,7 @@ def test_pytorch_fid_s_form_is_another(golden):
     assert np.abs(found - graph).max() > 0.05
 
 
+@pytest.mark.longer
 def test_batches_change_nothing(weights):
     x = images(11, 40, 30, 3)
     expected = dinov2(weights["dinov2"], batch_size=11)(x).features
@@ -135,6 +138,7 @@ def test_dinov2_takes_images_by_cubic_interpolation_and_imagenet_s_colours(golde
     assert grey.shape == (2, 224, 224, 1)
 
 
+@pytest.mark.longer
 def test_resizing_by_pillow_is_other_features(weights):
     x = images(2, 60, 50, 3)
     one, other = (dinov2(weights["dinov2"], resize=form) for form in ("antialias", "pillow"))
@@ -195,6 +199,7 @@ def statistics_of(extractor):
     return RealStatistics.compute(extractor, some)
 
 
+@pytest.mark.longer
 def test_statistics_of_other_settings_are_refused(weights):
     one, other = (
         make_extractor("", {"name": "dinov2", "weights": weights["dinov2"], "resize": form})

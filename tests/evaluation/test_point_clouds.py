@@ -47,6 +47,7 @@ def test_points_of_the_other_class_are_outside():
     assert point_clouds.evaluate(other, ("B",))["outside"] < 0.05
 
 
+@pytest.mark.longer
 def test_outside_is_judged_by_the_outline_of_the_classes_asked_for():
     points, _ = fractal2d.sample(jax.random.key(1), 2000)
     depth = fractal2d.peak(("A", "B")) - fractal2d.mixture().log_density(points)

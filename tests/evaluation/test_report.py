@@ -224,6 +224,7 @@ def noise(name, indices):
     return draws.integers(0, 256, (20, 64, 64, 3), np.uint8)[indices]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("budget", "rows", "edge", "each"),
     few(1, [(10**8, 4, 64, 20), (900_000, 4, 64, 16), (220_000, 4, 32, 16), (110_000, 2, 32, 16)]),
@@ -301,6 +302,7 @@ def test_images_that_are_gone_are_said_to_be(tmp_path, capsys):
     assert "their images are gone" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.longer
 def test_a_report_is_written_anew_while_its_sweep_runs(tmp_path):
     record = sweep()
     del record["rows"]["t8"]

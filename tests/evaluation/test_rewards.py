@@ -38,6 +38,7 @@ def test_a_classifier_is_named_by_its_weights():
         rewards.classifier("digits_classifer")
 
 
+@pytest.mark.longer
 def test_a_likelihood_is_what_rules_climb_for_its_measurement():
     operator, x = operators.matrix([[1.0, 0.5]]), jax.random.normal(jax.random.key(0), (4, 2))
     level, labels = jnp.float32(0.7), jnp.zeros(4, jnp.int32)

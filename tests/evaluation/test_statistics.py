@@ -295,6 +295,7 @@ def test_statistics_in_other_features_are_refused(extractor, tmp_path):
         RealStatistics(real.moments, real.features, {}).require_fit(extractor, 7, "s")
 
 
+@pytest.mark.longer
 def test_shipped_statistics_name_the_shipped_classifiers():
     for name in ("fashion_mnist", "cifar10"):
         real = RealStatistics.load(SHIPPED / f"{name}_statistics.safetensors")

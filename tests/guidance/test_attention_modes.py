@@ -54,6 +54,7 @@ def test_with_identity_attention_a_token_depends_on_itself_alone_through_its_val
     assert np.abs(jacobian(x, ())[0, :, 1]).max() > 1e-3
 
 
+@pytest.mark.longer
 def test_a_single_token_is_left_alone():
     query, key, value = tokens(batch=BATCH, count=1)
     for name in ("identity_attention", "blurred_queries", "attention_temperature"):

@@ -82,6 +82,7 @@ def test_scale_zero_is_the_base_prediction(rule):
     np.testing.assert_allclose(out, MIXTURE["main"](x, 0.7, None), atol=1e-6)
 
 
+@pytest.mark.longer
 def test_sampling_by_the_exact_posterior_is_sampling_the_class():
     noise, labels = points(8)
     by_classifier = sample(classifier(1.0), MIXTURE, noise, labels)
@@ -90,6 +91,7 @@ def test_sampling_by_the_exact_posterior_is_sampling_the_class():
     )
 
 
+@pytest.mark.longer
 def test_a_linear_classifier_moves_a_gaussian_by_the_closed_form():
     # log p(y | x) has the gradient (m_y - sum_k p_k m_k) / (A + sigma^2).
     sigma, scale = 0.8, 3.0
@@ -115,6 +117,7 @@ def test_a_conditional_base_is_guided_from_the_conditional_prediction(make):
     assert guidance.cost(make(2.0, condition="given"), [1.0]) == [counted]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     "reference", few(1, [classifier_gradient(), calibrated_classifier(), confused_class()])
 )
@@ -268,6 +271,7 @@ def test_gfcg_makes_the_given_class_more_certain():
     assert np.all(after > before)
 
 
+@pytest.mark.longer
 def test_rules_with_a_classifier_combine_ready_made_predictions():
     x, labels = points()
     predictions = {
@@ -307,6 +311,7 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(name, shape):
     np.testing.assert_allclose(alike[3], batch[3], atol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, RULES))
 def test_new_numbers_compile_nothing_and_a_row_of_scales_is_one_program(name, compilations):
     noise, labels = points(4)

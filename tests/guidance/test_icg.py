@@ -53,6 +53,7 @@ def mean_reference(sigma, point, prior):
     return applied(rule, x, sigma, jnp.zeros(MANY, int), keys(MANY), network).mean(axis=0), null
 
 
+@pytest.mark.longer
 def test_averaged_over_the_posterior_the_reference_is_the_unconditional_prediction():
     sigma, point = 0.7, jnp.array([[0.3, -0.2]])
     odds = jnp.stack([mixture.log_density(point, sigma)[0] for mixture in two_classes()[:2]])
@@ -61,6 +62,7 @@ def test_averaged_over_the_posterior_the_reference_is_the_unconditional_predicti
     np.testing.assert_allclose(mean, null, atol=0.02)
 
 
+@pytest.mark.longer
 def test_averaged_over_the_prior_it_is_so_where_noise_hides_the_class():
     mean, null = mean_reference(40.0, (3.0, 20.0), (0.5, 0.5))
     np.testing.assert_allclose(mean, null, atol=0.03)
@@ -91,6 +93,7 @@ def test_without_a_table_the_gaussian_has_the_statistics_of_the_samples_own_embe
     np.testing.assert_allclose(drawn.std(axis=1), own.std(axis=1), rtol=0.05)
 
 
+@pytest.mark.longer
 def test_the_gaussian_takes_the_place_of_the_condition_in_the_reference_alone():
     x, sigma = jnp.ones((3, 2)), 2.0
     label = jnp.array([0, 1, 1])

@@ -313,6 +313,7 @@ def permuted(layer=1, seed=0, samples=(0, 1, 2)):
     return np.asarray(permute(mode, number))[:, :, 0].astype(int)
 
 
+@pytest.mark.longer
 def test_every_sample_layer_and_evaluation_permutes_in_its_own_way():
     orders = np.concatenate([permuted(1, 0), permuted(2, 0), permuted(1, 1)])
     np.testing.assert_array_equal(np.sort(orders), np.broadcast_to(np.arange(16), orders.shape))
@@ -429,6 +430,7 @@ def test_combine_takes_the_prediction_by_the_modes_name(name):
     assert guidance.cost(rule, [1.0]) == [{"main": 2}]
 
 
+@pytest.mark.longer
 def test_numbers_of_modes_compile_nothing(compilations):
     def run(sigma, temperature):
         seg, erg = attention.seg(2.0, (1,), sigma), attention.erg(2.0, (1,), temperature)

@@ -134,6 +134,7 @@ def test_operators_of_nothing_and_of_wrong_numbers_are_refused(make, message):
         make()
 
 
+@pytest.mark.longer
 def test_operators_are_built_from_dictionaries():
     built = guidance.config.CONSTRUCTORS.build({"name": "average_pool", "size": 2}, "operator")
     assert built == operators.average_pool(2)

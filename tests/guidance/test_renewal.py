@@ -158,6 +158,7 @@ class Counted(Toy):
         self.rows += int(rows)
 
 
+@pytest.mark.longer
 def test_what_is_not_evaluated_is_in_no_program_and_turns_share_theirs():
     sigmas = samplers.karras(13, 0.02, 20.0)
     traced = []
@@ -243,6 +244,7 @@ def error(every, steps, of="noise"):
     return float(np.sqrt(np.mean((full - reused) ** 2)))
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("of", few(1, KINDS))
 def test_the_more_often_it_is_renewed_the_closer(of, x64):
     errors = [error(every, 12, of) for every in (4, 3, 2)]
@@ -250,6 +252,7 @@ def test_the_more_often_it_is_renewed_the_closer(of, x64):
     assert errors[-1] < errors[0] / 1.8
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("of", few(1, KINDS))
 def test_the_error_falls_with_the_length_of_steps_to_the_first_order(of, x64):
     steps = np.array([24, 48, 96])
@@ -285,6 +288,7 @@ def test_a_sample_alone_is_the_same_as_in_a_batch(name):
     np.testing.assert_allclose(alone[0], batch[2], atol=1e-5)
 
 
+@pytest.mark.longer
 def test_gradients_go_through_what_is_reused(x64):
     noise, way = (
         IMAGES.astype(float),
@@ -302,6 +306,7 @@ def test_gradients_go_through_what_is_reused(x64):
     np.testing.assert_allclose(by_scale, scaled, rtol=1e-5)
 
 
+@pytest.mark.longer
 def test_upward_the_first_step_taken_renews():
     x, sigmas = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2))), np.geomspace(20, 0.02, 9)
     rule, network = reuse(cfg(2.0), 3), Counted()

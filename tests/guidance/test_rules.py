@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles.analytic import keys, mixture_denoiser, two_classes
 from oracles.toy_network import NETWORKS
-from tables.everyday import one_of_each_way, rows
+from tables.everyday import few, one_of_each_way, rows
 from tables.rule_table import (
     AFFINE,
     ATTENTION,
@@ -142,19 +142,19 @@ def test_outputs_are_finite_at_the_ends_of_the_range(name, sigma):
     assert result.denoised.shape == SHAPE and result.denoised.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", rows(EVERY, one_of_each_way))
 def test_double_precision_stays_double(name, x64):
     assert guided(EVERY[name], dtype=np.float64).denoised.dtype == np.float64
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", rows(RULES, one_of_each_way))
 def test_a_rule_does_something(name):
     one, arguments = RULES[name], inputs()
     plain = run(guidance.unguided(), *arguments)
     assert np.abs(run(one.make(one.typical), *arguments) - plain).max() > 3e-3
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", rows(EVERY, one_of_each_way))
 def test_a_sample_alone_equals_the_same_sample_in_a_batch(name):
     noise, condition, key = inputs()
     batch = run(EVERY[name], noise, condition, key)
@@ -246,7 +246,7 @@ def test_the_cost_is_known_beforehand_and_only_where_the_rule_holds(name):
     assert guidance.cost(rule, [OUTSIDE, INSIDE], SHAPE[1:]) == [outside, one.cost]
 
 
-@pytest.mark.parametrize("branches", ["fused", "sequential"])
+@pytest.mark.parametrize("branches", few(1, ["fused", "sequential"]))
 @pytest.mark.parametrize("name", RULES)
 def test_networks_are_evaluated_as_often_as_the_cost_says(name, branches):
     # Counted in samples: fused branches share a call.
@@ -332,6 +332,7 @@ def test_two_intervals_nest():
     assert guidance.cost(rule, [7.0, 3.0, 0.7]) == [{"main": 1}, {"main": 2}, {"main": 1}]
 
 
+@pytest.mark.longer
 def test_cfg_of_an_exact_mixture_is_space_invariant():
     # Guiding x0 predictions equals guiding the noise they imply: the weights sum to one.
     denoise, sigma = mixture_denoiser(), 0.7
@@ -344,6 +345,7 @@ def test_cfg_of_an_exact_mixture_is_space_invariant():
     np.testing.assert_allclose(in_x0, in_noise, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_exact_posteriors_weight_the_conditional_denoisers_to_the_unconditional_one():
     denoise, sigma = mixture_denoiser(), 0.7
     first, second, both = two_classes()

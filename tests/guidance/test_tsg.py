@@ -49,6 +49,7 @@ def test_std_scaling_measures_the_noise_in_each_samples_own_spread():
     np.testing.assert_allclose(noise.std(axis=1) / embedding.std(axis=1), 0.5, rtol=0.05)
 
 
+@pytest.mark.longer
 def test_the_reference_is_the_network_at_the_noisy_embedding():
     # The network is linear in its time embedding: the reference is known in closed form.
     sigma = 2.0
@@ -60,6 +61,7 @@ def test_the_reference_is_the_network_at_the_noisy_embedding():
     np.testing.assert_allclose(reference - plain, shift[:, None] * np.ones(2), atol=2e-6)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("rule", [tsg(1.0), tsg(4.0, s=0.0)], ids=["scale 1", "s 0"])
 def test_scale_one_and_no_noise_are_the_plain_prediction_bit_for_bit(rule):
     plain = applied(guidance.unguided(), X, 2.0, LABEL, keys(4))

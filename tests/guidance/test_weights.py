@@ -175,6 +175,7 @@ def test_a_row_of_powers_runs_as_one_vmapped_program():
         np.testing.assert_allclose(result, end(power), atol=1e-5)
 
 
+@pytest.mark.longer
 def test_float32_stays_float32_where_doubles_are_on(x64):
     rule = scheduled_cfg(3.0, "powered_cosine", power=2.0, floor=0.1)
     assert guided(rule, arrays(), 1.0).dtype == jnp.float32

@@ -85,6 +85,7 @@ def test_reg_multiplies_the_push_of_a_gaussian_by_its_shrinkage(sigma):
     np.testing.assert_allclose(out.denoised, given + 2 * shrinkage * (given - null), atol=1e-5)
 
 
+@pytest.mark.longer
 def test_reg_of_a_mixture_uses_the_column_sums_of_the_jacobian():
     denoise = mixture_denoiser()
     x, labels = jax.random.normal(jax.random.key(0), (4, 2)), jnp.arange(4) % 2
@@ -238,6 +239,7 @@ def test_the_high_pass_filter_damps_flat_images_and_keeps_fine_patterns():
     np.testing.assert_allclose(filtered(wave, 0.4), wave / (1 + np.exp(1.25)), atol=1e-5)
 
 
+@pytest.mark.longer
 def test_history_is_filtered_before_it_pushes():
     sequence = [predictions(seed) for seed in range(2)]
     out, _ = run_higs(higs(guidance.cfg(2.0), weight=1.0, high_pass=0.3), sequence)
@@ -335,6 +337,7 @@ def test_the_reference_is_evaluated_until_all_samples_have_dropped_it(threshold)
     assert len(evaluated) == (1 if threshold < 0 else 11)
 
 
+@pytest.mark.longer
 def test_one_sample_that_is_not_aligned_keeps_the_reference_for_itself_alone():
     rule, labels = skip_aligned(guidance.cfg(2.0), 0.95), jnp.arange(6) % 2
     noise = jax.random.normal(jax.random.key(0), (6, 2))
@@ -477,6 +480,7 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(name):
     np.testing.assert_allclose(sample(rule, others, labels)[3], batch[3], atol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, ["reg(apg)", "higs", "skip_aligned", "dynamic_threshold"]))
 def test_new_numbers_compile_nothing_and_a_row_of_scales_is_one_program(name, compilations):
     noise, labels = jax.random.normal(jax.random.key(0), (4, 2)), jnp.arange(4) % 2
@@ -508,6 +512,7 @@ def test_predictions_of_zero_stay_finite(name):
     assert all(np.isfinite(value).all() for value in out.info.values())
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", ["higs", "skip_aligned"])
 def test_the_scan_equals_a_python_loop(name):
     rule, labels = RULES[name](2.0), jnp.arange(6) % 2

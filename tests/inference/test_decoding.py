@@ -112,6 +112,7 @@ def sampling(network, **changes):
     return config
 
 
+@pytest.mark.longer
 def test_samples_are_decoded_at_once_or_later_to_the_same_pictures(
     weights, encoded, network, tmp_path
 ):
@@ -132,6 +133,7 @@ def test_samples_are_decoded_at_once_or_later_to_the_same_pictures(
     np.testing.assert_allclose(at_once[:1], exact, atol=1.5)
 
 
+@pytest.mark.longer
 def test_a_network_on_latents_is_known_as_one(network):
     assert load(network).denoiser.latent
     assert load(network).sidecar["latents"]["image_range"] == "symmetric"
@@ -142,6 +144,7 @@ def test_latents_are_not_written_as_pictures(network, tmp_path):
         sample(sampling(network, format="png"), tmp_path)
 
 
+@pytest.mark.longer
 def test_a_decoder_of_other_latents_is_refused_unless_it_is_said_to_fit(weights, network, tmp_path):
     params = jax.tree.map(np.copy, load(weights).params)
     params["decoder"]["out"]["conv"]["bias"] += 0.1

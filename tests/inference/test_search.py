@@ -70,6 +70,7 @@ def test_the_best_never_gets_worse_and_ends_higher(name):
         np.testing.assert_array_equal(PLAIN(found.noise, None, keys(50)), found.x)
 
 
+@pytest.mark.longer
 @every
 @pytest.mark.parametrize("at_once", few(1, [3, 50]))
 def test_candidates_are_the_same_however_many_are_in_a_batch(name, at_once):
@@ -169,6 +170,7 @@ def test_proposals_climb_as_far_and_leave_the_prior_as_far_as_they_do(
     assert abs(float((found.noise**2).mean()) / square - 1) < 0.02
 
 
+@pytest.mark.longer
 def test_ranks_are_compared_within_a_round_and_choose_as_their_one_reward_does():
     ranked = rewards.rank_mean([First()])
     for name, make in SEARCHES.items():

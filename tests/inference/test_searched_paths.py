@@ -73,6 +73,7 @@ def test_paths_that_are_noised_again_have_the_variance_of_their_leg():
     assert abs(shared - through) < 5 * expected / np.sqrt(count)
 
 
+@pytest.mark.longer
 def test_paths_find_more_with_every_pass_and_a_larger_budget_goes_on():
     sample = bound(samplers.ancestral(), samplers.karras(5))
     each = refused_at(lambda budget: search.paths(sample, First(), budget))

@@ -103,6 +103,7 @@ def test_holds_nothing_but_parameters():
     assert not jax.tree.leaves(rest)
 
 
+@pytest.mark.longer
 def test_learns_which_side_is_bright():
     network, params = initialised(num_classes=2, widths=(8,), depths=(0,))
     label = np.arange(64) % 2

@@ -58,6 +58,7 @@ def perturbed(params):
     return tree.unflatten([one + 0.05 * jax.random.normal(key, one.shape) for one, key in pairs])
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("network", NETWORKS)
 def test_samples_of_a_prepared_network_are_those_of_the_network(network):
     spec = models.build(FIELDS | NETWORKS[network])

@@ -24,6 +24,7 @@ def denoiser():
     return spec.denoiser(spec.initialise(jax.random.key(0)))
 
 
+@pytest.mark.longer
 def test_it_says_what_it_is_in_a_line_without_its_arrays(denoiser):
     numbers = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params))
     one = dataclasses.replace(denoiser, origin=Origin("one.safetensors", sha256="0123456789abcdef"))
@@ -67,6 +68,7 @@ def test_a_loaded_denoiser_knows_its_file_and_what_is_said_of_it(tmp_path, denoi
     assert "model" not in found.origin.facts
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("training", "null"),
     few(1, [({"label_dropout": 0.0}, None), ({"label_dropout": 0.1}, 3), ({}, 3)]),

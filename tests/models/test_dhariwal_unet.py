@@ -14,6 +14,7 @@ from guidestar.models.denoiser import Denoiser, split
 from guidestar.models.preconditioning import EDM
 
 
+@pytest.mark.longer
 def test_the_published_network_has_its_parameters_its_attention_and_its_cost():
     module = nnx.eval_shape(lambda: DhariwalUNet.from_name("adm-imagenet64", rngs=nnx.Rngs(0)))
     network, shapes = split(module, num_classes=1000, shape=(64, 64, 3))
@@ -22,6 +23,7 @@ def test_the_published_network_has_its_parameters_its_attention_and_its_cost():
     assert macs(Denoiser(shapes, network, EDM())) / 1e9 == pytest.approx(109.7, abs=0.05)
 
 
+@pytest.mark.longer
 def test_a_published_checkpoint_denoises_as_published(tmp_path):
     loaded, arrays = golden("edm_adm", tmp_path)
     x, sigma, labels = (arrays[key] for key in ("x", "sigma", "labels"))
@@ -44,6 +46,7 @@ def test_a_published_checkpoint_denoises_as_published(tmp_path):
     )
 
 
+@pytest.mark.longer
 def test_an_untrained_network_answers_zero_and_has_loss_one():
     spec, network, _ = shapes_of(ADM)
     fresh = initialise(spec.build, jax.random.key(0), num_classes=CLASSES, shape=spec.shape)[1]

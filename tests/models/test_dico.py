@@ -73,6 +73,7 @@ def test_published_sizes_have_the_published_parameters_and_cost(name):
     assert counted / 1e9 == pytest.approx(giga, abs=rounding)
 
 
+@pytest.mark.longer
 def test_the_output_is_exactly_zero_at_initialisation():
     network, fresh = initialise(
         lambda rngs: DiCo(**TINY, scan_layers=True, rngs=rngs),
@@ -84,6 +85,7 @@ def test_the_output_is_exactly_zero_at_initialisation():
     assert np.abs(run(*make(), *inputs())).min() > 0
 
 
+@pytest.mark.longer
 def test_a_block_starts_as_the_identity():
     block = Block(8, mlp_ratio=2.0, dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
@@ -139,6 +141,7 @@ def test_layers_scanned_or_not_are_the_same_to_a_mode():
     np.testing.assert_allclose(scanned, looped, atol=1e-4 * np.abs(looped).max())
 
 
+@pytest.mark.longer
 def test_modes_step_in_at_every_site_and_in_every_block():
     network, params = make()
     time, condition = Doubled("time_embedding"), Doubled("condition_embedding")
@@ -171,6 +174,7 @@ def test_features_are_read():
     assert [one.shape for one in found["skip"]] == [(3, 8, 8, 4), (3, 4, 4, 8)]
 
 
+@pytest.mark.longer
 def test_samples_see_their_own_time_and_label_alone():
     network, params = make()
     x, time, label = (jnp.concatenate([array] * 4) for array in inputs())
@@ -183,6 +187,7 @@ def test_samples_see_their_own_time_and_label_alone():
     np.testing.assert_allclose(run(network, params, x[:3], time[:3], None), null, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_bfloat16_stays_close_and_returns_float32():
     network, params = make()
     half, _ = make(dtype=jnp.bfloat16)

@@ -114,6 +114,7 @@ def test_targets_of_all_branches_have_unit_variance():
         assert abs(np.var(target) - 1) < 4 * deviation
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, PUBLISHED))
 def test_published_sizes_have_the_published_parameters_and_cost(name):
     millions, giga = PUBLISHED[name]
@@ -158,6 +159,7 @@ def test_the_published_names_are_of_every_parameter(norm):
     assert sorted(entry.path for entry in entries) == sorted(flatten(params))
 
 
+@pytest.mark.longer
 def test_layers_scanned_or_not_are_the_same_to_a_mode():
     loop, params = make()
     scan, like = make(scan_layers=True)
@@ -179,6 +181,7 @@ def test_layers_scanned_or_not_are_the_same_to_a_mode():
     np.testing.assert_allclose(scanned, looped, atol=1e-4 * np.abs(looped).max())
 
 
+@pytest.mark.longer
 def test_modes_step_in_at_every_site_and_in_every_block():
     network, params = make()
     time, condition = Doubled("time_embedding"), Doubled("condition_embedding")
@@ -212,6 +215,7 @@ def test_time_enters_as_tau_between_minus_1_and_1():
     np.testing.assert_allclose(found, [[-1], [0], [1]], atol=1e-6)
 
 
+@pytest.mark.longer
 def test_samples_see_their_own_time_and_label_alone():
     network, params = make()
     x, time, label = (jnp.concatenate([array] * 4) for array in inputs())
@@ -224,6 +228,7 @@ def test_samples_see_their_own_time_and_label_alone():
     np.testing.assert_allclose(run(network, params, x[:3], time[:3], None), null, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_bfloat16_stays_close_and_returns_float32():
     network, params = make()
     half, _ = make(dtype=jnp.bfloat16, scan_layers=False)
@@ -232,6 +237,7 @@ def test_bfloat16_stays_close_and_returns_float32():
     assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.longer
 def test_smaller_inputs_take_the_first_places():
     network, params = make(num_classes=0)
     assert "label_table" not in params["branches"]["branch_1"]
@@ -244,6 +250,7 @@ def test_smaller_inputs_take_the_first_places():
     np.testing.assert_array_equal(run(network, params, *given), run(small, cut, *given))
 
 
+@pytest.mark.longer
 def test_without_a_published_table_tau_spans_the_known_noise_levels():
     section = dict(name="dimr", **TINY)
     module = builders.build(section).module

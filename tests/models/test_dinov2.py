@@ -58,6 +58,7 @@ def test_positions_of_the_learnt_grid_are_taken_as_they_are(golden, tmp_path):
     require_parity(found, golden["dinov2/plain_learnt"])
 
 
+@pytest.mark.longer
 def test_scanned_layers_are_the_same(tmp_path):
     path = written(tmp_path / "x.safetensors", dinov2_state(REGISTERS))
     plain, scanned = (features(load(path, heads=HEADS, scan_layers=scan)) for scan in (False, True))

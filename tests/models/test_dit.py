@@ -68,6 +68,7 @@ def test_published_sizes_cost_the_published_multiply_adds(name, giga):
     assert macs(Denoiser(params, network, EDM())) / 1e9 == pytest.approx(giga, abs=0.006)
 
 
+@pytest.mark.longer
 def test_the_output_is_exactly_zero_at_initialisation():
     network, fresh, filled = make()
     assert not np.any(network(fresh, *inputs()))
@@ -89,6 +90,7 @@ def test_time_features_have_their_golden_values():
         assert float(features[place]) == pytest.approx(value, abs=3e-5)
 
 
+@pytest.mark.longer
 def test_patches_are_put_back_where_they_came_from():
     model = DiT(**TINY, rngs=nnx.Rngs(0))
     x, _, _ = inputs()
@@ -172,6 +174,7 @@ def test_inputs_of_other_channels_or_indivisible_sizes_are_refused(shape):
         network(params, jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("shape", few(1, zip([(4, 4), (12, 12), (4, 8)])))
 def test_another_size_is_denoised_as_by_a_network_of_that_size(shape):
     network, _, params = make()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables.everyday import rows
 
 from guidestar import models
 from guidestar.models import drawing
@@ -38,7 +39,8 @@ NETWORKS = {
 KEY = jax.random.key(7)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.longer
+@pytest.mark.parametrize("network", rows(NETWORKS, lambda n: n == "layers that are scanned"))
 def test_parameters_are_those_of_one_compiled_program(network):
     spec = models.build(NETWORKS[network])
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -40,6 +40,7 @@ def shapes(config):
     return spec, spec.module, spec.shapes
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("config", few(2, PARAMETERS))
 def test_each_config_has_the_published_number_of_parameters(config):
     spec, _, params = shapes(config)
@@ -47,6 +48,7 @@ def test_each_config_has_the_published_number_of_parameters(config):
     assert spec.latent and spec.shape == (64, 64, 4)
 
 
+@pytest.mark.longer
 def test_what_training_does_to_weights_and_constants():
     specs = {config: tiny(config)[0] for config in CONFIGS}
     assert [c for c, spec in specs.items() if spec.project is normalise_weights] == list("EFG")
@@ -55,6 +57,7 @@ def test_what_training_does_to_weights_and_constants():
     assert all(spec.frozen is is_constant for c, spec in specs.items() if c != "A")
 
 
+@pytest.mark.longer
 def test_biases_norms_layers_and_gains_come_and_go():
     has = {
         config: {
@@ -77,6 +80,7 @@ def test_attention_at_32x32_is_left_out_from_b_on():
         assert any("16x16" in path and "qkv" in path for path in paths)
 
 
+@pytest.mark.longer
 def test_dropout_is_a_tenth_until_g_unless_asked_for():
     asked = builders.build(SMALL | {"config": "F", "dropout": 0.25}).build(nnx.Rngs(0))
     assert asked.enc["4x4_block0"].dropout == 0.25
@@ -84,6 +88,7 @@ def test_dropout_is_a_tenth_until_g_unless_asked_for():
     assert found == [*[0.1] * 6, 0.0]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("config", few(2, CONFIGS))
 def test_each_config_starts_where_the_paper_says(config):
     """With c_skip x where something is zero at first, with features of magnitude one elsewhere."""
@@ -107,6 +112,7 @@ def test_noise_level_and_class_each_change_the_output(config):
     assert np.abs(run(denoiser.params, x, sigma, (label + 1) % CLASSES) - plain).max() > 1e-4
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("config", few(2, DESIGNED))
 def test_the_norms_of_weights_matter_in_c_alone(config):
     _, denoiser = tiny(config)

@@ -64,6 +64,7 @@ def outputs(modes, where=None):
     return np.asarray(run(*inputs())), np.asarray(denoise(network(), *inputs()))
 
 
+@pytest.mark.longer
 def test_all_sites_are_offered():
     assert network().sites == (
         "time_embedding",
@@ -103,6 +104,7 @@ def test_the_embedding_of_the_noise_level_does_not_know_the_class():
     assert float(jnp.sqrt(jnp.mean(other**2))) == pytest.approx(1, abs=0.3)
 
 
+@pytest.mark.longer
 def test_layers_of_attention_are_numbered_in_the_order_in_which_they_run():
     """The first is the encoder's, which its skip connection shows; the second the bottleneck's."""
     places = (("skip", 2), ("skip", 3), ("h_space", None))
@@ -125,6 +127,7 @@ def test_layers_of_attention_are_numbered_in_the_order_in_which_they_run():
     assert differs == [[False, True, True], [False, False, True], [False, False, False]]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("layer", few(1, range(CONNECTIONS)))
 def test_skip_connections_can_be_changed_one_by_one(layer):
     changed, plain = outputs((Times("skip", layer, 0.0),), SOME)

@@ -165,6 +165,7 @@ def test_attention_and_skip_connections_are_where_they_were_published():
 # How it starts, and what the norms of weights do.
 
 
+@pytest.mark.longer
 def test_a_fresh_network_denoises_to_c_skip_x():
     spec, fresh = make(gain=0.0)
     x, sigma, label = inputs()
@@ -175,6 +176,7 @@ def test_a_fresh_network_denoises_to_c_skip_x():
     assert spec.preconditioner == EDM(0.5) and spec.sigma_range == (0.002, 80.0)
 
 
+@pytest.mark.longer
 def test_the_head_for_the_loss_starts_at_about_one():
     _, fresh = make(SMALL, gain=0.0)
     found = fresh.network.module(fresh.params).log_variance(jnp.linspace(-1.5, 1.1, 200))
@@ -182,6 +184,7 @@ def test_the_head_for_the_loss_starts_at_about_one():
     assert float(jnp.sqrt(jnp.mean(found**2))) == pytest.approx(1.0, abs=0.5)
 
 
+@pytest.mark.longer
 def test_features_keep_magnitude_one_all_the_way():
     """Less than a border of zeros takes away."""
     _, fresh = make(gain=0.0, model_channels=32, image_size=32, attn_resolutions=(16,))
@@ -191,6 +194,7 @@ def test_features_keep_magnitude_one_all_the_way():
     np.testing.assert_allclose(magnitudes, 0.95, atol=0.1)
 
 
+@pytest.mark.longer
 def test_features_are_clipped_after_each_block():
     _, denoiser = make(clip=0.5)
     bottleneck, first, *blocks = recorded(denoiser, FEATURES, *inputs())
@@ -198,6 +202,7 @@ def test_features_are_clipped_after_each_block():
     assert float(jnp.abs(first).max()) > 0.5
 
 
+@pytest.mark.longer
 def test_the_norm_of_stored_weights_changes_nothing():
     """But for the 1e-4 that guards weights of zero, in each of twenty layers."""
     _, denoiser = make()
@@ -229,6 +234,7 @@ def test_samples_of_a_batch_do_not_see_each_other():
     np.testing.assert_allclose(other[0], whole[0], atol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 0.005), ("bfloat16", 0.04)])
 def test_half_precision_stays_close_and_returns_float32(dtype, bound):
     """float16 has three bits more."""
@@ -239,6 +245,7 @@ def test_half_precision_stays_close_and_returns_float32(dtype, bound):
     assert 0 < np.abs(rounded - exact).max() < bound * np.abs(exact).max()
 
 
+@pytest.mark.longer
 def test_dropout_needs_a_key_and_drops_by_sample():
     _, denoiser = make(SMALL, dropout=0.5)
     _, without = make(SMALL)

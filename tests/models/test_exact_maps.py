@@ -77,6 +77,7 @@ class TestMaps:
             data.consistency(X, 1.0, 0.002), data.flow_map(X, 1.0, 0.002), atol=1e-12
         )
 
+    @pytest.mark.longer
     def test_the_map_moves_by_the_field_and_its_inverse_tangent(self, name):
         """d/dto is the field at the end; along the flow the start's movement changes nothing."""
         data, x = DATA[name][0](), jnp.asarray(X)
@@ -95,6 +96,7 @@ class TestMaps:
         one = data.guided_flow_map(x[4:5], sigma[4], to[4], reference=reference, scale=scale[4])
         np.testing.assert_allclose(whole[4:5], one, rtol=1e-10)
 
+    @pytest.mark.longer
     def test_single_precision_keeps_its_type_and_stays_finite_far_out(self, name):
         data, reference = (make() for make in DATA[name])
         x = jnp.asarray([-6.0, 0.0, 6.0], jnp.float32) * 80
@@ -205,6 +207,7 @@ def exact_law():
 class TestMixture:
     """Of the mixture that few-step objectives are compared on."""
 
+    @pytest.mark.longer
     def test_the_exact_map_keeps_its_law(self, exact_law):
         assert exact_law.std() == pytest.approx(0.7671, abs=2e-4)
 

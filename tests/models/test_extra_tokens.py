@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from networks.filled import Doubled
 
 from guidestar.core.sites import ATTENTION, BLOCK, TIME_EMBEDDING, around
@@ -31,6 +32,7 @@ def passed(mode, where=None):
     return around(of_image(((mode, where),), EXTRA), BLOCK, mixing)(TOKENS)
 
 
+@pytest.mark.longer
 def test_a_mode_of_the_attention_sees_the_tokens_of_the_grid_alone():
     mode, plain = Doubled(ATTENTION, (0,)), jax.nn.dot_product_attention(QUERY, KEY, VALUE)
     found = attended(mode)

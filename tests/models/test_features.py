@@ -29,6 +29,7 @@ def everything(features):
     return tuple((mode, None) for mode in (Replace(features[H_SPACE]), *skips))
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, UNETS))
 def test_features_put_in_place_are_all_that_the_output_depends_on(name):
     unet, (x, _, label) = UNETS[name], inputs()
@@ -47,6 +48,7 @@ def test_features_put_in_place_are_all_that_the_output_depends_on(name):
     assert np.abs(denoise(direct, x[::-1] + 1, SIGMA, label) - denoised).max() > 1e-2
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("site", "layers"), few(1, [(H_SPACE, None), (SKIP, (2,))]))
 def test_adding_is_replacing_by_the_sum_and_by_zero_it_is_nothing(site, layers):
     unet, (x, _, label) = UNETS["DDPM++"], inputs()
@@ -75,6 +77,7 @@ def test_what_is_put_in_place_is_read():
     np.testing.assert_array_equal(features[H_SPACE], change)
 
 
+@pytest.mark.longer
 def test_a_guidance_branch_takes_features_like_any_mode():
     unet, (x, _, label) = UNETS["DDPM++"], inputs()
     change = np.random.default_rng(1).normal(size=(3, 4, 4, 16)).astype("f")
@@ -90,6 +93,7 @@ def test_a_guidance_branch_takes_features_like_any_mode():
     np.testing.assert_allclose(replaced, expected, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_the_bottleneck_has_a_derivative_in_the_input():
     unet, (x, _, label) = UNETS["DDPM++"], inputs()
     direction = np.random.default_rng(2).normal(size=x.shape).astype("f")

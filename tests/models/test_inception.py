@@ -30,6 +30,7 @@ def everything(loaded):
     return jax.jit(run)(loaded.params, resized(images(2, 64, 48, 3), "graph"))
 
 
+@pytest.mark.longer
 def test_all_outputs_are_those_of_the_published_port(golden, tmp_path):
     path = written(tmp_path / "x.safetensors", inception_state(NARROW))
     found = everything(load(path))

@@ -45,6 +45,7 @@ def test_a_label_that_the_network_does_not_know_is_nan_and_no_other_class(name):
     assert found.tolist() == [True, True, True, False, False]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(2, NETWORKS))
 def test_a_network_without_a_null_class_has_no_row_and_no_condition_for_it(name):
     section = NETWORKS[name] | dict(null_class=False)

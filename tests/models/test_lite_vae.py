@@ -56,6 +56,7 @@ def test_a_published_size_is_built_by_name():
     assert count(state["decoder"]) == 49_516_963
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("levels", few(1, [1, 3]))
 def test_latents_are_smaller_by_two_a_level_and_images_come_back(levels):
     network, params = make(levels=levels, decoder_widths=(4,) * (levels + 1))
@@ -65,6 +66,7 @@ def test_latents_are_smaller_by_two_a_level_and_images_come_back(levels):
     assert decoded.shape == (2, 16, 16, 2) and decoded.dtype == jnp.float32
 
 
+@pytest.mark.longer
 def test_an_image_is_encoded_the_same_in_any_batch():
     network, params = make()
     module = network.module(params)
@@ -99,6 +101,7 @@ def test_features_of_fine_levels_are_averaged():
     np.testing.assert_array_equal(averaged(x, 2)[0, 0, :, 0], [4.5, 6.5, 8.5, 10.5])
 
 
+@pytest.mark.longer
 def test_a_skip_reaches_the_block_of_its_own_place():
     net = FlatUNet(3, 2, 8, (1, 2), dtype=jnp.float32, rngs=nnx.Rngs(0))
     assert [block.first.conv.kernel.shape[2] for block in net.inwards] == [8, 8, 8, 16]
@@ -160,6 +163,7 @@ def test_a_discriminator_inside_an_autoencoder_is_refused_with_the_way_out():
         builders.build(judge(()))
 
 
+@pytest.mark.longer
 def test_weights_of_an_earlier_release_are_read_without_their_discriminator(tmp_path):
     (_, params), path = make(), tmp_path / "old.safetensors"
     save(path, {**params, "discriminator": make_judged()[1]["discriminator"]}, section(), {})

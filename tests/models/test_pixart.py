@@ -73,6 +73,7 @@ def test_positions_in_the_file_tell_their_scale(tmp_path):
         load(path, heads=HEADS)
 
 
+@pytest.mark.longer
 def test_masked_attention_is_what_packing_captions_block_by_block_computes():
     layer = CrossAttention(8, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
     layer.proj.kernel[...] = jnp.eye(8)
@@ -91,6 +92,7 @@ def test_masked_attention_is_what_packing_captions_block_by_block_computes():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_the_order_of_words_with_their_mask_does_not_matter_and_padding_neither():
     denoise = make("pixart", scale=0.15)
     x, time, condition = inputs()
@@ -105,6 +107,7 @@ def test_the_order_of_words_with_their_mask_does_not_matter_and_padding_neither(
     assert np.abs(raw(denoise, x, time, condition | words) - plain).max() > 1e-2
 
 
+@pytest.mark.longer
 def test_what_a_condition_leaves_out_is_filled_in():
     denoise = make("pixart")
     x, time, condition = inputs()
@@ -197,6 +200,7 @@ def test_every_published_array_of_xl_2_has_its_place():
         assert len(loaded) == len(set(loaded)) and set(loaded) == flatten(denoise.params).keys()
 
 
+@pytest.mark.longer
 def test_the_null_caption_is_not_trained():
     denoise = make("pixart")
     x, time, _ = inputs(1)

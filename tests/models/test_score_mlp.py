@@ -138,6 +138,7 @@ def test_score_matching_weighs_the_squared_error_by_sigma_squared():
     assert float(value) == pytest.approx(sigma**2 * slope**2 * (1 + sigma**2), rel=0.05)
 
 
+@pytest.mark.longer
 def test_score_matching_draws_log_normal_noise_levels():
     """With a point mass as data and an all-zero network score, the loss is E[noise^2] = 1."""
     seen = []

@@ -59,6 +59,7 @@ def count(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.longer
 def test_the_published_size_has_the_published_parameter_counts():
     state = nnx.eval_shape(lambda: nnx.state(SDVAE(rngs=nnx.Rngs(0)), nnx.Param))
     assert count(state["encoder"]) == 34_163_592
@@ -99,6 +100,7 @@ def test_bfloat16_stays_close_and_returns_float32(tmp_path):
         assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
 
 
+@pytest.mark.longer
 def test_an_image_is_encoded_the_same_in_any_batch_and_at_any_size(tmp_path):
     vae = loaded(tmp_path, published("diffusers"))
     x = GOLDEN["x"].transpose(0, 2, 3, 1)

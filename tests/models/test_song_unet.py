@@ -36,6 +36,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("name", "classes"), few(2, PARAMETERS))
 def test_published_networks_have_the_published_parameter_counts(name, classes):
     module = nnx.eval_shape(lambda: SongUNet.from_name(name, num_classes=classes, rngs=nnx.Rngs(0)))
@@ -112,6 +113,7 @@ def test_the_null_class_is_no_class():
     assert np.abs(run(one.network, one.params, x, time, label) - null).max() > 1e-3
 
 
+@pytest.mark.longer
 def test_labels_of_augmentation_change_the_output_and_zeros_are_none():
     one = denoiser(DDPMPP)
     plain = run(one.network, one.params, *inputs())
@@ -121,6 +123,7 @@ def test_labels_of_augmentation_change_the_output_and_zeros_are_none():
     assert np.abs(ones - plain).max() > 1e-3
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("model", [DDPMPP, NCSNPP], ids=["DDPM++", "NCSN++"])
 def test_samples_do_not_see_each_other_and_see_their_time(model):
     one = denoiser(model)
@@ -140,6 +143,7 @@ def zeroed(params, *path, but=()):
     return params | {name: {k: v if k in but else 0 * v for k, v in params[name].items()}}
 
 
+@pytest.mark.longer
 def test_an_encoder_beside_adds_the_smaller_inputs_that_it_projects():
     one, plain = denoiser(DDPMPP | dict(encoder_type="skip")), denoiser(DDPMPP)
     off = zeroed(one.params, "enc", "4x4_aux_skip")
@@ -175,6 +179,7 @@ def test_fourier_frequencies_are_random_and_not_learned():
     assert [path for path in flatten(shapes) if spec.frozen(path)] == ["map_noise/freqs"]
 
 
+@pytest.mark.longer
 def test_an_untrained_network_hardly_answers_and_has_loss_one():
     spec, network, _ = shapes_of(DDPMPP)
     fresh = initialise(spec.build, jax.random.key(0), num_classes=CLASSES, shape=spec.shape)[1]

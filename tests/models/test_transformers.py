@@ -32,6 +32,7 @@ def distance(one, other):
     return np.abs(one - other).max(axis=(1, 2, 3)) / np.abs(other).max()
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, MODELS))
 def test_layers_scanned_or_not_compute_the_same(name):
     loop, scan = make(name), make(name, scan_layers=True)

@@ -109,6 +109,7 @@ def test_the_authors_names_are_of_every_parameter():
     assert sorted(entry.path for entry in entries) == sorted(flatten(params))
 
 
+@pytest.mark.longer
 def test_with_nothing_hidden_it_is_the_plain_network_in_any_order():
     network, params = make()
     plain = run(network, params, *inputs())
@@ -117,6 +118,7 @@ def test_with_nothing_hidden_it_is_the_plain_network_in_any_order():
     np.testing.assert_allclose(masked, plain, atol=1e-5 * np.abs(plain).max())
 
 
+@pytest.mark.longer
 def test_hidden_pixels_change_nothing_and_visible_ones_everything():
     network, params = make()
     x, time, label = inputs()
@@ -165,6 +167,7 @@ def test_visible_tokens_are_drawn_without_repeats_each_sample_its_own():
             draw_visible(jax.random.split(jax.random.key(0), 2), 10, mask)
 
 
+@pytest.mark.longer
 def test_layers_scanned_or_not_are_the_same_to_a_mode():
     loop, params = make()
     scan, like = make(scan_layers=True)
@@ -181,6 +184,7 @@ def test_layers_scanned_or_not_are_the_same_to_a_mode():
     np.testing.assert_allclose(scanned, looped, atol=1e-4 * np.abs(looped).max())
 
 
+@pytest.mark.longer
 def test_modes_step_in_at_every_site_and_in_every_block():
     network, params = make()
     time, condition = Doubled("time_embedding"), Doubled("condition_embedding")
@@ -197,6 +201,7 @@ def test_modes_step_in_at_every_site_and_in_every_block():
     assert {block.seen[0][0].shape[1:] for block in blocks} == {(9, 8)}
 
 
+@pytest.mark.longer
 def test_samples_see_their_own_time_and_label_alone():
     network, params = make()
     x, time, label = (jnp.concatenate([array] * 4) for array in inputs())
@@ -209,6 +214,7 @@ def test_samples_see_their_own_time_and_label_alone():
     np.testing.assert_allclose(run(network, params, x[:3], time[:3], None), null, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_blocks_start_as_the_identity():
     network, params = initialise(
         lambda rngs: UMD(**TINY, scan_layers=True, rngs=rngs),
@@ -225,6 +231,7 @@ def test_blocks_start_as_the_identity():
     assert np.abs(plain).min() > 0
 
 
+@pytest.mark.longer
 def test_bfloat16_stays_close_and_returns_float32():
     network, params = make()
     half, _ = make(dtype=jnp.bfloat16)
@@ -233,6 +240,7 @@ def test_bfloat16_stays_close_and_returns_float32():
     assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.longer
 def test_a_denoiser_takes_the_noise_and_leaves_the_clean_image():
     spec = builders.build(dict(name="umd", **TINY))
     network, params = filled(spec.build, num_classes=3, shape=spec.shape)
@@ -249,6 +257,7 @@ def test_a_denoiser_takes_the_noise_and_leaves_the_clean_image():
     np.testing.assert_allclose(denoised, x - 2.0 * raw[..., :2], atol=1e-5)
 
 
+@pytest.mark.longer
 def test_the_clean_time_is_below_all_that_the_preconditioner_knows():
     section = dict(name="umd", **TINY)
     times = []

@@ -78,6 +78,7 @@ def test_layers_draw_keys_of_their_own():
     assert jax.random.key_data(other.params()).tolist() not in drawn[0]
 
 
+@pytest.mark.longer
 def test_dropout_needs_a_key_and_each_sample_has_its_own():
     one, none = denoiser(DDPMPP | dict(dropout=0.3)), denoiser(DDPMPP | dict(dropout=0.0))
     keys = jax.random.split(jax.random.key(0), 3)

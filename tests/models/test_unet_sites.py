@@ -133,6 +133,7 @@ def test_features_are_what_the_blocks_make(model):
         assert connection.seen[0][0] is made[stage.block]
 
 
+@pytest.mark.longer
 def test_watching_changes_nothing():
     one = denoiser(DDPMPP)
     arrangement = one.network.module(one.params).arrangement
@@ -174,6 +175,7 @@ def test_modes_change_the_samples_that_they_hold_for_and_those_alone(model):
         np.testing.assert_allclose(alone[n + 1], mixed[n + 1], atol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("model", few(1, [DDPMPP, ADM]), ids=["DDPM++", "ADM"])
 def test_embeddings_put_in_place_act_as_the_time_and_the_class_they_are_of(model):
     one = denoiser(model)

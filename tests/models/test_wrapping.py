@@ -152,6 +152,7 @@ def split_nnx():
     return lambda params, x, t, label: nnx.merge(graph, params)(x) + label[:, None], params
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("made", [linen, split_nnx])
 def test_new_weights_never_compile_anew_and_are_never_the_old_ones(made):
     apply, params = made()

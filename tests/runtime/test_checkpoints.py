@@ -141,6 +141,7 @@ def test_a_damaged_newest_is_named_put_aside_and_the_one_before_used(
     assert reopened(directory).restore(abstract())[0] == 8
 
 
+@pytest.mark.longer
 def test_every_file_of_a_checkpoint_is_watched(directory):
     for file in sorted(p for p in (directory / "8").rglob("*") if p.is_file()):
         kept = file.read_bytes()
@@ -293,6 +294,7 @@ def test_a_section_that_cannot_be_is_refused(tmp_path, field, value, message):
         checkpoints_of(config, tmp_path, networks_of(config))
 
 
+@pytest.mark.longer
 def test_a_checkpoint_of_eight_devices_is_read_by_any_number(tmp_path):
     """Cut over eight, read whole by four, by one (here), cut in another way by eight again."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

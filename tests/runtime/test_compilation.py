@@ -102,6 +102,7 @@ def test_programs_are_taken_from_it_and_damaged_ones_made_anew(tmp_path):
     assert computed() == first
 
 
+@pytest.mark.longer
 def test_a_second_process_compiles_nothing_for_the_first_one_has(tmp_path):
     """One line switches it on, also where something has been compiled before."""
     environment = {**os.environ, "GUIDESTAR_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}

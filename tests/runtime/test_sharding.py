@@ -67,6 +67,7 @@ def check(eight, model, way):
     assert eight[f"{model}/{way}/share"] <= 1.05 / WAYS[way][2]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("model", "way"), pairs(longer=False))
 def test_eight_devices_train_like_one(everyday, model, way):
     check(everyday, model, way)
@@ -125,6 +126,7 @@ def test_what_is_computed_again_needs_no_memory():
     assert size["full"] < size["dots_no_batch"] < size["none"]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("policy", "scan_layers"),
     rows([("full", False), ("full", True), ("dots", True)], lambda policy, _: policy == "dots"),

@@ -62,6 +62,7 @@ def test_places_are_claimed_in_turn_and_finished_once(worker):
     assert [one.row for one in found.values()] == [{"number": place} for place in range(3)]
 
 
+@pytest.mark.longer
 def test_workers_at_once_do_each_place_once(worker):
     """In folders of their own, so that no lock of theirs helps."""
     places, done, failed = 8, [], []
@@ -99,6 +100,7 @@ def test_what_a_dead_worker_had_is_taken_over_at_once_on_its_machine(worker):
     assert second.finished()[0].row == {"of": "the second"}
 
 
+@pytest.mark.longer
 def test_elsewhere_a_worker_is_dead_after_its_lease(worker):
     first, second = worker("here", 1, lease=0.6), worker("there", 1, lease=0.6)
     claim = first.claim()

@@ -18,6 +18,7 @@ if number == "2":
 """
 
 
+@pytest.mark.longer
 def test_each_worker_has_a_number_and_a_log_and_the_launcher_says_who_died(tmp_path, monkeypatch):
     monkeypatch.setattr("guidestar.runtime.workers.POLL", 0.05)
     told, looks = [], []
@@ -33,6 +34,7 @@ def test_each_worker_has_a_number_and_a_log_and_the_launcher_says_who_died(tmp_p
     assert [log.split("\n")[0] for log in logs[:2]] == ["I am 0", "I am 1"]
 
 
+@pytest.mark.longer
 def test_a_launcher_that_is_interrupted_ends_its_workers_input_and_waits(tmp_path):
     """They stop by themselves, and their launcher is there until they have."""
 

@@ -44,6 +44,7 @@ def elementwise(mean, spread):
     return denoise
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("known", ["data", "nothing"])
 def test_independent_gaussian_data_have_their_closed_form(known, x64):
     mean, spread = np.array([0.7, -1.2, 0.0]), np.array([0.5, 1.0, 2.0])
@@ -60,6 +61,7 @@ def test_independent_gaussian_data_have_their_closed_form(known, x64):
     assert np.abs(statistics.b[1:-1] - (2 * l * (1 - l) * mean)[1:-1]).max() < 1e-3
 
 
+@pytest.mark.longer
 def test_correlated_gaussian_data_agree_within_standard_errors(x64):
     count = 4096
     x0 = GaussianMixture([1.0], MEAN[None], COVARIANCE[None]).sample(DATA, count)
@@ -94,6 +96,7 @@ def test_correlated_gaussian_data_agree_within_standard_errors(x64):
     assert np.std(off) > 0.3
 
 
+@pytest.mark.longer
 def test_they_belong_to_the_guided_denoiser(x64):
     # Guided towards label 0: Gaussian data with the mean -3 that classifier-free guidance makes.
     rule, labels = guidance.cfg(3.0), jnp.zeros(5, jnp.int32)
@@ -106,6 +109,7 @@ def test_they_belong_to_the_guided_denoiser(x64):
         np.testing.assert_allclose(statistics.b[1:-1], expected, atol=0.06)
 
 
+@pytest.mark.longer
 def test_what_a_rule_does_at_some_noise_levels_alone_is_seen_there_alone(x64):
     labels = jnp.zeros(4, jnp.int32)
     inside = guidance.between(guidance.cfg(3.0), 0.2, 2.0)
@@ -120,6 +124,7 @@ def test_what_a_rule_does_at_some_noise_levels_alone_is_seen_there_alone(x64):
     assert np.abs(guided - plain).max() > 0.5
 
 
+@pytest.mark.longer
 def test_states_are_noised_data_or_the_denoisers_own(x64):
     _, _, both = two_classes()
     denoise, options = mixed(), dict(samples=512, batch=512)
@@ -135,12 +140,14 @@ def test_states_are_noised_data_or_the_denoisers_own(x64):
     assert off[2] > 4 * apart[2]
 
 
+@pytest.mark.longer
 def test_data_drawn_from_the_same_key_do_not_share_its_noise(x64):
     x0 = two_classes()[2].sample(KEY, 512)
     one, other = (estimate(mixed(), x0=x0, key=key, samples=512, batch=512) for key in (KEY, DATA))
     assert np.sqrt(np.mean((one.l - other.l) ** 2)) < 0.02
 
 
+@pytest.mark.longer
 def test_trajectories_are_finer_than_a_coarse_grid(x64):
     # Four intervals: were they four steps, the spread at the lowest levels would be far off.
     coarse = estimate(mixed(), shape=(2,), intervals=4)
@@ -148,6 +155,7 @@ def test_trajectories_are_finer_than_a_coarse_grid(x64):
     np.testing.assert_allclose(coarse.l, fine.l[::30], atol=2e-3)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("known", ["data", "nothing"])
 def test_they_depend_on_the_key_and_not_on_the_batch(known, x64):
     x0 = two_classes()[2].sample(DATA, 7) if known == "data" else None
@@ -160,6 +168,7 @@ def test_they_depend_on_the_key_and_not_on_the_batch(known, x64):
         assert np.abs(one - another).max() > 1e-3
 
 
+@pytest.mark.longer
 def test_rows_of_data_and_conditions_go_together(x64):
     # Each label's data lie around its mean: taken with another's condition, b would be 0.
     labels = jnp.array([0, 0, 1, 0, 0])
@@ -197,6 +206,7 @@ def test_a_constant_prediction_has_statistics():
     np.testing.assert_allclose(answer.b, 0, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_networks_by_name_and_branches_in_turn(x64):
     networks, labels = {"main": Labelled(gaussian), "guide": Labelled(weak)}, jnp.array([0, 1])
     every = []
@@ -219,6 +229,7 @@ def test_a_new_scale_compiles_nothing(compilations):
     assert np.abs(first.b - second.b).max() > 0.1
 
 
+@pytest.mark.longer
 def test_guided_statistics_help_a_guided_denoiser(x64):
     denoise, rule = mixed(), guidance.cfg(2.0)
     labels, noise = jnp.array([0, 1, 1, 0]), np.random.default_rng(0).normal(size=(4, 2))

@@ -245,6 +245,7 @@ def from_exact_states(solver, sigmas):
     return follow((states[-1], tuple(known[past - 1 :: -1][:past])), steps)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("known", "name", "end", "order"),
     few(
@@ -286,6 +287,7 @@ def test_the_last_steps_may_be_of_lower_orders():
     assert tables[3].ahead[-1].all()
 
 
+@pytest.mark.longer
 def test_calibrated_statistics_follow_a_mixture_in_fewer_steps(x64):
     golden = np.load(GOLDEN)
 

@@ -102,6 +102,7 @@ def test_draws_follow_the_steps_by_hand(name, x64):
     follow_by_hand(*CASES[name])
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(2, CASES))
 def test_samples_have_the_exact_moments(name):
     draw_moments(*CASES[name])

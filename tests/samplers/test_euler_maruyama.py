@@ -181,6 +181,7 @@ def test_any_diffusion_leads_to_the_same_variance_with_first_order(diffusion, pa
     np.testing.assert_allclose(ratios, 2, atol=0.25)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("path", ["linear", "sigma"])
 def test_without_noise_on_straight_paths_it_is_euler(path, x64):
     noise = jax.random.normal(jax.random.key(0), (4, 2))

@@ -55,6 +55,7 @@ def ends_from_marginal(solver, network, sigmas):
     return run(solver, network, sigmas, (MEAN + spread(sigmas[0]) * noise) / sigmas[0])
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("sigmas", few(1, [ANY, ANY[:-1], ANY[[0, 5]], ANY[[0, 2, 5]]]), ids=len)
 def test_consistency_keeps_the_data_at_any_levels(sigmas):
     ends = ends_from_marginal(consistency(), consistent(0.002), sigmas)
@@ -197,6 +198,7 @@ class LabelledMap(Labelled):
         return mean + flow_map(x - mean + MEAN, sigma, None, to) - MEAN
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("branches", few(1, ["fused", "sequential"]))
 def test_guidance_steers_flow_maps(branches):
     noise = jax.random.normal(jax.random.key(0), (2, 3))

@@ -42,6 +42,7 @@ def run(rule, solver, *, count=64, sigmas=SIGMAS, denoise=tilted, seed=0, dtype=
     )
 
 
+@pytest.mark.longer
 def test_corrected_guidance_samples_the_tilted_gaussian_and_cfg_does_not():
     # p_given^1.5 p_null^-0.5 has precision 1.5/0.25 - 0.5 and mean 6/5.5.
     mean, variance, count = 6 / 5.5, 1 / 5.5, 10_000

@@ -83,6 +83,7 @@ RULES = {
 }
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(2, sorted(RULES)))
 def test_refined_it_is_exact_under_guidance_on_a_mixture(name, x64):
     main = mixture_denoiser()

@@ -93,6 +93,7 @@ def test_a_seed_gives_one_search(engine, endpoint):
     assert (same[0].history != other.history).any()
 
 
+@pytest.mark.longer
 def test_proposals_learn_from_what_was_tried():
     target = FINE[[0, 3, 11, 12, 25, 33, 40]]
     start = distance_to(target)(None, EVEN)

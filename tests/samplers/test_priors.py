@@ -106,6 +106,7 @@ def empirical(points, D):
     return denoise
 
 
+@pytest.mark.longer
 def test_the_flow_of_the_kernel_ends_at_the_data_in_its_shares():
     # Two points to the left, one to the right; the flow divides the kernel's mass like the data.
     points = jnp.array([[-1.0, 0.5], [-1.0, -0.5], [1.5, 0.0]])
@@ -138,6 +139,7 @@ def test_training_data_is_perturbed_by_the_same_kernel(x64):
     assert stats.kstest(np.asarray(x[:, 0]), stats.t(2).cdf).pvalue > 0.01
 
 
+@pytest.mark.longer
 def test_a_sample_draws_its_own_tail():
     noise, each = unit(5, 3), keys(5)
     wider = pfgmpp(1.0)(noise, 2.0, each) / (2 * noise)

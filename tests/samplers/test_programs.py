@@ -117,7 +117,7 @@ def calibrate(network):
     return samplers.calibrate(network, rule, NOISE, None, key, **options).l
 
 
-@pytest.mark.parametrize("entry", few(5, [sample, invert, log_likelihood, calibrate]))
+@pytest.mark.parametrize("entry", few(2, [sample, invert, log_likelihood, calibrate]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_that_changed_are_those_that_are_sampled(kind, entry):
     network, change = kind()

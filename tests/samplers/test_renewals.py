@@ -63,6 +63,7 @@ def test_the_levels_are_the_best_of_all_ways_to_choose_them(heun, spread, x64):
     assert samplers.plan(samplers.euler(), SIGMAS, rule).totals == {"main": 8 + 7}
 
 
+@pytest.mark.longer
 def test_they_lose_less_than_as_many_evenly_spread(x64):
     sigmas = samplers.karras(18, 0.02, 20.0)
 

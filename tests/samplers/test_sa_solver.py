@@ -153,6 +153,7 @@ def test_the_published_unipc_agrees_in_float64(x64):
     agrees_with_golden(sa_solver(1, 1, 0.0, few_step=True), "diffsampler/unipc_bh1_order1")
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("solver", "order"),
     few(
@@ -202,6 +203,7 @@ def test_added_noise_belongs_to_the_sample():
     belongs_to_the_sample(sa_solver())
 
 
+@pytest.mark.longer
 def test_a_new_number_compiles_nothing(compilations):
     solvers = [sa_solver(), sa_solver(tau=0), sa_solver(tau=0.5), sa_solver(tau_range=(0.2, 3.0))]
     compiles_nothing(solvers, compilations)

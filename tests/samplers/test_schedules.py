@@ -375,6 +375,7 @@ def test_derivatives_between_coordinates_are_the_closed_ones(source, target, x64
     np.testing.assert_allclose(slope, expected, rtol=1e-9)
 
 
+@pytest.mark.longer
 def test_derivatives_in_float32_stay_finite_over_the_whole_range():
     sigmas = jnp.geomspace(1e-4, 150, 30, dtype=jnp.float32)
     for target in COORDINATES:

@@ -191,6 +191,7 @@ def test_found_schedules_fall_between_the_ends_of_the_fine_one(name, final_zero)
         np.testing.assert_array_equal(samplers.from_config(section).sigmas, found)
 
 
+@pytest.mark.longer
 def test_default_fine_schedules_are_the_published_ones():
     arguments = (contract, UNGUIDED, 5, noise_of(2), None, keys(2))
     assert np.isin(tuning.boss(*arguments), samplers.flow(100)).all()
@@ -251,6 +252,7 @@ def closed_costs(levels, power, spread=SPREAD):
     return costs
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("power", [3.0, 1.0])
 def test_frozen_predictions_cost_what_gaussian_data_say(power, x64):
     levels = samplers.exponential(60, 0.05, 2.0, final_zero=False)
@@ -272,6 +274,7 @@ def gaussian_data():
     return SPREAD * noise_of(256, 16, seed=2)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("steps", "arctan", "log_snr", "karras"),
     [(10, 0.884916, 0.767349, 0.752777), (20, 0.940875, 0.875946, 0.867560)],
@@ -310,6 +313,7 @@ def test_found_costs_are_near_the_least_there_is(power, gaussian_data):
         assert length(exact, nodes) < 1.02 * length(exact, cheapest(exact, steps))
 
 
+@pytest.mark.longer
 def test_the_bound_on_gaussian_data_has_its_own_even_coordinate():
     # In the limit of many steps: density sqrt(mmse' / s^3) = 1 / (s (c^2 + s^2)).
     fine = samplers.exponential(2000, 0.05, 5.0, final_zero=False)

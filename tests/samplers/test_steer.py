@@ -62,6 +62,7 @@ def test_the_soft_value_is_what_the_posterior_expects():
     np.testing.assert_allclose(soft_value(LINE, x, sigma, np.ones(1), scale), expected, rtol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("rule", "scale", "particles"), EACH)
 def test_without_reward_or_with_one_particle_it_is_the_kernel_bit_for_bit(rule, scale, particles):
     kernel = samplers.euler_maruyama(norm=0.25) if rule == "cfg" else samplers.ancestral()
@@ -223,6 +224,7 @@ class Tagging:
         return self
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     "solver",
     [
@@ -281,6 +283,7 @@ def run_with(solver, noise, key):
     return samplers.sample(on_the_line, guidance.unguided(), solver, SHORT, noise, None, key)
 
 
+@pytest.mark.longer
 def test_new_numbers_compile_nothing(compilations):
     run(samplers.steer(SUM, 2.0, 4, Exact(LINE), resample_below=0.5), 8)
     with compilations() as compiled:

@@ -118,6 +118,7 @@ class Recalling:
         return self
 
 
+@pytest.mark.longer
 def test_a_rule_remembers_the_candidate_that_was_kept():
     solver = samplers.svdd(SUM, 1.0, 4, Exact(LINE))
     _, kept = run(solver, 20, rule=Recalling(), save=("denoised", "info"))

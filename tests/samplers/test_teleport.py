@@ -155,6 +155,7 @@ def test_a_jump_to_its_own_start_is_the_gaussian_prior():
     np.testing.assert_allclose(x, 80 * noise, rtol=1e-5)
 
 
+@pytest.mark.longer
 def test_the_gaussians_own_start_gives_its_own_distribution(x64):
     samples = data()
     mean, covariance = moments(samples)
@@ -184,6 +185,7 @@ def test_on_a_mixture_the_error_falls_with_the_level_jumped_to(x64):
     assert all(high < low / 10 for low, high in zip(errors[:-1], errors[1:], strict=True)), errors
 
 
+@pytest.mark.longer
 def test_the_error_of_the_denoiser_shows_where_to_jump_to():
     *_, both = two_classes()
     points = both.sample(jax.random.key(0), 4000)
@@ -199,6 +201,7 @@ def test_the_error_of_the_denoiser_shows_where_to_jump_to():
     np.testing.assert_allclose(far, 3.0, rtol=1e-5)
 
 
+@pytest.mark.longer
 def test_jumping_saves_steps_on_a_mixture():
     # Nine steps after the jump, against twelve from 80 down: nearer to the truth at less cost.
     *_, both = two_classes()
@@ -226,6 +229,7 @@ def labelled():
     return samples, labels
 
 
+@pytest.mark.longer
 def test_each_class_has_its_own_gaussian_and_the_null_label_all_of_them():
     samples, labels = labelled()
     fit, x = fit_gaussian(samples, labels), 3 * unit(5, *SHAPE)

@@ -64,7 +64,7 @@ def test_taking_steps_once_is_the_solver_itself(solver):
     ("repeats", "mean", "variance"),
     [
         (1, 0.741, 0.478),
-        (2, 0.940, 0.410),
+        pytest.param(2, 0.940, 0.410, marks=pytest.mark.longer),
         pytest.param(10, 1.151, 0.353, marks=pytest.mark.longer),
     ],
 )
@@ -74,6 +74,7 @@ def test_repaint_nears_the_posterior_as_its_steps_are_taken_anew(repeats, mean, 
     assert abs(x[:, 1].mean() - mean) < 0.03 and abs(x[:, 1].var() - variance) < 0.03
 
 
+@pytest.mark.longer
 def test_a_jump_of_several_steps_leaves_the_law_of_unguided_samples():
     sigmas = samplers.karras(40, 0.01, 20.0)
     once, again = (np.cov(np.asarray(run(s, sigmas)).T) for s in (ANCESTRAL, travel(3, 4)))
@@ -84,6 +85,7 @@ def travel(repeats, jump):
     return samplers.recur(ANCESTRAL, repeats, jump)
 
 
+@pytest.mark.longer
 def test_rules_are_told_where_each_step_of_a_jump_ends():
     # DDRM leaves the observed value with the noise of the step's end: wrong ends would leave it
     # with too much noise for the next level, and the measurement would not come out.
@@ -93,6 +95,7 @@ def test_rules_are_told_where_each_step_of_a_jump_ends():
     assert abs(x[:, 0].mean() - 1.5) < 0.02 and x[:, 0].std() < 0.06
 
 
+@pytest.mark.longer
 def test_all_that_is_known_comes_out():
     whole = operators.matrix(np.eye(2))
     x = run(samplers.repaint(whole, [0.3, -2.0], repeats=2, jump=2), samplers.karras(6), count=4)

@@ -77,6 +77,7 @@ def test_the_predictor_is_the_multistep_dpmpp(order, lower_order_final, x64):
         np.testing.assert_allclose(*ends, atol=1e-13)
 
 
+@pytest.mark.longer
 def test_the_variants_differ_by_their_warm_up_alone(x64):
     sigmas = samplers.karras(9, 0.05, 5.0, final_zero=False)
     for corrector in (True, False):

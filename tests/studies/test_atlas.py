@@ -47,6 +47,7 @@ def test_every_rule_has_an_entry(config):
     assert set(config.atlas.entries) == rules - BY_HAND
 
 
+@pytest.mark.longer
 def test_every_entry_builds_the_rule_that_it_names(config, sides):
     for name, (base, shown) in sides.items():
         assert guidance.to_config(shown.rule)["name"] == name
@@ -58,6 +59,7 @@ def test_every_entry_builds_the_rule_that_it_names(config, sides):
         assert bool(CONSTRUCTORS[name].sources) != bool(entry.source)
 
 
+@pytest.mark.longer
 def test_the_calls_on_the_page_make_the_rules_of_the_pictures(sides):
     for both in sides.values():
         for side in both:
@@ -148,12 +150,14 @@ def test_the_generator_writes_a_page_and_its_pictures(written):
         assert image.size == (2 * (10 * 8 + 9 * 2) + atlas.GAP, 2 * 8 + 2)
 
 
+@pytest.mark.longer
 def test_pictures_that_are_current_are_kept(small, written):
     times = {path: path.stat().st_mtime_ns for path in (written / "atlas").iterdir()}
     atlas.atlas(small, written)
     assert {path: path.stat().st_mtime_ns for path in (written / "atlas").iterdir()} == times
 
 
+@pytest.mark.longer
 def test_pictures_of_other_settings_or_weights_are_not_current(small, written, tmp_path):
     def current(config):
         made = atlas.made_from(written / "atlas/cfg.png")

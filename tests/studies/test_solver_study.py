@@ -96,6 +96,7 @@ def test_a_study_measures_and_searches_each_cell_once(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "samplers.json").read_text())["mixture"] == found["mixture"]
 
 
+@pytest.mark.longer
 def test_a_row_that_cannot_run_is_refused_before_anything_is_measured(tmp_path):
     config = small("euler", "heun")
     config.rows.heun.solver = ConfigDict(dict(name="heun", alpha=2.0))

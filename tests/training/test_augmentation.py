@@ -104,6 +104,7 @@ def test_the_labels_are_the_nine_numbers_of_the_paper():
     np.testing.assert_array_equal(draws().labels, np.zeros(LABELS))
 
 
+@pytest.mark.longer
 def test_operations_are_drawn_as_often_as_asked_and_mirror_images_half_the_time():
     many = jax.vmap(AugmentPipe(probability=0.2).draw)(keys(20_000))
     shares = {name: float((value != 0).mean()) for name, value in many._asdict().items()}
@@ -136,6 +137,7 @@ def test_an_image_is_augmented_the_same_in_any_batch():
         np.testing.assert_array_equal(alone[1][0], whole[1][i])
 
 
+@pytest.mark.longer
 def test_a_loss_shows_the_network_the_augmented_image_and_its_labels():
     network, batch = Stub(lambda params, x, time: jnp.zeros_like(x)), images(4)
     pipe = AugmentPipe(0.9)

@@ -75,6 +75,7 @@ def evaluate(loss, **changes):
     return jax.jit(lambda p: loss(only(network, p), {"x": images()}, KEYS))(params)
 
 
+@pytest.mark.longer
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     weights = dict(l1=1.0, l2=0.7, kl=0.1, wavelet=0.4, high_pass=0.3)
     values, parts = evaluate(Autoencoding(**(OFF | weights)))
@@ -215,6 +216,7 @@ def test_features_are_compared_by_direction_alone():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.longer
 def test_images_are_at_distance_zero_from_themselves_alone(classifier):
     distance = jax.jit(perceptual.from_weights(classifier, (8, 8, 2)))
     x = images()
@@ -239,6 +241,7 @@ def configured(model=None, roles=None, **fields):
     return recipe(config).objective.loss
 
 
+@pytest.mark.longer
 def test_a_config_builds_the_loss(classifier):
     loss = configured(l1=2.0, perceptual=0.5, features=classifier)
     assert isinstance(loss, Autoencoding) and (loss.l1, loss.perceptual) == (2.0, 0.5)
@@ -280,6 +283,7 @@ def test_what_makes_no_loss_is_refused(fields, message):
         configured(**fields)
 
 
+@pytest.mark.longer
 def test_a_part_of_the_noise_levels_is_refused():
     network, params = make()
     with pytest.raises(ValueError, match="no noise levels"):

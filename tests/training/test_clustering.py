@@ -198,6 +198,7 @@ class TestClusters:
     def network(self):
         return Stub(lambda params, x, time: params * jnp.sin(x + time.reshape(-1, 1, 1, 1)))
 
+    @pytest.mark.longer
     def test_equal_weights_of_one_task_are_the_plain_mean(self):
         loss = Denoising(EDM(), Corruption(log_normal()))
         given = (only(self.network(), None), (), {MAIN: jnp.ones(())}, images(6), keys(6))

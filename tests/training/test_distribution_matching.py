@@ -299,6 +299,7 @@ def slope_at(levels, count=256, dim=256):
     return slope
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("levels", "place"), few(1, [("karras", 3), *WIDER]))
 def test_where_guided_dmd_ends_depends_on_the_noise_levels(levels, place):
     for scale, ends in ENDS.items():
@@ -313,6 +314,7 @@ def test_where_guided_dmd_ends_depends_on_the_noise_levels(levels, place):
 class TestWhoLearnsFromWhom:
     """No gradient passes between the networks."""
 
+    @pytest.mark.longer
     @pytest.mark.parametrize(("name", "given"), few(2, [SETTINGS[4], SETTINGS[2], SETTINGS[6]]))
     def test_only_the_fake_denoisers_own_loss_moves_it(self, name, given):
         roles = roles_of(0.9, fake=0.7)
@@ -352,6 +354,7 @@ class TestWhoLearnsFromWhom:
         assert float(jax.jit(jax.grad(value))(1.7)) == pytest.approx(way * noise, rel=1e-6)
 
 
+@pytest.mark.longer
 def test_the_regression_leads_to_where_the_flow_leads_from_the_same_noise():
     """Whose width is that of the noise level: ``a n = START n sqrt(C / (C + START^2))``."""
     width = START * STD / np.sqrt(STD**2 + START**2)
@@ -480,6 +483,7 @@ class TestAdversarial:
         run = jax.jit(lambda params, own: Mean(loss).gradient(roles, (), params, batch, own))
         return loss, *run(params, keys(512))
 
+    @pytest.mark.longer
     def test_each_learns_its_own_part(self):
         roles = self.roles()
         loss, found, metrics = self.found(0.5, roles, 1.0)
@@ -528,6 +532,7 @@ class TestScoreDifference:
         found = kernel_denoise(samples, 0.5, samples, among)
         np.testing.assert_allclose(found[:, 0], [3.0, 1.0, 0.0])
 
+    @pytest.mark.longer
     def test_particles_of_the_law_stay_and_with_themselves_counted_they_would_not(self):
         count = 1500
         y, noise = np.random.default_rng(0).normal(size=(2, count, 1))

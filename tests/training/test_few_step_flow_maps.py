@@ -117,6 +117,7 @@ class TestContinuousConsistency:
         assert float(metrics["tangent"]) < 1e-24 and abs(gradient) < 1e-12
         assert at(loss, net, 1.1, **given)[0] > 1e-4
 
+    @pytest.mark.longer
     def test_from_data_the_expected_gradient_is_zero_there(self):
         assert abs(in_errors(scm_of(), exact_trig(STD), 1.0, made=TRIG)) < 4
         assert in_errors(scm_of(), exact_trig(STD), 1.1, made=TRIG) > 8
@@ -159,6 +160,7 @@ class TestContinuousConsistency:
         by_hand = np.mean(-2 * tangent * angle**2 * x)
         np.testing.assert_allclose(gradient["gain"], by_hand, rtol=1e-9)
 
+    @pytest.mark.longer
     def test_learned_weights_and_the_inverse_of_sigma_count(self):
         class Weighing(Net):
             def log_variance(self, time):
@@ -295,6 +297,7 @@ class TestMeanFlow:
         assert abs(in_errors(loss, net(2.0), 1.0, two_means)) < 4
         assert abs(in_errors(loss, net(1.5), 1.0, two_means)) > 8
 
+    @pytest.mark.longer
     def test_no_gradient_comes_through_its_own_guidance(self):
         """By hand, at r = t."""
         gain, batch, own = 0.7, two_means(64, 3), keys(64)
@@ -384,6 +387,7 @@ class TestShortcut:
         assert abs(gradient) < 1e-7 and moved > 1e-3
         assert factors[-1] / STD == pytest.approx(ONE_STEP[steps], abs=2e-5)
 
+    @pytest.mark.longer
     def test_from_data_the_expected_gradient_is_zero_there(self):
         loss = shortcut_of(8, target_decay=0.0)
         net, _ = euler_net(8, loss.latest)
@@ -461,6 +465,7 @@ class TestTrajectory:
         gradient, metrics = self.at(loss, 1.1, 1.1)
         assert float(metrics["matching"]) > 1e-4 and gradient > 1e-3
 
+    @pytest.mark.longer
     def test_no_gradient_comes_through_the_other_end_or_the_average(self):
         loss = self.of(target_decay=0.0)
         assert loss.target_average is None and float(self.of().target_average(1)) == 0.999
@@ -603,6 +608,7 @@ class TestTrained:
 class TestSampling:
     """Flow maps are sampled by `samplers.ctm`, exactly in any number of jumps."""
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("network", ["flow", "edm"])
     def test_any_number_of_jumps_ends_where_the_flow_does(self, network):
         made = FlowMap(network, STD)
@@ -654,6 +660,7 @@ class TestPretrained:
         other = create("dit", key=jax.random.key(0), preconditioner=preconditioner, **FIELDS)
         return plain, params, other
 
+    @pytest.mark.longer
     def test_a_flow_map_begins_as_the_denoiser_wherever_it_jumps(self):
         with jax.enable_x64(False):
             plain, params, other = self.both(name="flow_map", network="edm")
@@ -753,6 +760,7 @@ def test_what_cannot_be_trained_is_refused(name):
         make()
 
 
+@pytest.mark.longer
 def test_a_flow_maps_own_input_is_not_given_twice():
     with pytest.raises(UserError, match=r"inputs\.to is the flow map's own"):
         create(

@@ -126,6 +126,7 @@ class TestConsistencyDistillation:
 
         np.testing.assert_allclose(gradient["slope"], jax.grad(by_hand)(params)["slope"], rtol=1e-9)
 
+    @pytest.mark.longer
     def test_the_student_as_its_target_is_an_average_without_memory(self):
         levels, loss, roles = self.of(5)
         params = params_for(np.linspace(1, 0.1, 5), levels)
@@ -255,6 +256,7 @@ class TestEct:
         two = slope(middle) * np.sqrt(one**2 + middle**2)
         assert two / STD == pytest.approx(ECT[stage][1], abs=2e-3)
 
+    @pytest.mark.longer
     def test_its_first_stage_is_denoising_below_the_logarithm_of_7(self):
         sigma, exact = 1.0, STD**2 / (STD**2 + 1.0)
         net = Net(lambda params, x, time, condition: params["slope"] * x, num_classes=0)
@@ -299,6 +301,7 @@ class TestGuidedDistillation:
         label = jnp.arange(count) % 2
         return {"x": jax.random.normal(jax.random.key(5), (count, 1)), "condition": label}
 
+    @pytest.mark.longer
     def test_its_gradient_is_zero_at_the_rules_prediction(self):
         params = {"gain": jnp.ones(())}
         roles = self.roles(self.exact, params)
@@ -308,6 +311,7 @@ class TestGuidedDistillation:
         gradient, metrics = gradient_of(self.of(), roles, moved, self.batch(64), keys(64))
         assert float(metrics["loss"]) > 1e-4 and float(gradient["gain"]) > 1e-3
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("rule", ["cfg", "autoguidance"])
     def test_a_trained_student_is_linear_in_the_scale(self, rule):
         """Of one label and level: what is learnt at drawn scales holds at one never drawn."""
@@ -346,6 +350,7 @@ class TestGuidedDistillation:
             )
             np.testing.assert_allclose(made, expected, rtol=2e-4)
 
+    @pytest.mark.longer
     def test_a_fixed_scale_needs_no_input(self):
         loss = self.of({"name": "cfg", "scale": 2.0}, inputs=())
         function = lambda params, x, s, c: self.exact(params, x, s, c, 2.0)  # noqa: E731
@@ -378,6 +383,7 @@ class TestProgressive:
         spec = spec_of(net, condition=None)
         return progressive(spec, Direct(), uniform("x0"), start=start, updates=10, **given)
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("grid", ["cosine", "karras"])
     def test_the_gradient_is_zero_where_one_step_lands_as_two_do(self, grid):
         loss = self.of(8, grid=grid)
@@ -477,5 +483,6 @@ def test_what_cannot_be_trained_is_refused(name):
         make()
 
 
+@pytest.mark.longer
 def test_an_input_of_one_scale_is_a_range_of_one():
     assert ScalarInput(2.0, 2.0).middle == 2.0

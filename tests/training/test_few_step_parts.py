@@ -265,6 +265,7 @@ class TestTangents:
         )
         return made.network, params
 
+    @pytest.mark.longer
     def test_it_is_the_slope_along_the_flow_and_leaves_the_gradient_alone(self):
         net, params = self.network()
         x, time = jax.random.normal(jax.random.key(2), (2, 4, 4, 1)), jnp.array([0.3, 0.8])

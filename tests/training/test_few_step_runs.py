@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from tables.everyday import few
 from tiny_configs.configs import recipe, tiny, write_untrained
 
 from guidestar.commands.config.training import setup_of
@@ -46,8 +47,8 @@ def config_of(method, teacher, **training):
     return config
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", ["", "runlocal"])
+@pytest.mark.parametrize("method", few(5, METHODS))
+@pytest.mark.parametrize("size", few(1, ["runlocal", ""]))
 def test_a_methods_recipe_composes(method, size):
     config = CONFIGS.get_config(f"method={method}" + f",{size}" * bool(size))
     assert config.training.loss.name == method
@@ -76,6 +77,7 @@ def test_a_student_is_trained_goes_on_bitwise_and_is_sampled_from(method, teache
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.longer
 def test_a_student_is_sampled_at_scales_that_it_was_trained_at(teacher, tmp_path):
     config = config_of("consistency_distillation", teacher)
     setup = setup_of(config, on_one_device(jax.devices()[0]))

@@ -310,6 +310,7 @@ class TestContrastive:
         mean = jnp.asarray([self.APART, -self.APART])[label][:, None]
         return {"x": mean + self.STD * noise, "condition": label}
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("beta", few(1, [1.0, 0.5, 2.0]))
     def test_the_scale_is_one_and_the_inverse_of_beta(self, beta):
         # Quantiles of both normal numbers, for both classes, each with several wrong ones.
@@ -331,6 +332,7 @@ class TestContrastive:
         apart = self.APART * SIGMA**2 / (SIGMA**2 + self.STD**2)
         assert 1 + float(shift) / apart == pytest.approx(1 + 1 / beta, rel=0.04)
 
+    @pytest.mark.longer
     def test_it_begins_at_the_loss_of_a_coin(self):
         found, metrics = self.loss()(
             self.roles(jnp.zeros(())), self.batch(jnp.ones((8, 1))), keys(8)
@@ -338,6 +340,7 @@ class TestContrastive:
         np.testing.assert_allclose(found, 2 * np.log(2), rtol=1e-6)
         np.testing.assert_allclose(metrics["ratio"], 0, atol=1e-6)
 
+    @pytest.mark.longer
     def test_the_reference_receives_no_gradient_and_unlabelled_samples_count_nothing(self):
         roles, loss = self.roles(jnp.asarray(0.1)), self.loss()
         params = {role: one.params for role, one in roles.items()}

@@ -40,6 +40,7 @@ def files(tmp_path_factory):
     return paths
 
 
+@pytest.mark.longer
 def test_coefficients_of_an_average_give_that_averages_weights(files):
     paths, trees = zip(*files, strict=True)
     schedule = ema.power_function(0.2)
@@ -52,6 +53,7 @@ def test_coefficients_of_an_average_give_that_averages_weights(files):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_coefficients_may_be_negative_and_need_not_sum_to_one(files):
     paths, trees = zip(*files, strict=True)
     made = WeightSum(paths).params([0.5, -2.0, 1.0])
@@ -60,6 +62,7 @@ def test_coefficients_may_be_negative_and_need_not_sum_to_one(files):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_weights_of_another_network_are_not_added(files, tmp_path):
     config = tiny()
     config.model.width = 32

@@ -27,6 +27,7 @@ def guess(params, x, time):
     return jnp.sin(3 * x) + 0.1 * jnp.cos(time).reshape(-1, 1, 1, 1)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("sigma", few(2, [0.01, 0.5, 3.0, 80.0]))
 def test_edm_has_loss_one_at_every_noise_level_before_training(sigma):
     loss = mean_of(Denoising(EDM, fixed(sigma)))
@@ -87,6 +88,7 @@ def test_an_optimal_denoiser_of_gaussian_data_has_its_posterior_variance():
     assert found == pytest.approx(0.25 * sigma**2 / (0.25 + sigma**2), rel=0.02)
 
 
+@pytest.mark.longer
 def test_an_unconditional_network_gets_no_label_and_a_conditional_one_its_own():
     for classes in (0, 3):
         network = Stub(guess, num_classes=classes)
@@ -96,6 +98,7 @@ def test_an_unconditional_network_gets_no_label_and_a_conditional_one_its_own():
         assert condition is None if not classes else condition.tolist() == [2, 3]
 
 
+@pytest.mark.longer
 def test_another_kind_of_condition_comes_with_the_batch():
     network, text = Stub(guess), jnp.ones((2, 5))
     network.condition = described({"text": Values((5,))})
@@ -149,6 +152,7 @@ class TestFlowMatching:
         np.testing.assert_allclose(metrics["velocity_error"], error, rtol=1e-3)
         np.testing.assert_allclose(values, error + 0.5 * direction, rtol=2e-3)
 
+    @pytest.mark.longer
     def test_the_gradient_at_a_zero_output_is_finite(self):
         network = Stub(lambda params, x, time: params * jnp.ones_like(x))
         loss = FlowMatching(p.Flow(), fixed(0.5), cosine=1.0)
@@ -175,6 +179,7 @@ def path_velocity(path, time, data, noise):
 class TestUncertainty:
     """EDM2's learned weights."""
 
+    @pytest.mark.longer
     def test_the_learned_weight_settles_at_the_logarithm_of_the_error(self):
         """Gradient descent on u alone, the network's error being what it is."""
         log_variance = jnp.zeros(())
@@ -193,6 +198,7 @@ class TestUncertainty:
         assert float(value.mean()) == pytest.approx(1 + math.log(plain), abs=1e-4)
         assert float(metrics["denoising_error"].mean()) == pytest.approx(plain, rel=1e-5)
 
+    @pytest.mark.longer
     def test_both_the_network_and_its_uncertainty_get_a_gradient(self):
         stub = Stub(lambda params, x, time: params["w"] * jnp.ones_like(x))
         stub.module = lambda params: Stub(None, log_variance=lambda time: params["u"] * time)
@@ -226,6 +232,7 @@ class TestHybrid:
         assert steps.data[0] == pytest.approx(1.0, rel=1e-6)
         assert (steps.log_smallest < steps.log_largest).all()
 
+    @pytest.mark.longer
     @pytest.mark.parametrize(("step", "v"), few(2, [(1, -1.0), (1, 1.0), (300, 0.3), (999, -1.0)]))
     def test_the_bound_of_a_perfect_mean_is_the_divergence_of_two_variances(self, step, v):
         batch = images(4)
@@ -250,6 +257,7 @@ class TestHybrid:
         np.testing.assert_allclose(metrics["bound"], expected, rtol=1e-4)
         np.testing.assert_allclose(metrics["noise_error"], error**2, rtol=1e-4)
 
+    @pytest.mark.longer
     def test_the_lowest_level_counts_the_bits_of_pixel_values(self):
         pixels = jnp.array([-1.0, -0.5, 0.1, 1.0]).reshape(1, 2, 2, 1)
         batch = {"x": pixels, "condition": jnp.zeros(1, jnp.int32)}
@@ -319,11 +327,13 @@ class TestPfgmpp:
         assert float(jnp.mean(given.noise**2)) == pytest.approx(D / (D - 2), rel=0.05)
         np.testing.assert_allclose(given.noisy - batch["x"], sigma * given.noise, atol=1e-5)
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("D", [1e8, math.inf])
     def test_it_is_gaussian_in_the_limit(self, D):
         given = fixed(1.0, kernel=pfgmpp(D))(ZERO, images(500), keys(500))
         assert kstest(np.ravel(given.noise), "norm").pvalue > 1e-4
 
+    @pytest.mark.longer
     def test_it_has_heavier_tails_than_gaussian_noise_before(self):
         given = fixed(1.0, kernel=pfgmpp(4.0))(ZERO, images(500), keys(500))
         assert kstest(np.ravel(given.noise), "norm").pvalue < 1e-6

@@ -55,6 +55,7 @@ def images(name, channels=slice(None)):
     return GOLDEN[name][:, channels].transpose(0, 2, 3, 1)
 
 
+@pytest.mark.longer
 def test_distances_are_those_of_the_package(whole):
     distance = jax.jit(read_lpips(whole))
     found = distance(images("x"), images("y"))
@@ -64,6 +65,7 @@ def test_distances_are_those_of_the_package(whole):
     np.testing.assert_allclose(distance(images("x"), images("x")), 0, atol=1e-7)
 
 
+@pytest.mark.longer
 def test_two_files_are_read_as_the_one(whole, separate):
     for one, two in zip(
         jax.tree.leaves(vars(read_lpips(whole))),
@@ -106,6 +108,7 @@ def test_other_channels_are_refused(whole):
         read_lpips(whole)(np.zeros((1, 16, 16, 2)), np.zeros((1, 16, 16, 2)))
 
 
+@pytest.mark.longer
 def test_the_loss_takes_lpips_from_a_config(separate):
     spec = builders.build(section(channels=3, image_size=16))
     features, linear = map(str, separate)

@@ -69,6 +69,7 @@ def test_without_a_mask_and_clean_samples_it_is_plain_diffusion_and_an_x0_head(u
     np.testing.assert_allclose(values, (plain + metrics["pixel_error"]) / 2, rtol=1e-5)
 
 
+@pytest.mark.longer
 def test_noise_is_predicted_where_it_is_seen_and_pixels_where_they_are_not(umd):
     network, params, preconditioner = umd
     loss = Masked(preconditioner, CORRUPTION, clean_share=0.0)

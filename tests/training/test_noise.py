@@ -79,6 +79,7 @@ def test_the_trigonometric_path_has_uniform_angles():
     np.testing.assert_allclose(angle, shares, rtol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("mean", "std", "shift"), [(0.0, 1.0, 1.0), (0.3, 0.7, 3.0)])
 def test_logit_normal_times_have_the_moments_and_the_shift_of_their_definition(mean, std, shift):
     sigma = np.asarray(levels.draw(levels.logit_normal(mean, std, shift), keys(40_000)), np.float64)
@@ -104,6 +105,7 @@ def test_the_table_of_ddpm_has_its_published_entries():
     np.testing.assert_allclose(alpha_bar[[0, 499, 999]], [0.9999, 0.078587, 4.03583e-5], rtol=2e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", ["discrete", "iddpm_levels"])
 def test_every_level_of_a_table_is_drawn_equally_often_and_found_again(name):
     table = ALL[name]

@@ -96,6 +96,7 @@ def test_a_step_of_dmd_trains_generator_and_fake_and_leaves_the_teacher(teacher)
         assert all(np.array_equal(a, b) for a, b in pairs) == (role == "teacher")
 
 
+@pytest.mark.longer
 def test_a_generator_is_sampled_in_one_evaluation(teacher, tmp_path):
     config = config_of("matching", "dmd", teacher)
     generator = write_untrained(tmp_path / "generator.safetensors", config.model.to_dict())
@@ -111,6 +112,7 @@ ROLES = [
 ]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("changed", "message"), ROLES)
 def test_networks_that_learn_and_others_are_told_apart(changed, message, teacher):
     config = config_of("matching", "sid", teacher)

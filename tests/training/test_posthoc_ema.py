@@ -183,6 +183,7 @@ def test_a_width_needs_snapshots_of_one_run(short, tmp_path):
     assert not (tmp_path / "x.safetensors").exists()
 
 
+@pytest.mark.longer
 def test_the_verb_writes_weights_that_load_and_say_where_they_come_from(short, capsys):
     config, _, workdir = short
     config.ema.reconstruct = 0.08
@@ -223,6 +224,7 @@ def test_snapshots_change_no_number_of_a_run_and_may_be_asked_for_later(short, t
     assert identity_of(without, networks_of(without)) == identity_of(config, networks_of(config))
 
 
+@pytest.mark.longer
 def test_weights_themselves_are_stored_on_request_and_are_no_average(tmp_path):
     config = tiny(steps=4)
     config.ema.update(tracked=(0.1,), snapshot_images=16, snapshot_weights=True)

@@ -170,6 +170,7 @@ class TestStarts:
         rest = begun.keys() - taken
         assert all(np.array_equal(begun[name], fresh[name]) for name in rest)
 
+    @pytest.mark.longer
     def test_what_has_another_shape_is_named_with_both(self, teacher):
         with pytest.raises(UserError, match="share no parameter of the same path and shape"):
             self.of(teacher, take=("blocks",))

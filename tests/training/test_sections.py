@@ -217,6 +217,7 @@ def captioned(**parts):
     return Source("captions", (8, 8, 1), x=images, condition=condition)
 
 
+@pytest.mark.longer
 def test_a_network_conditioned_on_captions_is_trained_and_its_captions_dropped():
     config = tiny(batch_size=8)
     config.model = TEXT

@@ -94,7 +94,8 @@ def long(tmp_path_factory):
     return train(tiny(steps=LONG), tmp_path_factory.mktemp("long"))
 
 
-@pytest.mark.parametrize("moment", [0.35, pytest.param(0.8, marks=pytest.mark.longer)])
+@pytest.mark.longer
+@pytest.mark.parametrize("moment", [0.35, 0.8])
 def test_a_run_killed_at_any_moment_continues_bit_for_bit(long, tmp_path, moment):
     """Kill -9 a training process at a random step, start it again, compare every number."""
     steps = LONG
@@ -164,6 +165,7 @@ def test_a_workdir_of_another_run_is_refused_and_left_alone(finished, section, f
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
 
 
+@pytest.mark.longer
 def test_a_full_disk_is_noticed_before_a_checkpoint_is_started(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage)
@@ -238,12 +240,14 @@ def test_export_needs_nothing_of_what_the_run_s_command_line_said(overridden, ag
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_export_refuses_fields_that_are_not_the_run_s(overridden):
     other = overrides.apply(tiny(), [overrides.override("model.width", 16)])
     with pytest.raises(UserError, match="another run: model.width was 8 there and is 16 here"):
         export(other, overridden[1])
 
 
+@pytest.mark.longer
 def test_export_of_an_earlier_release_s_run_goes_by_what_its_record_keeps(tmp_path):
     config = tiny(steps=1)
     config.model.width = 8

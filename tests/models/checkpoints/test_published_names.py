@@ -207,6 +207,7 @@ def test_projections_for_training_are_left_behind(tmp_path):
     assert fit(path, heads=HEADS).spec.preconditioner == Flow(time="to_noise")
 
 
+@pytest.mark.longer
 def test_a_table_without_a_row_for_no_class_makes_a_network_without_a_null(tmp_path):
     state = published_dit(null=False)
     loaded = load(trained(tmp_path, state, num_classes=3), heads=HEADS)

@@ -181,6 +181,7 @@ def test_an_index_that_says_something_else_is_refused(index, message, tmp_path):
         load(tmp_path / INDEX)
 
 
+@pytest.mark.longer
 def test_a_pipeline_s_networks_are_found_in_their_folders(vae, tmp_path):
     shutil.copytree(DIT, tmp_path / "transformer")
     shutil.copytree(vae, tmp_path / "vae")

@@ -161,6 +161,7 @@ def mutations_are_harmless(target, path):
     return given(MUTATIONS)(check)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("target", few(1, TARGETS))
 def test_mutated_files(target, tmp_path):
     QUICK(mutations_are_harmless(target, tmp_path / "weights"))()
