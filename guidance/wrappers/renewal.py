@@ -219,7 +219,7 @@ def reuse(
     Source: Lv et al., arXiv 2410.19355, section on CFG-Cache, there of the network's own output and
     with the difference's low and high frequencies weighted apart; here it is taken as it was.
     """
-    if isinstance(every, (Sequence, np.ndarray)):
+    if isinstance(every, (Sequence, np.ndarray)) and not isinstance(every, str):
         every = _levels(every)
     else:
         every = checked_count("reuse", "every", every, 1)
@@ -230,10 +230,11 @@ def reuse(
 
 
 def _levels(levels: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    each = tuple(float(level) for level in levels)
-    if not each or not all(math.isfinite(level) and level > 0 for level in each):
+    each = np.asarray(levels)
+    numbers = each.ndim == 1 and each.size > 0 and each.dtype.kind in "fiu"
+    if not (numbers and np.isfinite(each).all() and (each > 0).all()):
         raise ValueError(
             f"guidance.reuse: every, where it is no number of steps, is a list of noise levels "
             f"above 0, such as (80.0, 5.0, 1.0), got {list(levels)}"
         )
-    return tuple(sorted(each, reverse=True))
+    return tuple(sorted(each.tolist(), reverse=True))

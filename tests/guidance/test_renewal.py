@@ -385,6 +385,7 @@ def test_a_window_of_no_step_is_told():
         (lambda: reuse(cfg(2.0), 0), "every must be a whole number from 1"),
         (lambda: reuse(cfg(2.0), 2.5), "every (must be|takes) a whole number"),
         (lambda: reuse(cfg(2.0), ()), "list of noise levels above 0"),
+        (lambda: reuse(cfg(2.0), ("1.0", 2.0)), "list of noise levels above 0"),
         (lambda: reuse(cfg(2.0), (1.0, -2.0)), "list of noise levels above 0"),
         (lambda: reuse(cfg(2.0), (1.0, float("inf"))), "list of noise levels above 0"),
         (lambda: reuse(cfg(2.0), low=3.0, high=1.0), "need 0 <= low < high"),

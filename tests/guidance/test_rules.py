@@ -170,7 +170,7 @@ def test_branches_in_turn_give_what_they_give_together(name):
     np.testing.assert_allclose(run(EVERY[name], *inputs(), branches="sequential"), fused, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", rows(EVERY, one_of_each_way))
 def test_permuting_a_batch_permutes_the_result(name):
     order = jnp.array([3, 1, 5, 0, 2, 4])
     straight = run(EVERY[name], *inputs())
