@@ -56,7 +56,7 @@ def wrong_values(parameter):
         NO_NUMBERS if number else [3, 2.5, True, object()] if "str" in wanted else ["x", 1, None]
     )
     if "Sequence" in wanted or "tuple" in wanted:
-        wrong = [3, "12", *((one,) for one in wrong)]
+        wrong = [-3, "12", *((one,) for one in wrong)]
     elif number:
         wrong = [*wrong, NAN, np.float32(NAN), jnp.float32(NAN)] if "float" in wanted else wrong
     if parameter.default is None:
