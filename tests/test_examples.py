@@ -14,6 +14,7 @@ from guidestar.core.registry import registry
 EXAMPLES = ROOT / "examples"
 
 
+@pytest.mark.longer
 def test_a_loop_of_ones_own_separates_the_classes():
     images = runpy.run_path(str(EXAMPLES / "own_sampler.py"))["main"]()
     means = np.asarray(images).mean(axis=(1, 2, 3))

@@ -112,6 +112,7 @@ def test_each_row_is_written_as_it_is_measured_and_an_interrupted_run_goes_on(
     assert len(asked) == 10
 
 
+@pytest.mark.longer
 def test_the_real_set_is_closest_to_itself(config):
     real = RealStatistics.load(find_statistics(config.evaluation.statistics, ()))
     extractor = make_extractor(config.evaluation.classifier)
@@ -149,6 +150,7 @@ def test_what_cannot_be_measured_is_refused_before_the_first_image(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.longer
 def test_classes_of_another_data_set_are_no_labels(config, tmp_path):
     """Those of ImageNet, which InceptionV3 tells, have numbers of their own."""
     other = classifier(tmp_path / "other.safetensors", num_classes=12)
@@ -160,6 +162,7 @@ def test_classes_of_another_data_set_are_no_labels(config, tmp_path):
     measuring.Evaluation(wide, tmp_path).planned(config, tmp_path, "rows.x")
 
 
+@pytest.mark.longer
 def test_other_metrics_are_chosen_by_name(config, measured):
     evaluate.run(changed(config, metrics=("contrast", "vendi_score")), measured)
     row = evidence_in(measured)["rows"]["cfg_3"]
@@ -346,6 +349,7 @@ def test_rows_are_folders_below_the_workdir_alone(config, tmp_path):
         evaluate.run(one, tmp_path)
 
 
+@pytest.mark.longer
 def test_a_config_without_rows_is_one_row_of_its_own_guidance(config, measured, tmp_path):
     one = config.copy_and_resolve_references()
     one.guidance = config.rows.cfg_3.guidance
@@ -395,6 +399,7 @@ def test_seeds_are_repeated_in_blocks_of_their_own(config, measured, tmp_path):
     assert "3 times 12 images a row" in page and "of 3)" in page and " ± " in page
 
 
+@pytest.mark.longer
 def test_what_gains_are_made_of_is_said_with_the_classes_matched(config, measured):
     evaluate.run(changed(config, resample=2, metrics=("frechet_distance",)), measured)
     found = evidence_in(measured)

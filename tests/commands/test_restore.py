@@ -72,6 +72,7 @@ def test_restored_images_have_the_measurement_and_are_not_its_pseudo_inverse(con
         assert picture.size == (2 * (10 * COUNT - 2), 2 * (3 * 10 - 2))
 
 
+@pytest.mark.longer
 def test_it_goes_on_with_what_is_missing_and_refuses_other_measurements(config, made):
     before, one = images(made), made / "images" / "00000003.png"
     one.unlink()

@@ -270,6 +270,7 @@ def test_a_run_without_conditions_is_the_run_of_the_null_class(config):
     np.testing.assert_allclose(job.images(np.arange(5)), null, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_images_without_classes_are_written(config, tmp_path):
     config.guidance = {"name": "unguided"}
     config.sampling.update(classes="none", count=3, format="npz")
@@ -671,6 +672,7 @@ def test_guidance_that_networks_cannot_give_is_refused(config, rule, changes, me
         job_from_config(config, {"main": main})
 
 
+@pytest.mark.longer
 def test_an_interval_that_covers_no_step_is_said(config, tmp_path, capsys):
     rule = {"name": "between", "rule": {"name": "cfg", "scale": 2.0}, "low": 90.0, "high": 99.0}
     config = tiny_with(config, rule)

@@ -103,6 +103,7 @@ def test_the_table_says_the_same(swept):
     assert [row["guidance.name"] for row in rows] == ["cfg", "cfg", "apg", "apg"]
 
 
+@pytest.mark.longer
 def test_a_trial_is_what_its_command_evaluates(config, swept, tmp_path):
     """Numbers and images, the noise being the same in all of them."""
     row = found_in(swept)["rows"]["trial_3"]
@@ -235,6 +236,7 @@ def test_a_section_that_cannot_be_is_refused(config, tmp_path, fields, message):
     assert not (tmp_path / "sweep.json").exists()
 
 
+@pytest.mark.longer
 def test_another_sweep_is_not_gone_on_with(config, swept, tmp_path):
     before = (swept / "sweep.json").read_bytes()
     (tmp_path / "trials.py").write_text(TRIALS.replace("3.0", "3.5"))

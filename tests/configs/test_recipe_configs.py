@@ -37,6 +37,7 @@ def config_of(name, arg=""):
     return importlib.import_module(f"guidestar.configs.recipes.{name}").get_config(arg)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("name", "arg", "shape"), few(2, FULL))
 def test_a_published_recipe_composes_on_its_own_data(name, arg, shape):
     config = config_of(name, arg)

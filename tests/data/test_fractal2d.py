@@ -75,6 +75,7 @@ def test_density_and_score_of_class_a_are_the_published_recipe_s(x, sigma, log_d
         np.testing.assert_allclose(mixture.score(x, sigma)[0], score, rtol=1e-5, atol=6e-6)
 
 
+@pytest.mark.longer
 def test_samples_carry_the_class_they_came_from():
     points, label = fractal2d.sample(jax.random.key(0), 2000)
     assert points.shape == (2000, 2)

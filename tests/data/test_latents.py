@@ -72,6 +72,7 @@ def test_the_description_says_what_the_latents_are(encoded, weights, posterior):
     assert sorted(path.suffix for path in encoded.iterdir()) == [".array_record"] * 3 + [".json"]
 
 
+@pytest.mark.longer
 def test_a_training_draws_latents_of_the_scaled_spread(encoded):
     source = load_source(str(encoded))
     assert (source.shape, source.num_classes, source.num_examples) == ((4, 4, 3), 10, 355)
@@ -83,6 +84,7 @@ def test_a_training_draws_latents_of_the_scaled_spread(encoded):
     np.testing.assert_allclose(batch["x"].std((0, 1, 2)), 0.5, rtol=0.06)
 
 
+@pytest.mark.longer
 def test_a_draw_depends_on_seed_and_position_alone(encoded, posterior):
     source = load_source(str(encoded))
 
@@ -139,6 +141,7 @@ def test_mirrored_images_are_encoded_after_the_others(weights, tmp_path, posteri
 # Interruptions and damage.
 
 
+@pytest.mark.longer
 def test_encoding_that_was_killed_goes_on_with_the_shards_that_are_missing(
     weights, encoded, tmp_path, monkeypatch
 ):
@@ -202,6 +205,7 @@ def test_processes_share_the_shards_by_their_numbers(weights, encoded, tmp_path,
     assert (tmp_path / "set/dataset.json").read_text() == (encoded / "dataset.json").read_text()
 
 
+@pytest.mark.longer
 def test_latents_are_known_by_what_they_are_made_of_not_by_names(
     weights, encoded, tmp_path, capsys
 ):

@@ -83,6 +83,7 @@ def several():
     return points, jax.tree_util.Partial(denoise)
 
 
+@pytest.mark.longer
 def test_a_budget_spends_what_its_stages_say_and_finds_the_same_classes(several):
     points, denoiser = several
     brute = classified(points, denoiser=denoiser, num_classes=6)

@@ -321,6 +321,7 @@ class TestKernel:
         expected = evaluation.kernel_distance(x, y)
         assert evaluation.kernel_distance(x[::-1], y) == pytest.approx(expected, rel=1e-12)
 
+    @pytest.mark.longer
     def test_subsets_estimate_the_distance_within_their_error(self, golden):
         real, fake = golden["real"], golden["fake"]
         estimate = evaluation.kernel_distance_over_subsets(real, fake, subsets=50, size=200)

@@ -111,6 +111,7 @@ def test_devices_change_nothing(weights, tmp_path):
     np.testing.assert_allclose(np.load(path), expected, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_no_image_is_no_batch(weights):
     with pytest.raises(UserError, match="batch_size is 0"):
         dinov2(weights["dinov2"], batch_size=0)
@@ -172,6 +173,7 @@ def test_settings_that_it_does_not_have_are_refused(name, settings, message, wei
         make_extractor("", {"name": name, "weights": weights[name], **settings})
 
 
+@pytest.mark.longer
 def test_weights_of_another_network_are_refused(weights):
     with pytest.raises(UserError, match="of inception_v3, and the extractor 'dinov2' takes"):
         dinov2(weights["inception"])
@@ -183,6 +185,7 @@ def test_weights_of_another_network_are_refused(weights):
         make_extractor(weights["dinov2"])
 
 
+@pytest.mark.longer
 def test_every_setting_that_changes_features_identifies_them(weights, seen):
     spatial = inception(weights["inception"], features="spatial")
     # How many are taken at a time decides nothing.

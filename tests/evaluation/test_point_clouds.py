@@ -16,6 +16,7 @@ def true_points():
     return fractal2d.mixture("A").sample(jax.random.key(0), 2000)
 
 
+@pytest.mark.longer
 def test_true_samples_lie_inside_and_cover_the_class(true_points):
     found = point_clouds.evaluate(true_points)
     log_density = fractal2d.mixture("A").log_density(true_points)
@@ -25,6 +26,7 @@ def test_true_samples_lie_inside_and_cover_the_class(true_points):
     assert found["coverage"] > 0.4
 
 
+@pytest.mark.longer
 def test_points_on_every_component_mean_cover_all_or_nearly(true_points):
     means = fractal2d.mixture("A").means
     half = point_clouds.evaluate(means[:508])["coverage"]
@@ -41,6 +43,7 @@ def test_collapse_to_one_point_is_seen_in_coverage_alone(true_points):
     assert found["coverage"] == pytest.approx(1 / 1016)
 
 
+@pytest.mark.longer
 def test_points_of_the_other_class_are_outside():
     other, _ = fractal2d.sample(jax.random.key(1), 500, "B")
     assert point_clouds.evaluate(other)["outside"] > 0.9
@@ -69,6 +72,7 @@ def test_points_that_cannot_be_judged_are_refused(points, message):
         point_clouds.evaluate(points)
 
 
+@pytest.mark.longer
 def test_the_picture_has_one_panel_a_method_and_shows_its_points(
     tmp_path, true_points, monkeypatch
 ):

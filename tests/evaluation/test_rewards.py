@@ -74,6 +74,7 @@ def none(x, sigma):
     return jnp.zeros((len(x), 2))
 
 
+@pytest.mark.longer
 def test_ranks_are_within_groups_and_equals_share_theirs():
     values = np.array([3.0, 1.0, 2.0, 5.0, 5.0, -1.0])
     one = rewards.host(lambda x0, condition: x0[:, 0])

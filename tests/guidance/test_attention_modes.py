@@ -36,6 +36,7 @@ def attend(mode, query, key, value, grid):
 blur = jax.jit(attention.blur, static_argnums=(0, 2))
 
 
+@pytest.mark.longer
 def test_with_identity_attention_a_token_depends_on_itself_alone_through_its_value():
     layer = Attention(8, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (1, 6, 8))

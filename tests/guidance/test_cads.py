@@ -75,6 +75,7 @@ def test_an_embedding_of_one_value_stays_itself(noise):
         np.testing.assert_allclose(annealed, 2.0, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_below_tau1_the_rule_is_the_inner_one_bit_for_bit():
     for rule in (guidance.cfg(3.0), tsg(3.0)):
         np.testing.assert_array_equal(
@@ -245,6 +246,7 @@ def test_new_numbers_compile_nothing(compilations):
     assert all(np.abs(other - first).max() > 1e-4 for other in others)
 
 
+@pytest.mark.longer
 def test_a_row_of_noises_runs_as_one_vmapped_program():
     noises = jnp.array([0.0, 0.1, 0.5])
     row = jax.vmap(lambda noise: sampled(cads(guidance.cfg(2.0), noise=noise)))(noises)

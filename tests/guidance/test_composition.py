@@ -37,6 +37,7 @@ def double(x64):
     """Compare in float64."""
 
 
+@pytest.mark.longer
 def test_the_conjunction_of_one_condition_is_cfg():
     close(apply(guidance.compose_and(["given"], [2.5])), apply(guidance.cfg(2.5)))
 
@@ -90,6 +91,7 @@ class Parts:
         return gaussian(x, sigma, condition["image"]) + 0.5 * gaussian(x, sigma, condition["text"])
 
 
+@pytest.mark.longer
 def test_instruct_scales_image_and_text_by_themselves():
     networks, parts = {"main": Parts()}, {"image": LABELS, "text": 1 - LABELS}
 

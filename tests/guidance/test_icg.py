@@ -139,6 +139,7 @@ def sampled(rule, count=6, take=slice(None), **options):
     )
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("kind", few(1, KINDS))
 def test_a_sample_draws_the_same_alone_in_turn_and_in_a_batch(kind):
     rule = icg(3.0, **KINDS[kind])
@@ -172,6 +173,7 @@ def test_new_priors_and_scales_compile_nothing(compilations):
     assert np.abs(first - other).max() > 0.01
 
 
+@pytest.mark.longer
 def test_ready_made_predictions_go_by_the_name_independent():
     random = np.random.default_rng(0)
     given, other = random.normal(size=(2, 3, 4)).astype(np.float32)

@@ -162,7 +162,7 @@ def refusal(network, one):
 
 
 # Each day some ways to reach a network on a transformer, and on the others one.
-ON_A_TRANSFORMER, ELSEWHERE = {"cfg", "autoguidance", "tsg", "pag", "reg"}, {"cfg"}
+ON_A_TRANSFORMER, ELSEWHERE = {"cfg", "tsg", "pag"}, {"cfg"}
 
 
 @pytest.mark.parametrize(

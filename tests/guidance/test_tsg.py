@@ -70,6 +70,7 @@ def test_scale_one_and_no_noise_are_the_plain_prediction_bit_for_bit(rule):
     assert np.abs(applied(tsg(4.0), X, 2.0, LABEL, keys(4)) - plain).max() > 0.1
 
 
+@pytest.mark.longer
 def test_draws_belong_to_the_key():
     first = applied(tsg(3.0), X, 2.0, LABEL, keys(4))
     np.testing.assert_array_equal(applied(tsg(3.0), X, 2.0, LABEL, keys(4)), first)
@@ -86,6 +87,7 @@ def sampled(rule, take=slice(None), **options):
     )
 
 
+@pytest.mark.longer
 def test_a_sample_draws_the_same_alone_in_turn_and_in_a_batch():
     batch = sampled(tsg(3.0))
     np.testing.assert_allclose(sampled(tsg(3.0), branches="sequential"), batch, atol=1e-5)

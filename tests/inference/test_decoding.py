@@ -139,6 +139,7 @@ def test_a_network_on_latents_is_known_as_one(network):
     assert load(network).sidecar["latents"]["image_range"] == "symmetric"
 
 
+@pytest.mark.longer
 def test_latents_are_not_written_as_pictures(network, tmp_path):
     with pytest.raises(UserError, match=r"makes latents: set sampling\.decoder"):
         sample(sampling(network, format="png"), tmp_path)
@@ -158,6 +159,7 @@ def test_a_decoder_of_other_latents_is_refused_unless_it_is_said_to_fit(weights,
     assert len(pictures(tmp_path / "samples")) == 4
 
 
+@pytest.mark.longer
 def test_published_scalings_are_named_in_the_config(network, weights, tmp_path):
     config = sampling(network, decoder=str(weights), scaling="dit")
     with pytest.raises(UserError, match="have 3 channels, their scaling 4"):
@@ -215,6 +217,7 @@ def test_pictures_are_known_by_what_they_were_decoded_of(weights, network, kept,
         decode(config, tmp_path / "out")
 
 
+@pytest.mark.longer
 def test_an_earlier_releases_pictures_are_continued_where_they_agree(weights, kept, tmp_path):
     out, record = tmp_path / "out", tmp_path / "out" / "sampling.json"
     decode(decoding(weights, kept, count=4), out)

@@ -19,6 +19,7 @@ every = pytest.mark.parametrize("name", SEARCHES)
 
 
 # Expected maxima of standard normal draws, independent of this package.
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("count", "expected"),
     few(1, [(4, 1.02940), (2, 0.56419), (8, 1.42367), (16, 1.76611), (64, 2.34397)]),
@@ -82,6 +83,7 @@ def test_candidates_are_the_same_however_many_are_in_a_batch(name, at_once):
     np.testing.assert_array_equal(one.trace.reward[-1], other.trace.reward[-1])
 
 
+@pytest.mark.longer
 @every
 def test_a_larger_budget_goes_on_with_the_same_search(name):
     short, long = (
@@ -147,6 +149,7 @@ def test_a_rotation_keeps_the_norm_and_a_shell_the_distance(radius):
 
 # Rewards and squared norms over the dimension, of an independent computation: 64 numbers, 4
 # candidates, 8 rounds, the first number as reward.
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("proposal", "radius", "reward", "square"),
     few(

@@ -31,6 +31,7 @@ def test_legs_lie_where_the_paper_has_them():
     assert found == [(0.11, 0.89, 0.08), (0.08, 0.86, 0.05), (0.05, 0.83, 0.02), (0.02, 0.8, 0)]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("factor", few(1, [-1.0, 1.0]))
 def test_a_path_without_new_noise_is_the_sampler(factor):
     sample = bound(samplers.euler(), samplers.karras(8))
@@ -86,6 +87,7 @@ def test_paths_find_more_with_every_pass_and_a_larger_budget_goes_on():
     assert long.trace.evaluations[-1, 0] == two.plan.evaluations == 2 * each
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, ["rollover", "paths", "zero_order", "best_of_n"]))
 def test_networks_are_asked_as_often_as_is_said(name):
     network = Counted()
@@ -119,6 +121,7 @@ def one_try_a_step(solver, rule):
     return found.x, sample(noise(2), labels, keys(2))
 
 
+@pytest.mark.longer
 def test_one_try_a_step_is_plain_sampling():
     """Compilers round the operations of two programs differently."""
     np.testing.assert_allclose(*one_try_a_step("ancestral", "apg"), rtol=1e-5)
@@ -132,6 +135,7 @@ def test_one_try_a_step_is_plain_sampling_operation_by_operation(solver, rule):
         np.testing.assert_array_equal(*one_try_a_step(solver, rule))
 
 
+@pytest.mark.longer
 def test_trying_steps_without_noise_changes_nothing():
     for budget in (STEPS, 7 * STEPS):
         find = search.rollover(PLAIN, First(), budget, initial=1)
@@ -139,6 +143,7 @@ def test_trying_steps_without_noise_changes_nothing():
         np.testing.assert_allclose(found.x, PLAIN(noise(6), None, keys(6)), rtol=1e-5)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("budget", [25 + 3 * 7 + 2, 4])
 def test_a_constant_reward_takes_the_whole_quota_of_each_step(budget):
     sample = bound(samplers.ancestral(), FOUR)
@@ -195,6 +200,7 @@ def test_the_best_of_all_paths_go_on():
     assert all((np.asarray(one.x)[:, 0] == one.reward).all() for one in find._survivors(tries))
 
 
+@pytest.mark.longer
 def test_tries_raise_the_reward_and_samples_of_a_batch_are_those_alone():
     sample = bound(samplers.ancestral(), samplers.karras(5))
     find = search.rollover(sample, First(), 60, initial=4)

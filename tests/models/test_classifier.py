@@ -60,6 +60,7 @@ def test_default_size_fits_half_a_megabyte_in_half_precision():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 168_450
 
 
+@pytest.mark.longer
 def test_logits_are_a_linear_map_of_the_features(small):
     network, params = small
 

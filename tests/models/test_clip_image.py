@@ -13,6 +13,7 @@ from guidestar.models import builders
 from guidestar.models.checkpoints.loading import fit, load
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_features_are_those_of_transformers(scan_layers, tmp_path):
     path = written(tmp_path / "x.safetensors", clip_state())

@@ -42,6 +42,7 @@ def test_it_says_what_it_is_in_a_line_without_its_arrays(denoiser):
     assert "sigma 0.0100005 to 157.407" in repr(spec.denoiser(spec.shapes))
 
 
+@pytest.mark.longer
 def test_other_weights_of_another_origin_run_the_same_program(denoiser):
     traced = []
 

@@ -50,6 +50,7 @@ def inputs(batch=3, shape=(8, 8, 2)):
     return x, jnp.linspace(0.0, 900.0, batch), jnp.arange(batch) % 3
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(2, PUBLISHED))
 def test_published_sizes_have_the_published_parameters_and_cost(name):
     count, giga, rounding = PUBLISHED[name]
@@ -92,6 +93,7 @@ def test_a_block_starts_as_the_identity():
     np.testing.assert_array_equal(block(x, jnp.ones((1, 8))), x)
 
 
+@pytest.mark.longer
 def test_channel_attention_weighs_channels_by_their_means_between_0_and_1():
     attention = ChannelAttention(6, dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = 3 * jax.random.normal(jax.random.key(1), (2, 4, 4, 6))
@@ -121,6 +123,7 @@ def test_published_names_load_to_the_published_numbers(scan_layers):
     assert loaded.spec.preconditioner == Discrete() and loaded.denoiser.null_condition == 3
 
 
+@pytest.mark.longer
 def test_the_published_names_are_of_every_parameter():
     _, params = make()
     entries = keys(depths=TINY["depths"], num_classes=3).values()

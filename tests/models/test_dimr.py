@@ -43,6 +43,7 @@ def inputs(batch=3, shape=(8, 8, 2)):
 # Time-dependent norms.
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_a_norm_starts_as_the_plain_norm_at_all_times(kind):
     norm = TimeDependentNorm(6, kind, rngs=nnx.Rngs(0))
@@ -152,6 +153,7 @@ def test_published_names_load_to_the_published_numbers_of_all_branches(scan_laye
     )
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("norm", ["rms", "layer"])
 def test_the_published_names_are_of_every_parameter(norm):
     _, params = make(norm=norm)
@@ -201,6 +203,7 @@ def test_modes_step_in_at_every_site_and_in_every_block():
     assert [block.seen[0][0].shape[1:] for block in blocks] == [(16, 8)] * 5 + [(8, 8, 4)] * 3
 
 
+@pytest.mark.longer
 def test_time_enters_as_tau_between_minus_1_and_1():
     network, params = make()
     x, _, label = inputs(3)

@@ -110,6 +110,7 @@ def test_a_large_one_costs_what_is_published():
     assert found / 1e9 == pytest.approx(81.1, abs=0.1)
 
 
+@pytest.mark.longer
 def test_published_sizes_know_their_heads(tmp_path):
     shapes = flatten(builders.build(dict(name="dinov2", size="S")).shapes)
     assert shapes["positions"].shape == (1370, 384)

@@ -72,6 +72,7 @@ def test_biases_norms_layers_and_gains_come_and_go():
     assert [c for c in CONFIGS if has[c]["gain"]] == ["G"]
 
 
+@pytest.mark.longer
 def test_attention_at_32x32_is_left_out_from_b_on():
     assert any("32x32" in path and "qkv" in path for path in flatten(shapes("A")[2]))
     for config in CONFIGS[1:]:
@@ -100,6 +101,7 @@ def test_each_config_starts_where_the_paper_says(config):
     assert np.any(found) == (config in "CDEF")
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("config", few(2, "ABCDEF"))
 def test_noise_level_and_class_each_change_the_output(config):
     x, sigma, label = inputs(4)
@@ -122,6 +124,7 @@ def test_the_norms_of_weights_matter_in_c_alone(config):
     assert difference > 0.1 if config == "C" else difference < 2e-3
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("config", "CG")
 def test_attention_does_not_see_the_length_of_queries_and_keys(config):
     _, denoiser = tiny(config)
@@ -179,6 +182,7 @@ def test_fields_that_make_no_network_are_refused(fields, message):
         builders.build(TINY | fields)
 
 
+@pytest.mark.longer
 def test_latents_are_what_published_networks_of_512_pixels_denoise():
     def latent(**fields):
         return builders.build(TINY | fields).latent

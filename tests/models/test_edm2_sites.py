@@ -136,6 +136,7 @@ def test_skip_connections_can_be_changed_one_by_one(layer):
     np.testing.assert_allclose(changed[~SOME], plain[~SOME], atol=1e-6)
 
 
+@pytest.mark.longer
 def test_the_bottleneck_can_be_changed():
     changed, plain = outputs((Times("h_space", None, 0.0),))
     assert np.abs(changed - plain).max() > 1e-3
@@ -177,6 +178,7 @@ def test_inputs_that_the_network_cannot_take_are_refused(shape):
         network()(np.zeros((1, *shape), "f"), 1.0, np.zeros(1, int))
 
 
+@pytest.mark.longer
 def test_inputs_of_another_size_are_taken():
     x, sigma, label = inputs()
     wide = denoise(network(), np.concatenate([x, 0 * x], axis=2), sigma, label)

@@ -214,6 +214,7 @@ def test_the_norm_of_stored_weights_changes_nothing():
 # What it computes.
 
 
+@pytest.mark.longer
 def test_no_label_is_the_one_after_the_last_and_adds_nothing():
     _, denoiser = make()
     x, sigma, label = inputs()
@@ -307,6 +308,7 @@ def test_training_lowers_the_loss_along_the_sphere_of_the_weights():
             assert np.abs(across).max() < 2e-4 * largest * fan_in**0.5, path
 
 
+@pytest.mark.longer
 def test_blocks_can_be_computed_again_in_the_backward_pass():
     """Those that change the shape too."""
     _, denoiser = make(SMALL)

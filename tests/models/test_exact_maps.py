@@ -62,12 +62,14 @@ class TestMaps:
         found = data.guided_flow_map(X * 2, 2.0, 0.05, **given)
         np.testing.assert_allclose(found, expected, atol=1e-7)
 
+    @pytest.mark.longer
     def test_guidance_at_0_and_1_is_the_reference_and_the_plain_map(self, name):
         data, reference = (make() for make in DATA[name])
         for scale, plain in ((0.0, reference), (1.0, data)):
             found = data.guided_flow_map(X * 9, 80.0, 0.0, reference=reference, scale=scale)
             np.testing.assert_allclose(found, plain.flow_map(X * 9, 80.0, 0.0), atol=2e-6)
 
+    @pytest.mark.longer
     def test_maps_compose(self, name):
         data = DATA[name][0]()
         halfway = data.flow_map(data.flow_map(80 * X, 80.0, 1.0), 1.0, 0.01)
@@ -88,6 +90,7 @@ class TestMaps:
         _, along = jax.jvp(lambda x, s: data.flow_map(x, s, 0.4), (x, 1.3 * one), (field, one))
         np.testing.assert_allclose(along, 0, atol=1e-9)
 
+    @pytest.mark.longer
     def test_levels_and_scales_may_be_one_a_sample(self, name):
         data, reference = (make() for make in DATA[name])
         x = jnp.asarray(X.reshape(13, 1) * [[1.0, 2.0]])

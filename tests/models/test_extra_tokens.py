@@ -43,6 +43,7 @@ def test_a_mode_of_the_attention_sees_the_tokens_of_the_grid_alone():
     np.testing.assert_allclose(found[:, :EXTRA], plain[:, :EXTRA], rtol=1e-6)
 
 
+@pytest.mark.longer
 def test_tokens_in_front_attend_where_a_mode_does_without():
     plain = jax.nn.dot_product_attention(QUERY, KEY, VALUE)
     for where, held in ((None, slice(0, 2)), (SOME, slice(0, 1))):

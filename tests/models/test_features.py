@@ -70,6 +70,7 @@ def test_adding_is_replacing_by_the_sum_and_by_zero_it_is_nothing(site, layers):
     np.testing.assert_allclose(mixed[::2], denoised[::2], atol=1e-5)
 
 
+@pytest.mark.longer
 def test_what_is_put_in_place_is_read():
     unet, (x, _, label) = UNETS["DDPM++"], inputs()
     change = np.random.default_rng(1).normal(size=(3, 4, 4, 16)).astype("f")

@@ -53,6 +53,7 @@ def test_the_whole_network_is_the_published_port(golden, tmp_path):
     require_parity(found[2][:, ::8], golden["inception_whole/logits"])
 
 
+@pytest.mark.longer
 def test_its_size_and_cost_are_those_published():
     """5.71 G multiply-adds at 299 x 299, torchvision's figure for its 1000 classes."""
     spec = builders.build(dict(name="inception_v3"))
@@ -105,6 +106,7 @@ def test_the_largest_of_what_there_is(stride, expected):
     np.testing.assert_array_equal(found[:2, 0:3:2] if stride == 1 else found, expected)
 
 
+@pytest.mark.longer
 def test_torchvision_s_own_network_is_refused(tmp_path):
     more = {"AuxLogits.fc.weight": np.ones((1008, 3), np.float32)}
     path = written(tmp_path / "x.safetensors", inception_state(NARROW) | more)

@@ -42,6 +42,7 @@ def unet(fan_in, fan_out, size):
     return count(shapes(lambda rngs: FlatUNet(fan_in, fan_out, *size, dtype=None, rngs=rngs)))
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("size", few(1, ENCODERS))
 def test_published_sizes_have_the_published_encoders(size):
     extractor, aggregator = SIZES[size]
@@ -111,6 +112,7 @@ def test_a_skip_reaches_the_block_of_its_own_place():
 # Self-modulated convolutions.
 
 
+@pytest.mark.longer
 def test_weights_have_unit_norm_for_each_output_whatever_their_size():
     layer = ModulatedConv(3, 5, dtype=jnp.float32, rngs=nnx.Rngs(0))
     layer.scales[...] = jnp.array([0.1, 2.0, -3.0])
@@ -190,6 +192,7 @@ def test_a_section_that_makes_no_autoencoder_is_refused(fields, message):
         builders.build(section(**fields))
 
 
+@pytest.mark.longer
 def test_images_that_do_not_fit_are_refused():
     network, params = make()
     with pytest.raises(ValueError, match="2 channels and sides divisible by 4, got"):

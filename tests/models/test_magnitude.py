@@ -184,6 +184,7 @@ def test_projecting_sets_every_outputs_norm_and_leaves_the_rest():
         assert jax.tree.all(jax.tree.map(np.array_equal, projected[name], params[name]))
 
 
+@pytest.mark.longer
 def test_an_average_of_weights_acts_with_norm_one():
     """It is shorter than what it is the average of."""
     average = (jnp.asarray(normal(64, 8)) + normal(64, 8, seed=1)) / 2

@@ -110,6 +110,7 @@ def test_point_masses_give_the_softmax_weighted_mean_of_the_data():
     np.testing.assert_allclose(empirical.denoise(x, 0.7), expected, rtol=1e-9)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("kind", ["scalar", "per sample"])
 def test_a_batch_evaluated_in_blocks_gives_what_its_rows_give_alone(kind):
     many = GaussianMixture(*random_parameters(64, 2))

@@ -56,6 +56,7 @@ def test_the_output_is_diffusers(scan_layers, tmp_path):
     require_parity(found, arrays["output_micro_wide"])
 
 
+@pytest.mark.longer
 def test_positions_in_the_file_tell_their_scale(tmp_path):
     arrays, state, _ = golden(FILE)
     plain = {name: a for name, a in state.items() if not name.startswith(MICRO)}
@@ -128,6 +129,7 @@ def test_what_a_condition_leaves_out_is_filled_in():
     np.testing.assert_allclose(direct, expected, atol=1e-4)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", ["size", "aspect_ratio"])
 def test_the_image_s_size_is_told(name):
     denoise = make("pixart")
@@ -169,6 +171,7 @@ def count(params):
     return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
 
 
+@pytest.mark.longer
 def test_xl_2_has_diffusers_count_and_its_multiply_adds():
     spec, denoise = sized()
     null, width, depth, tokens, words = 120 * 4096, 1152, 28, 1024, 120
@@ -192,6 +195,7 @@ def test_one_modulation_for_all_blocks_saves_what_is_published():
     assert shared == 8_163_072  # a DiT's blocks have 28 (6 d^2 + 6 d), 223 million
 
 
+@pytest.mark.longer
 def test_every_published_array_of_xl_2_has_its_place():
     for micro in (False, True):
         _, denoise = sized(scan_layers=False, depth=2, micro_conditions=micro)

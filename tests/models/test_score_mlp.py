@@ -44,12 +44,14 @@ def points(count=5, seed=1):
     return jnp.asarray(np.random.RandomState(seed).randn(count, 2), jnp.float32)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(("hidden", "count"), [(64, 16_641), (32, 4_225)])
 def test_has_five_linear_layers_and_one_gain(hidden, count):
     _, params = split(ScoreMLP(hidden, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
+@pytest.mark.longer
 def test_an_untrained_network_denoises_as_a_gaussian_of_sigma_data():
     module = ScoreMLP(8, rngs=nnx.Rngs(params=0))
     x, sigma = points(), 0.3
@@ -57,6 +59,7 @@ def test_an_untrained_network_denoises_as_a_gaussian_of_sigma_data():
     np.testing.assert_allclose(compiled(module)(x, sigma), x * 0.25 / (0.25 + sigma**2), rtol=1e-5)
 
 
+@pytest.mark.longer
 def test_log_density_is_the_formula_of_the_paper():
     module, x, sigma = trained_looking(), np.asarray(points(1)), 0.3
     scaled = x[0] / np.sqrt(0.25 + sigma**2)
@@ -88,6 +91,7 @@ def test_call_is_x_plus_sigma_squared_score_and_ignores_the_label():
     np.testing.assert_allclose(compiled(module)(x, sigma, jnp.arange(5)), expected, rtol=1e-6)
 
 
+@pytest.mark.longer
 def test_a_sample_alone_equals_the_same_sample_in_a_batch():
     module, x = trained_looking(), points()
     sigma = jnp.linspace(0.1, 2.0, 5)
@@ -115,6 +119,7 @@ def test_normalising_weights_keeps_the_function_and_sets_the_row_norms():
 GAUSSIAN = GaussianMixture([1.0], np.zeros((1, 2)), [0.25 * np.eye(2)])
 
 
+@pytest.mark.longer
 def test_score_matching_is_zero_for_the_exact_score():
     """An untrained network's score is exact for a Gaussian of its sigma_data."""
     network, params = split(ScoreMLP(8, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))
@@ -125,6 +130,7 @@ def test_score_matching_is_zero_for_the_exact_score():
     assert metrics == {}
 
 
+@pytest.mark.longer
 def test_score_matching_weighs_the_squared_error_by_sigma_squared():
     """Against a wider Gaussian the error is linear in x, so its mean has a closed form."""
     network, params = split(ScoreMLP(8, rngs=nnx.Rngs(params=0)), num_classes=0, shape=(2,))

@@ -42,6 +42,7 @@ def test_published_sizes_are_those_of_dit(name, parameters, giga):
     assert spec.preconditioner == Flow() and spec.sigma_range == Flow().sigma_range
 
 
+@pytest.mark.longer
 def test_it_is_the_network_of_dit():
     fields = dict(image_size=8, channels=2, patch_size=2, width=8, depth=1, heads=2, num_classes=3)
     dit, sit = (kind(**fields, rngs=nnx.Rngs(0)) for kind in (DiT, SiT))
@@ -50,6 +51,7 @@ def test_it_is_the_network_of_dit():
     assert sit.sites == dit.sites
 
 
+@pytest.mark.longer
 def test_it_is_told_the_time_as_it_is_and_read_as_a_velocity_towards_the_data():
     denoise, x = make("sit"), noisy()
     column = SIGMA[:, None, None, None]
@@ -88,6 +90,7 @@ def test_a_network_of_the_other_direction_is_read_with_time_and_sign_turned():
     np.testing.assert_allclose(call(turned, x), call(denoise, x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.longer
 def test_a_config_chooses_the_path():
     model = dict(name="sit", size="S/2", num_classes=10, image_size=16)
     spec = builders.build(model | dict(preconditioner=dict(name="flow", path="vp"), latent=False))

@@ -153,6 +153,7 @@ def test_an_encoder_beside_adds_the_smaller_inputs_that_it_projects():
     assert np.abs(run(one.network, one.params, *inputs()) - expected).max() > 1e-3
 
 
+@pytest.mark.longer
 def test_a_decoder_beside_sums_the_outputs_of_all_resolutions():
     one, plain = denoiser(DDPMPP | dict(decoder_type="skip")), denoiser(DDPMPP)
     off = zeroed(one.params, "dec", "4x4_aux_conv")
@@ -205,6 +206,7 @@ def test_an_untrained_network_hardly_answers_and_has_loss_one():
         assert not np.any(block[part]["bias"])
 
 
+@pytest.mark.longer
 def test_bfloat16_stays_close_and_returns_float32():
     one, half = denoiser(DDPMPP), denoiser(DDPMPP | dict(dtype="bfloat16"))
     exact = run(one.network, one.params, *inputs())

@@ -48,6 +48,7 @@ def test_layers_scanned_or_not_compute_the_same(name):
         assert distance(raw(scan, *inputs(name), modes), changed).max() < 5e-6
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, MODELS))
 def test_half_precision_stays_close_and_returns_float32(name):
     exact, rounded = make(name, scale=0.1), make(name, scale=0.1, dtype="bfloat16")
@@ -152,6 +153,7 @@ def test_modes_step_in_where_they_hold(name, kind):
     assert changed[1] > 1e-4 and changed[[0, 2]].max() < 5e-6
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(1, MODELS))
 def test_rules_and_solvers_run_on_it(name):
     denoise = make(name, scale=0.15)

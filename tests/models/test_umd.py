@@ -136,6 +136,7 @@ def test_hidden_pixels_change_nothing_and_visible_ones_everything():
     assert (np.abs(in_tokens(seen) - in_tokens(plain)).max(axis=-1) > 1e-4).all()
 
 
+@pytest.mark.longer
 def test_the_order_of_visible_tokens_does_not_matter():
     network, params = make()
     both = [jnp.concatenate([array] * 2) for array in inputs()]
@@ -272,6 +273,7 @@ def test_the_clean_time_is_below_all_that_the_preconditioner_knows():
     assert builders.build(given).module.clean_time == -500
 
 
+@pytest.mark.longer
 def test_no_classes_means_no_table():
     network, params = make(num_classes=0)
     assert not {"label", "label_table"} & params.keys()

@@ -62,6 +62,7 @@ def test_features_of_time_have_their_frequencies_and_their_order():
     np.testing.assert_allclose(adm.T, expected, atol=1e-6)
 
 
+@pytest.mark.longer
 def test_groups_have_four_channels_at_least_and_are_thirty_two_at_most():
     for channels, groups in ((8, 2), (48, 12), (128, 32), (256, 32)):
         assert group_norm(channels, 1e-5, rngs=nnx.Rngs(0)).num_groups == groups
@@ -100,6 +101,7 @@ def test_dropout_needs_a_key_and_each_sample_has_its_own():
     np.testing.assert_array_equal(again, first)
 
 
+@pytest.mark.longer
 def test_dropout_drops_its_share_and_keeps_the_mean():
     one = denoiser(DDPMPP | dict(dropout=0.3))
     block = one.network.module(one.params).enc["8x8_block0"]

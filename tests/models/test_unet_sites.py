@@ -196,6 +196,7 @@ def test_embeddings_put_in_place_act_as_the_time_and_the_class_they_are_of(model
     np.testing.assert_allclose(row, second, atol=1e-5)
 
 
+@pytest.mark.longer
 def test_blocks_that_change_the_shape_cannot_be_left_out_whatever_samples_ask_for_it():
     one = denoiser(DDPMPP)
     changing, some = blocks_of(one, False), np.arange(3) == 1

@@ -49,6 +49,7 @@ def test_a_folder_is_made_held_and_given_up(tmp_path):
         pass
 
 
+@pytest.mark.longer
 def test_a_mode_that_reads_alone_has_a_folder_that_another_run_holds(tmp_path, holder):
     with run_folder.claimed(tmp_path, "report", use=run_folder.Folder(held=False)) as folder:
         assert folder == tmp_path and json.loads((folder / run_folder.NAME).read_text())

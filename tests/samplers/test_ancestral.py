@@ -143,6 +143,7 @@ def test_published_implementations_agree_in_float64(solver, case, x64):
     agrees_with_golden(solver, case)
 
 
+@pytest.mark.longer
 def test_error_falls_with_the_stated_order(x64):
     slope, errors = regressed(dpm_2_ancestral(0))
     assert abs(slope - dpm_2_ancestral().order) < 0.2, (slope, errors)

@@ -219,6 +219,7 @@ def test_networks_by_name_and_branches_in_turn(x64):
     assert np.abs(every[0].l - every[1].l).max() > 0.01
 
 
+@pytest.mark.longer
 def test_a_new_scale_compiles_nothing(compilations):
     labels, networks = jnp.zeros(2, jnp.int32), Labelled(gaussian)
     options = dict(shape=(2,), intervals=4, samples=8, batch=8)

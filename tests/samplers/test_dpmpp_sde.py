@@ -130,6 +130,7 @@ def test_the_published_slip_is_not_the_default():
     assert np.abs(ends[0] - ends[1]).max() > 1e-3
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("one", "other", "sigmas"),
     few(
@@ -153,6 +154,7 @@ def test_methods_of_one_kind_agree(one, other, sigmas, x64):
     np.testing.assert_allclose(*kept, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("solver", "end", "order"),
     few(
@@ -194,11 +196,13 @@ def test_the_single_step_solver_is_of_second_order_with_its_noise_too():
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, atol=0.2)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(2, CASES))
 def test_a_denoiser_that_knows_the_answer_is_followed_to_it(name):
     ends_in_the_answer(CASES[name][0])
 
 
+@pytest.mark.longer
 def test_the_plan_counts_what_runs():
     sigmas = np.append(SIGMAS, 0.0)
     assert [counts(make(), sigmas) for make in MAKERS.values()] == [11, 6, 6]

@@ -130,6 +130,7 @@ def test_degenerate_data_stay_finite(denoise, steps, final_step):
             assert np.isfinite(run(evodiff(final_step), denoise, sigmas, noise)).all()
 
 
+@pytest.mark.longer
 def test_error_falls_with_first_order(x64):
     # Not the claimed second: errors halve.
     solver = evodiff()
@@ -138,6 +139,7 @@ def test_error_falls_with_first_order(x64):
     assert abs(slope - 1) < 0.2, (slope, errors)
 
 
+@pytest.mark.longer
 def test_few_steps_are_better_than_ddims_and_many_worse_than_second_order(x64):
     golden = np.load(GOLDEN)
 

@@ -230,6 +230,7 @@ def with_jumps(denoise):
     return lambda x, sigma, condition, to: denoise(x, sigma, condition)
 
 
+@pytest.mark.longer
 def test_networks_that_know_the_answer_are_followed_to_it():
     ends_in_the_answer(consistency())
     answer = jnp.arange(6.0).reshape(2, 3)
@@ -252,6 +253,7 @@ def test_the_plan_counts_one_evaluation_a_level(solver):
     assert len(calls) == 5
 
 
+@pytest.mark.longer
 def test_added_noise_belongs_to_the_sample():
     belongs_to_the_sample(consistency(), consistent(0.002))
     belongs_to_the_sample(ctm(0.5), flow_map)

@@ -69,6 +69,7 @@ def test_corrected_guidance_samples_the_tilted_gaussian_and_cfg_does_not():
     assert variance - plain.var() > 8 * spread
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_scales_that_need_no_weights_get_none(scale):
     end, kept = run(fkc(scale), samplers.feynman_kac(), save="info")
@@ -85,6 +86,7 @@ def test_the_rate_of_the_weights_is_the_squared_difference_of_scores():
     assert guided.renoise_from is None
 
 
+@pytest.mark.longer
 def test_a_step_is_the_reverse_sdes_and_adds_to_the_weights():
     # Two steps without resampling in between; constant predictions 1 and 0, sigma 2 to 1 to 0.5.
     def denoise(x, sigma, condition):
@@ -227,6 +229,7 @@ def test_new_numbers_compile_nothing(compilations):
     assert not compiled
 
 
+@pytest.mark.longer
 def test_float64_is_kept(x64):
     end, kept = run(fkc(1.5), samplers.feynman_kac(), dtype=jnp.float64, save="info")
     assert end.dtype == kept["info"]["log_weight"].dtype == jnp.float64

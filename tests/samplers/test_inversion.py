@@ -121,6 +121,7 @@ def test_a_step_holds_the_rule_of_the_step_down():
     assert sorted(asked) == [0.5, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 4.0]
 
 
+@pytest.mark.longer
 def test_states_run_upward_and_stand_still_within_a_step(x64):
     # The average of past predictions is that of the steps below.
     x, denoise = points(), Labelled(gaussian)

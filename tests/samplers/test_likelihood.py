@@ -79,6 +79,7 @@ def test_a_condition_chooses_the_density(x64):
     np.testing.assert_allclose(got, along_the_flow(x, mean, SPREAD, grid(1)), atol=2e-3)
 
 
+@pytest.mark.longer
 def test_a_mixture_has_its_own_density(x64):
     *_, both = two_classes()
     x = both.sample(jax.random.key(0), 8, 0.05)
@@ -86,6 +87,7 @@ def test_a_mixture_has_its_own_density(x64):
     np.testing.assert_allclose(got, both.log_density(x, 0.05), atol=1e-3)
 
 
+@pytest.mark.longer
 def test_the_error_falls_with_the_square_of_the_steps(x64):
     mixture = line_mixture()
     x = jnp.array([[-1.2], [-0.3], [0.4], [1.5]])
@@ -124,6 +126,7 @@ def rotated(dim=4, seed=3):
     return denoise
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("probes", few(1, [1, 3]))
 def test_hutchinson_is_unbiased_and_its_variance_falls_with_the_probes(probes):
     x = jnp.broadcast_to(points(1, 4), (4000, 4))
@@ -147,6 +150,7 @@ def test_probes_are_drawn_anew_in_every_evaluation():
     np.testing.assert_allclose(np.std(density(rotated(), sigmas, x)), math.sqrt(total), rtol=0.06)
 
 
+@pytest.mark.longer
 def test_a_sample_does_not_depend_on_its_batch():
     x, each = points(5, 4), keys(5)
     batch = density(rotated(), grid(6), x, key=each)
@@ -155,6 +159,7 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert np.abs(density(rotated(), grid(6), x, key=keys(5, seed=1)) - batch).max() > 1e-3
 
 
+@pytest.mark.longer
 def test_scale_one_is_no_guidance_and_others_have_a_density_of_their_own(x64):
     x, denoise, sigmas = points(), mixture_denoiser(), grid(40)
     given = density(denoise, sigmas, x, LABELS, trace="exact")
@@ -176,6 +181,7 @@ def test_guidance_between_equal_spreads_shifts_the_mean(x64):
     np.testing.assert_allclose(got, along_the_flow(x, mean, SPREAD, sigmas), atol=2e-3)
 
 
+@pytest.mark.longer
 def test_two_evaluations_a_step_and_the_rule_of_the_step_down():
     asked = []
 

@@ -173,6 +173,7 @@ def test_solvers_are_never_worse_than_those_that_take_every_step_alike(
         assert any((sigmas != EVEN).any() for _, sigmas, _ in objective.asked)
 
 
+@pytest.mark.longer
 def test_mixed_steps_beat_uniform_ones(endpoint):
     best = min(endpoint(per_step([choice] * STEPS), EVEN) for choice in MENU)
     assert strategies(endpoint, trials=120).objective < 0.9 * best

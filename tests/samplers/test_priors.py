@@ -43,6 +43,7 @@ def run(prior, denoise, noise, sigmas, solver=None, key=None):
     )
 
 
+@pytest.mark.longer
 def test_one_dimension_of_data_and_one_extra_is_cauchy():
     x = drawn(pfgmpp(1.0), 40_000, 1, sigma=3.0)[:, 0]
     # The standard error of a quantile at q is sqrt(q (1 - q) / n) over the density there.
@@ -68,6 +69,7 @@ def test_radii_are_those_of_the_beta_distribution():
     assert stats.ks_2samp(np.linalg.norm(x, axis=1), radii).pvalue > 0.01
 
 
+@pytest.mark.longer
 def test_many_extra_dimensions_are_gaussian_diffusion():
     noise = unit(64, 1000)
     for D, close in ((1e4, 0.05), (3e6, 0.004)):
@@ -148,6 +150,7 @@ def test_a_sample_draws_its_own_tail():
     np.testing.assert_allclose(pfgmpp(1.0)(noise[3:4], 2.0, each[3:4])[0], 2 * noise[3] * wider[3])
 
 
+@pytest.mark.longer
 def test_a_new_number_of_extra_dimensions_compiles_nothing(compilations):
     def denoise(x, sigma, condition):
         return x / (1 + sigma**2)

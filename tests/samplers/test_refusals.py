@@ -85,6 +85,7 @@ def test_an_expert_is_held_to_what_it_knows_where_it_is_asked():
         run(networks, samplers.vp(5), guidance.stitched(guidance.cfg(2.0), "expert"))
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("threshold", ["static_threshold", "dynamic_threshold"])
 def test_thresholding_of_latents(threshold):
     wrap, sigmas = getattr(guidance, threshold), samplers.karras(2)

@@ -92,6 +92,7 @@ def test_costs_add_up_over_the_steps_that_reuse():
     np.testing.assert_array_equal(costs_of(moved), expected)
 
 
+@pytest.mark.longer
 def test_states_inside_and_other_networks_are_no_hindrance():
     rule = guidance.push(guidance.weak(), guidance.momentum(-0.5), guidance.scale(2.0))
     networks = {"main": MIXTURE, "guide": Labelled(lambda x, s, c: MIXTURE(x, 2 * s, c))}
@@ -116,6 +117,7 @@ def test_what_cannot_work_is_refused_with_the_reason(options, message):
         chosen(samplers.euler(), **options)
 
 
+@pytest.mark.longer
 def test_states_are_saved_as_steps_leave_them(x64):
     # Momentum's state is the last push; what is reused stays as it was.
     push = guidance.push(guidance.null(), guidance.momentum(0.5), guidance.scale(2.0))

@@ -78,6 +78,7 @@ def made(q, p, tau, few_step, low, high):
     return sa_solver(q, p, tau, (low, high), few_step=few_step)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("name", few(2, CASES))
 def test_draws_follow_the_steps_by_hand(name, x64):
     # By hand the corrected step has the predicted one's noise; the solver never sees it twice.

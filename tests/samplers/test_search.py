@@ -89,6 +89,7 @@ def test_a_teacher_keeps_the_states_and_directions_of_its_solver(x64):
     np.testing.assert_allclose(taught.directions[3], by_hand, rtol=1e-12)
 
 
+@pytest.mark.longer
 def test_teachers_take_guidance_and_conditions():
     rule, labels = guidance.cfg(3.0), jnp.arange(6) % 2
     denoise = mixture_denoiser()
@@ -294,6 +295,7 @@ def test_even_weights_on_gaussian_data_tend_to_arctan(
     assert np.abs(angles[0] - angles[1]).max() < {10: 0.2, 20: 0.13}[steps]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("power", [3.0, 1.0])
 def test_found_costs_are_near_the_least_there_is(power, gaussian_data):
     fine = samplers.exponential(80, final_zero=False)
@@ -322,6 +324,7 @@ def test_the_bound_on_gaussian_data_has_its_own_even_coordinate():
     np.testing.assert_allclose(gaps[5:], gaps[5:].mean(), rtol=0.1)
 
 
+@pytest.mark.longer
 def test_guidance_changes_what_is_found():
     denoise, labels = mixture_denoiser(), jnp.arange(16) % 2
     fine, x0 = samplers.exponential(30, 0.02), 0.7 * noise_of(16, 2)

@@ -51,6 +51,7 @@ def test_tilted_mixtures_are_those_of_the_table():
         np.testing.assert_allclose(total, log_normaliser, atol=2e-6)
 
 
+@pytest.mark.longer
 def test_the_soft_value_is_what_the_posterior_expects():
     x, sigma, scale = jnp.array([[-1.3], [0.2], [2.0]]), 0.8, 1.5
     values = LINE.eigenvalues[:, 0]
@@ -104,6 +105,7 @@ def test_many_draws_find_the_soft_value_of_a_gaussian():
     np.testing.assert_allclose(found, 1.5 * denoised[:, 0] + 1.5**2 * 0.8 / 2, atol=0.15)
 
 
+@pytest.mark.longer
 def test_values_are_weighed_where_it_is_said():
     sigmas = np.append(np.arange(9.0, 0.0, -1), 0.0)
     solver = samplers.steer(SUM, 1.0, 1, every=2, low=2.0, high=7.0)

@@ -173,6 +173,7 @@ def test_the_gaussians_own_start_gives_its_own_distribution(x64):
     np.testing.assert_allclose((outside**2).sum() / 40_000, (DIM - 1) * 0.25, rtol=0.02)
 
 
+@pytest.mark.longer
 def test_on_a_mixture_the_error_falls_with_the_level_jumped_to(x64):
     mixture = line_mixture()
     fit = moment_fit(mixture)
@@ -248,6 +249,7 @@ def test_each_class_has_its_own_gaussian_and_the_null_label_all_of_them():
     assert np.isnan(fit.denoise(x, 2.0, jnp.array([0, 4, 1, 2, 3]))[1]).all()
 
 
+@pytest.mark.longer
 def test_the_jump_takes_the_condition_of_the_run():
     samples, labels = labelled()
     fit, noise, wanted = (
@@ -282,6 +284,7 @@ def test_guided_by_its_null_label_a_fit_is_a_denoiser_like_any():
     np.testing.assert_allclose(one_step, null + 3 * (given - null), atol=1e-3)
 
 
+@pytest.mark.longer
 def test_classes_of_few_samples_stand_beside_larger_ones(x64):
     samples, labels = data(40), np.array([0] * 38 + [1] * 2)
     fit, x = fit_gaussian(samples, labels), unit(2, *SHAPE)

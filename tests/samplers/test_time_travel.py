@@ -30,6 +30,7 @@ def total(solver, sigmas):
     return samplers.plan(solver, sigmas, PLAIN, (2,)).totals["main"]
 
 
+@pytest.mark.longer
 def test_the_papers_schedule_has_as_many_evaluations_as_its_code():
     assert total(samplers.repaint(FIRST, Y), SIGMAS) == 2410
     assert total(samplers.repaint(FIRST, Y, repeats=1), SIGMAS) == 250
@@ -50,6 +51,7 @@ def test_jumps_outside_the_window_are_taken_once():
     assert [step["main"] for step in counts] == [1, 3, 1, 1]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("solver", [ANCESTRAL, samplers.euler()])
 def test_taking_steps_once_is_the_solver_itself(solver):
     sigmas = samplers.karras(5)

@@ -196,6 +196,7 @@ class Bowl:
         return -0.5 * jnp.sum((x0 - 2) ** 2, axis=1)
 
 
+@pytest.mark.longer
 def test_a_resampled_particle_takes_its_own_gradient_along():
     # D = x, so that the proposal is x + sigma^2 (2 - x) of one particle, and of no mixture of two.
     solver = samplers.twisted(Bowl(), None, 1.0, 16, Predicted(), resample_below=1.0)

@@ -67,6 +67,7 @@ def test_the_calls_on_the_page_make_the_rules_of_the_pictures(sides):
             assert made == side.rule
 
 
+@pytest.mark.longer
 def test_the_committed_page_is_current(config, sides):
     assert (DOCS / "atlas.md").read_text() == atlas.render(config, sides), "run make atlas"
 
@@ -171,6 +172,7 @@ def test_pictures_of_other_settings_or_weights_are_not_current(small, written, t
     assert not current(scaled) and not current(trained)
 
 
+@pytest.mark.longer
 def test_a_change_of_weights_in_place_is_noticed(tmp_path):
     mlp = dict(name="score_mlp", hidden=4)
     path = write_untrained(tmp_path / "main.safetensors", mlp)

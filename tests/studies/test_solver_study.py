@@ -50,6 +50,7 @@ def test_a_budget_is_spent_as_far_as_a_solver_can(solver, budget, steps):
     assert most_steps(config, Line(4), budget) == steps
 
 
+@pytest.mark.longer
 def test_the_exact_flow_takes_the_noises_quantiles_to_the_datas(x64):
     line = Line(512)
     fine = samplers.Sampler(samplers.heun(), samplers.karras(400, 0.002, 80.0), samplers.gaussian())

@@ -85,6 +85,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     np.testing.assert_allclose(parts["psnr"], 10 * np.log10(4 / parts["l2"]), rtol=1e-4)
 
 
+@pytest.mark.longer
 def test_the_latent_is_drawn_anew_for_every_sample_from_its_own_key():
     params = {"encoder": 0.8, "decoder": jnp.array([0.9, 0.1])}
     loss, image = Autoencoding(**(OFF | dict(l1=1.0))), np.repeat(images(1), 3, axis=0)
@@ -168,6 +169,7 @@ def test_hinge_and_logistic_losses_are_those_worked_by_hand():
     assert float(generator("logistic", even)[0]) == pytest.approx(np.log(2))
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
 def test_what_is_flat_has_no_high_frequencies(size):
     flat = jnp.full((1, *size, 2), 0.4)
@@ -204,6 +206,7 @@ def classifier(tmp_path_factory):
     return str(write_untrained(tmp_path_factory.mktemp("c") / "c.safetensors", CLASSIFIER))
 
 
+@pytest.mark.longer
 def test_features_are_compared_by_direction_alone():
     f = jnp.array([[[[3.0, 4.0]]]])
     assert float(perceptual.feature_distance(f, 7 * f)[0]) == pytest.approx(0, abs=1e-6)

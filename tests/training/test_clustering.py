@@ -65,6 +65,7 @@ def test_affinities_are_interpolated_between_the_levels_they_were_measured_at():
     assert clustering.intervals(cost, 2) == (0, 4, 8)
 
 
+@pytest.mark.longer
 def test_affinities_of_gradients_are_cosines():
     """One parameter a part of the noise levels: orthogonal; one for all: parallel."""
 

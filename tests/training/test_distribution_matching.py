@@ -142,6 +142,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize("sigma", few(1, [1.0, 0.05, 20.0]))
 @pytest.mark.parametrize(
     ("name", "given"), few(2, [SETTINGS[4], SETTINGS[0], *SETTINGS[5:], SETTINGS[1], SETTINGS[3]])
@@ -170,6 +171,7 @@ class TestIdentities:
         noise, further = map(np.asarray, drawn_noise(count))
         return noise, self.WIDTH * noise, self.WIDTH * noise + self.SIGMA * further
 
+    @pytest.mark.longer
     def test_dmds_is_that_of_the_divergence(self):
         """``sigma^2 d/da KL(q_sigma | p_sigma) = a (k_fake - k_real)``."""
         noise, _, x = self.samples()
@@ -210,6 +212,7 @@ class TestIdentities:
         exact = 2 * self.WIDTH * k * (self.REAL - 1 - alpha * k)
         assert found == pytest.approx(exact, rel=0.05, abs=0.01)
 
+    @pytest.mark.longer
     def test_an_alpha_above_1_leads_a_wide_generator_away(self):
         assert self.WIDTH > STD
         self.WIDTH = 3.0
@@ -225,12 +228,14 @@ class TestIdentities:
             expected = (1 - alpha) * float(metrics["gap"])
             assert float(metrics["matching"]) == pytest.approx(expected, abs=0.02)
 
+    @pytest.mark.longer
     def test_sim_with_a_square_is_sid_at_1(self):
         given = dict(levels=at(1.0))
         square = self.gradient("sim", distance="squared", **given)
         plain = self.gradient("sid", alpha=1.0, normalised=False, **given)
         assert square / 2 == pytest.approx(plain, rel=1e-6)
 
+    @pytest.mark.longer
     def test_a_bounded_distance_is_a_square_near_the_optimum(self):
         """``sqrt(s^2 + c^2) - c`` is ``s^2 / 2c`` where scores differ little."""
         bounded = self.gradient("sim", c=1e4)
@@ -338,6 +343,7 @@ class TestWhoLearnsFromWhom:
             found, _ = gradients(loss_of("dmd"), roles_of(1.0, fake))
             assert np.sign(float(found[FAKE]["std"])) == sign
 
+    @pytest.mark.longer
     def test_dmds_gradient_does_not_pass_through_the_denoisers(self):
         """What SiD's does: the direction of a sample is held."""
         loss = loss_of("dmd", normalised=False)
@@ -523,6 +529,7 @@ class TestAdversarial:
 class TestScoreDifference:
     """A kernel over samples in the place of a fake denoiser."""
 
+    @pytest.mark.longer
     def test_the_kernel_is_the_exact_denoiser_of_the_other_samples(self):
         samples = jnp.array([[0.0], [1.0], [3.0]])
         found = kernel_denoise(jnp.array([[0.2], [0.9], [2.0]]), 0.5, samples)
@@ -545,6 +552,7 @@ class TestScoreDifference:
         counted = weights @ (STD * y) / weights.sum(1, keepdims=True)
         assert abs(outward) < 0.01 and np.mean((real - counted) * y) < outward
 
+    @pytest.mark.longer
     def test_particles_flow_to_the_law_of_a_denoiser(self):
         start = 2.0 + 1.5 * jax.random.normal(jax.random.key(0), (400, 1))
         sigmas = np.geomspace(3.0, 0.4, 40)
@@ -554,6 +562,7 @@ class TestScoreDifference:
         assert float(found.mean()) == pytest.approx(0, abs=0.08)
         assert float(found.std()) == pytest.approx(STD, rel=0.1)
 
+    @pytest.mark.longer
     def test_a_generator_learns_without_a_fake_denoiser(self):
         specs = {role: specs_of()[role] for role in (MAIN, TEACHER)}
         loss = score_difference(specs[MAIN], specs, levels=at(0.5), sigma=START)

@@ -269,6 +269,7 @@ class TestMeanFlow:
         error = gain * u - velocity + gain * (t - r)[:, None] * slope
         np.testing.assert_allclose(gradient["gain"], np.mean(2 * error * u), rtol=1e-9)
 
+    @pytest.mark.longer
     def test_a_guided_teacher_moves_the_mean_to_the_scale_times_it(self):
         """The scale is an input; u_w(z, 1, 0) = (1 - std) z - w m."""
         loss = mean_flow_of(CFG, (SCALE,), 1)
@@ -314,6 +315,7 @@ class TestMeanFlow:
         by_hand = np.mean(2 * (gain * main - target) * main)
         np.testing.assert_allclose(gradient["gain"], by_hand, rtol=1e-9)
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("rule", [None, CFG])
     def test_guidance_keeps_to_an_interval_that_is_an_input(self, rule):
         """At r = t, where the interval is all, and for the others inside it alone."""

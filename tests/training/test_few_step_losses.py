@@ -169,6 +169,7 @@ def test_the_variance_of_a_guided_heun_student_is_the_one_of_record():
 class TestConsistencyTraining:
     """From data alone: the expected gradient is zero at Euler's product."""
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("make", ["consistency_training", "ict"])
     def test_the_expected_gradient_is_zero_at_eulers_product(self, make):
         count = 5
@@ -201,6 +202,7 @@ class TestConsistencyTraining:
         assert float(loss.target_average(101)) == pytest.approx(0.9 ** (2 / 150))
         assert ict(spec, steps=100).target_average is None
 
+    @pytest.mark.longer
     def test_icts_pairs_count_by_the_inverse_of_their_distance(self):
         spec = spec_of(Net(None), BOUNDARY, condition=None)
         loss = ict(spec, steps=100)

@@ -71,6 +71,7 @@ class TestTeacher:
             expected = sampled(rule, samplers.euler(), levels, X[i], int(LABELS[i]))
             np.testing.assert_allclose(found[i], expected, rtol=2e-5, atol=1e-5)
 
+    @pytest.mark.longer
     @pytest.mark.parametrize("solver", ["euler", "heun"])
     def test_its_step_is_the_samplers(self, solver):
         field = field_of(RULES["between"][0], dict(name=solver), SCALES)
@@ -189,6 +190,7 @@ class TestPairs:
         assert len(counts) == 8 and np.abs(counts / len(KEYS) - 1 / 8).max() < 0.01
         assert (pair.to < pair.sigma).all()
 
+    @pytest.mark.longer
     def test_log_normal_mass_decides_how_often(self):
         grid, count = pairs.Grid(), 10
         pair = pairs.log_normal_neighbours(grid, count, KEYS)

@@ -119,6 +119,7 @@ class TestFixedPoints:
         gradient, _ = gradient_of(loss, other, batch, own)
         assert float(jnp.abs(gradient["c"]).max()) > 1e-3
 
+    @pytest.mark.longer
     def test_a_range_of_scales_is_their_input(self):
         batch, own = batch_of(600), keys(600)
         params = guided(fits(batch, own))

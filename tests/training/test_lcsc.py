@@ -71,6 +71,7 @@ def test_weights_of_another_network_are_not_added(files, tmp_path):
         WeightSum([files[0][0], other])
 
 
+@pytest.mark.longer
 def test_a_sum_that_half_precision_does_not_hold_is_refused_by_name(files):
     arrays = WeightSum([files[0][0]]).arrays([1e9], np.float16)
     with pytest.raises(UserError, match="which float16 does not hold"):

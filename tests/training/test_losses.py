@@ -80,6 +80,7 @@ def test_edms_loss_is_the_plain_error_of_the_networks_output(sigma):
     np.testing.assert_allclose(values, expected, rtol=1e-6 if sigma > 0.01 else 1e-4)
 
 
+@pytest.mark.longer
 def test_an_optimal_denoiser_of_gaussian_data_has_its_posterior_variance():
     """D = c_skip x for data of std 1/2: an output of zeros."""
     sigma = 0.8
@@ -247,6 +248,7 @@ class TestHybrid:
         np.testing.assert_allclose(metrics["noise_error"], 0, atol=1e-8)
         np.testing.assert_allclose(values, metrics["bound"], atol=1e-7)
 
+    @pytest.mark.longer
     def test_an_error_of_the_mean_adds_its_square_over_the_variance(self):
         batch, step, error = images(4), 300, 0.2
         network = self.network(batch, step, -1.0, error)

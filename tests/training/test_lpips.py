@@ -75,6 +75,7 @@ def test_two_files_are_read_as_the_one(whole, separate):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.longer
 def test_files_that_are_not_lpips_are_refused(separate, tmp_path):
     vgg, linear = separate
     with pytest.raises(ValueError, match=r"lin0.model.1.weight has shape None and LPIPS takes"):
@@ -103,6 +104,7 @@ def test_weights_of_version_0_0_are_for_images_that_are_not_scaled(separate, tmp
     np.testing.assert_allclose(old(*scaled), new(x, y) / 1.1, rtol=2e-5)
 
 
+@pytest.mark.longer
 def test_other_channels_are_refused(whole):
     with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
         read_lpips(whole)(np.zeros((1, 16, 16, 2)), np.zeros((1, 16, 16, 2)))

@@ -123,6 +123,7 @@ def test_a_part_of_a_distribution_is_drawn_from_alone():
     assert share[1::2].mean() == pytest.approx(0.625, abs=0.007)
 
 
+@pytest.mark.longer
 def test_a_sample_draws_the_same_in_any_batch():
     whole = levels.draw(ALL["log_normal"], keys(5))
     alone = [levels.draw(ALL["log_normal"], keys(5)[i : i + 1])[0] for i in range(5)]

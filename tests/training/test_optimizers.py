@@ -81,6 +81,7 @@ def test_another_word_is_refused():
         replace_nonfinite("skip")
 
 
+@pytest.mark.longer
 def test_constants_of_a_network_are_never_moved_and_do_not_count_in_the_clip():
     config = common.base()
     config.optimizer.update(weight_decay=0.1, clip_norm=1.0, warmup_steps=1)

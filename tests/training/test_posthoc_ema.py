@@ -77,6 +77,7 @@ def test_profiles_are_met_as_closely_as_published(std, errors):
     np.testing.assert_allclose(found, errors, rtol=0.08)
 
 
+@pytest.mark.longer
 def test_a_random_walks_average_is_met_to_the_third_power_of_the_number_of_snapshots():
     steps = 16_384
     walk = np.cumsum(np.random.default_rng(0).normal(size=(steps, 256)), axis=0)

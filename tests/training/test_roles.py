@@ -197,6 +197,7 @@ class TestStarts:
             networks_of(config)
 
 
+@pytest.mark.longer
 def test_a_checkpoint_from_before_there_were_roles_is_read(tmp_path):
     config = tiny()
     start_of = setup(config)
@@ -214,6 +215,7 @@ def test_a_checkpoint_from_before_there_were_roles_is_read(tmp_path):
     assert step == 3 and extra["position"] == {"examples_seen": 24} and same(found, state)
 
 
+@pytest.mark.longer
 def test_a_checkpoint_of_a_later_version_is_refused(tmp_path):
     config = tiny()
     start_of, networks = setup(config), networks_of(config)

@@ -250,6 +250,7 @@ def test_labels_that_the_network_does_not_know_are_refused(label):
         train._require_fit(spec, source, "odd", 0.1)
 
 
+@pytest.mark.longer
 @pytest.mark.parametrize(
     ("kernel", "prior"),
     [(dict(name="gaussian"), "Gaussian"), (dict(name="pfgmpp", D=64.0), "Pfgmpp")],

@@ -47,6 +47,7 @@ def test_the_output_is_that_of_the_authors_code(scan_layers, name):
     require_parity(null, arrays["output"][-1:])
 
 
+@pytest.mark.longer
 def test_a_published_dit_predicts_noise_at_discrete_steps():
     arrays, _, _ = golden("dit_tiny.npz")
     loaded = load(TINY, heads=HEADS)
@@ -63,6 +64,7 @@ def test_a_published_dit_predicts_noise_at_discrete_steps():
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
 
 
+@pytest.mark.longer
 def test_the_same_arrays_are_a_sit_s_where_the_file_or_the_caller_says_so(tmp_path):
     state = tiny_state()
     assert load(TINY, heads=HEADS).sidecar["model"]["name"] == "dit"

@@ -28,6 +28,7 @@ INDEX = f"{WEIGHTS}.index.json"
 WIDTHS = (32, 64)
 
 
+@pytest.mark.longer
 def test_the_output_is_that_of_diffusers():
     arrays = np.load(DIT / "output.npz")
     denoise = load(DIT).denoiser
@@ -258,6 +259,7 @@ def test_what_is_nowhere_is_said_to_be(source, entry):
         load(source, entry=entry)
 
 
+@pytest.mark.longer
 def test_without_convolutions_at_the_latents_they_are_identities(tmp_path):
     beside = {"loss.discriminator.main.0.weight": np.ones((2, 2), np.float32)}
     save_file(autoencoder(quant=False) | beside, tmp_path / "none.safetensors")
