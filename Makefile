@@ -22,7 +22,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-# What takes too long for every day: tests of over a second, every variant and pair of rules, solvers
+# What takes too long for every day: tests of over half a second, every variant and pair of rules, solvers
 # and networks, whole studies, processes that are killed.
 test-longer: $(STAMP)
 	$(RUN) -m pytest -n 2 --dist loadfile -m longer
