@@ -45,11 +45,13 @@ def check(eight, how, rule, solver):
         steps = SOLVERS[solver].solver, sigmas(solver)
         return np.asarray(samplers.sample(networks, EVERY[rule], *steps, noise, *others))
 
-    one = sample(noise)
-    # A rule that climbs a gradient step after step makes rounding larger: as much as the last bit
-    # of the noise does to it, and each of some operations a step.
-    last_bit = np.abs(sample(np.nextafter(noise, np.float32(np.inf))) - one).max()
-    np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=max(1e-5, 8 * last_bit))
+    one, signs = sample(noise), np.random.default_rng(0)
+    # A rule that climbs a gradient step after step makes rounding larger: as much as the last bits
+    # of the noise do to it, up or down, and each of some operations a step.
+    towards = [np.where(signs.random(noise.shape) < 0.5, -np.inf, np.inf) for _ in range(4)]
+    moved = [sample(np.nextafter(noise, to.astype(np.float32))) for to in towards]
+    rounding = max(np.abs(each - one).max() for each in moved)
+    np.testing.assert_allclose(eight[f"{how}/{rule}/{solver}"], one, atol=max(1e-5, 4 * rounding))
 
 
 @pytest.mark.parametrize(("how", "rule", "solver"), pairs(longer=False))
