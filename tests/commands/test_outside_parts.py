@@ -10,6 +10,7 @@ from guidestar import evaluation, guidance, input_pipeline, samplers
 from guidestar.commands.config import imports, outside
 from guidestar.commands.measuring.evaluation import numbers
 from guidestar.core.errors import UserError
+from guidestar.core.registry import KINDS, registry
 from guidestar.models.builders import build
 
 # Numbers of lines are those of this text, the first being 1.
@@ -88,8 +89,13 @@ def module(tmp_path_factory):
     """The file of parts that fail, imported."""
     path = tmp_path_factory.mktemp("outside") / "failing_parts.py"
     path.write_text(TEXT)
+    tables = [registry(kind)._constructors for kind in KINDS]
+    before = [dict(table) for table in tables]
     imports.import_modules(str(path))
-    return path
+    yield path
+    for table, known in zip(tables, before, strict=True):  # other modules go over all that is known
+        table.clear()
+        table.update(known)
 
 
 def sampled(rule):
