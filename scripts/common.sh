@@ -4,8 +4,8 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 # Print a command so that a shell reads it back as it is, and execute it unless this is a dry run.
 execute() {
-  printf '%q ' "$@"
-  printf '\n'
+  # In one piece: several may say so at once.
+  printf '%s\n' "$(printf '%q ' "$@")"
   [ "$DRY_RUN" = yes ] || "$@"
 }
 
