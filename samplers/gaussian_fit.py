@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ..core.files import home, replacing
 from ..core.pytrees import pytree, static
-from ..core.random import fold_each, keys_per_sample, unit_noise
+from ..core.random import fold_each, keys_per_sample, normal_like
 from .checks import Keys, positive, whole
 
 ARRAYS = ("mean", "eigenvalues", "eigenvectors", "shape")
@@ -129,7 +129,7 @@ class GaussianFit:
         errors = []
         for number, level in enumerate(sigmas):
             sigma = jnp.asarray(level, data.dtype)
-            noise = unit_noise(fold_each(keys, number), data.shape[1:], data.dtype)
+            noise = normal_like(fold_each(keys, number), data)
             x = data + sigma * noise
             difference = self.denoise(x, sigma, condition) - denoise(x, sigma, condition)
             errors.append(float(jnp.sqrt(jnp.mean(difference**2))))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from ..core.part_types import PART_TYPES, PartType
 from ..core.pytrees import pytree, static
-from ..core.random import fold_each, keys_per_sample, unit_noise
+from ..core.random import fold_each, keys_per_sample, normal_like
 from ..core.registry import register
 from .checks import Keys, positive
 from .gaussian_fit import GaussianFit
@@ -188,7 +188,7 @@ def pfgmpp_kernel(
             f"({x0.shape[0]}), got shape {sigma.shape}"
         )
     keys = keys_per_sample("samplers.pfgmpp_kernel", key, x0.shape[0])
-    noise = unit_noise(fold_each(keys, 1), x0.shape[1:], x0.dtype)
+    noise = normal_like(fold_each(keys, 1), x0)
     return x0 + student_t(noise, _like(sigma, x0), D, keys)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ...core.constructors import name_of
 from ...core.pytrees import replaced
-from ...core.random import CANDIDATES, fold_each, keys_per_sample, unit_noise
+from ...core.random import CANDIDATES, fold_each, keys_per_sample, normal_like
 from ...core.rewards import Reward, values_of
 from ...samplers.arguments import opaque, separated, state_of
 from ...samplers.checks import Keys
@@ -166,7 +166,7 @@ def candidate_noise(
     keys: Key[Array, " batch"], like: Float[Array, " batch *shape"]
 ) -> Float[Array, " batch *shape"]:
     """Return fresh unit noise of candidates."""
-    return unit_noise(fold_each(keys, _NOISE), like.shape[1:], like.dtype)
+    return normal_like(fold_each(keys, _NOISE), like)
 
 
 @program

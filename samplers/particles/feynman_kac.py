@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree, static
-from ...core.random import fold_each, unit_noise
+from ...core.random import fold_each, normal_like
 from ...core.registry import register
 from ..solvers.solver import Common
 from .groups import check_groups, checked_particles
@@ -68,7 +68,7 @@ class FeynmanKac(Common):
                 f"around it, or another solver"
             )
         x = guided.denoised + table.keep * (x - guided.denoised)
-        x = x + table.noise * unit_noise(key, x.shape[1:], x.dtype)
+        x = x + table.noise * normal_like(key, x)
         weights = state + table.growth * guided.info[RATE]
         guided = guided._replace(info=guided.info | {"log_weight": weights})
         grouped = weights.reshape(-1, self.particles or len(weights))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
-from ...core.random import unit_noise
+from ...core.random import normal_like
 from ...core.registry import register
 from .euler import Euler
 from .solver import Kernel, Memoryless, direction, source, two_stages
@@ -99,7 +99,7 @@ class Dpm2Ancestral(PosteriorNoise):
             lambda guided: guided.denoised + to.middle * direction(x, guided, interval.start),
         )
         half = direction(trial, half, to.middle)
-        noise = unit_noise(key, x.shape[1:], x.dtype)
+        noise = normal_like(key, x)
         return x + (to.down - interval.start) * half + to.up * noise, guided, state
 
     def at(self, step, sigmas):
@@ -124,7 +124,7 @@ class Dpmpp2sAncestral(PosteriorNoise):
             (interval.start, to.middle),
             lambda guided: source(guided) + to.middle * direction(x, guided, interval.start),
         )
-        noise = unit_noise(key, x.shape[1:], x.dtype)
+        noise = normal_like(key, x)
         x = half.denoised + to.down * direction(x, half, interval.start) + to.up * noise
         return x, guided, state
 

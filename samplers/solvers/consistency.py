@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...core.pytrees import pytree
-from ...core.random import unit_noise
+from ...core.random import normal_like
 from ...core.registry import register
 from ..checks import plain
 from .solver import Memoryless
@@ -33,7 +33,7 @@ class Consistency(Memoryless):
 
     def step(self, denoise, x, interval, state, key):
         guided = denoise(x, interval.start, scale=self.scale)
-        x = guided.denoised + interval.table * unit_noise(key, x.shape[1:], x.dtype)
+        x = guided.denoised + interval.table * normal_like(key, x)
         return x, guided, state
 
 

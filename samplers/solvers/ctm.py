@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
-from ...core.random import unit_noise
+from ...core.random import normal_like
 from ...core.registry import register
 from ..checks import plain, switches
 from .solver import Memoryless, direction
@@ -55,7 +55,7 @@ class Ctm(Memoryless):
         jump = interval.table
         guided = denoise(x, interval.start, jump.to, scale=self.scale)
         x = guided.denoised + jump.to * direction(x, guided, interval.start)
-        return x + jump.noise * unit_noise(key, x.shape[1:], x.dtype), guided, state
+        return x + jump.noise * normal_like(key, x), guided, state
 
 
 @register("solver")

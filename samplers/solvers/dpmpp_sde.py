@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree, static
-from ...core.random import fold_each, unit_noise
+from ...core.random import fold_each, normal_like
 from ...core.registry import register
 from ..checks import plain, switches
 from .ancestral import checked_eta, levels
@@ -72,7 +72,7 @@ class DpmppSde(Memoryless):
 
     def step(self, denoise, x, interval, state, key):
         to = interval.table
-        noise, more = (unit_noise(fold_each(key, n), x.shape[1:], x.dtype) for n in range(2))
+        noise, more = (normal_like(fold_each(key, n), x) for n in range(2))
 
         def ahead(guided):
             down = guided.denoised + to.middle_down * direction(x, guided, interval.start)

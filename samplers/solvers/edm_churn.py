@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core.pytrees import pytree
-from ...core.random import unit_noise
+from ...core.random import normal_like
 from ...core.registry import register
 from ..checks import plain
 from .heun import heun
@@ -65,7 +65,7 @@ class EdmChurn(Memoryless):
 
     def step(self, denoise, x, interval, state, key):
         raised = interval.table
-        x = x + raised.noise * unit_noise(key, x.shape[1:], x.dtype)
+        x = x + raised.noise * normal_like(key, x)
         down = Interval(raised.sigma, interval.end, raised.down)
         return self.down.step(denoise, x, down, state, key)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core.random import unit_noise
+from ...core.random import normal_like
 from .quadrature import over
 from .solver import Common, direction, source
 
@@ -68,7 +68,7 @@ class ExponentialMultistep(Common):
         for weight, past in zip(table.ahead, state, strict=True):
             after = after + weight * (past - self.anchor(guided))
         if table.noise is not None:
-            after = after + table.noise * unit_noise(key, x.shape[1:], x.dtype)
+            after = after + table.noise * normal_like(key, x)
         return after, guided, (newest, *state)[: self.past]
 
     def anchor(self, guided):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ...core.part_types import PART_TYPES, PartType
-from ...core.random import unit_noise
+from ...core.random import normal_like
 from ...core.text import written
 from ...guidance.protocol import Guided
 
@@ -227,7 +227,7 @@ class Kernel(Memoryless):
     ) -> Float[Array, " batch *shape"]:
         """Draw the step's end, given the prediction at x."""
         mean, deviation = self.transition(x, guided, interval)
-        return mean + deviation * unit_noise(key, x.shape[1:], x.dtype)
+        return mean + deviation * normal_like(key, x)
 
     def step(self, denoise, x, interval, state, key):
         guided = denoise(x, interval.start)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ...core.calls import takes_parts
 from ...core.pytrees import pytree
-from ...core.random import fold_each, keys_per_sample, unit_noise
+from ...core.random import fold_each, keys_per_sample, normal_like
 from ...guidance.protocol import Rule
 from ..checks import Keys, Levels, checked, plain
 from ..loop import PRIOR_STREAM, sample
@@ -54,7 +54,7 @@ class Bridge(Common):
 
     def step(self, denoise, x, interval, state, key):
         guided = denoise(x, interval.start)
-        noise = unit_noise(key, x.shape[1:], x.dtype)
+        noise = normal_like(key, x)
         x = self.x0 + interval.table.keep * (x - self.x0) + interval.table.draw * noise
         return x, guided, state
 
@@ -81,7 +81,7 @@ def frozen_costs(
     """
     x0 = jnp.asarray(x0)
     keys = keys_per_sample("samplers.tuning.align", key, x0.shape[0])
-    noise = unit_noise(fold_each(keys, PRIOR_STREAM), x0.shape[1:], x0.dtype) + x0 / levels[0]
+    noise = normal_like(fold_each(keys, PRIOR_STREAM), x0) + x0 / levels[0]
     # On to 0, so that the lowest level is evaluated too.
     path = np.append(levels, 0.0)
     _, kept = sample(denoise, rule, Bridge(x0), path, noise, condition, keys, save="denoised")
